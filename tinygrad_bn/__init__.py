@@ -1,0 +1,41 @@
+"""tinygrad_bn: a minimal tensor and autograd engine with the whole normalization family in fused Numba kernels."""
+
+__version__ = "0.1.0"
+
+from . import data, nn, optim
+from .engine import Tensor, differentiable, enable_grad, grad, is_grad_enabled, no_grad, tensor
+from .gradient_checks import GradcheckError, gradcheck, gradgradcheck
+from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, where
+from .ops.linear import matmul
+from .ops.shape import broadcast_to, concatenate, pad, stack
+from .random import manual_seed
+
+__all__ = [
+    "GradcheckError",
+    "Tensor",
+    "absolute",
+    "broadcast_to",
+    "clip",
+    "concatenate",
+    "data",
+    "differentiable",
+    "enable_grad",
+    "exp",
+    "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "is_grad_enabled",
+    "log",
+    "manual_seed",
+    "matmul",
+    "maximum",
+    "minimum",
+    "nn",
+    "no_grad",
+    "optim",
+    "pad",
+    "sqrt",
+    "stack",
+    "tensor",
+    "where",
+]

@@ -1,0 +1,135 @@
+"""Gradient checks: the analytic gradient against finite differences, every element, from a random cotangent.
+
+Why a random cotangent: the sum of a normalized output is constant in the input, so that a check seeded with ones
+accepts a backward that returns zeros. Random weights leave no such hiding place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .engine import Array, Tensor, enable_grad, grad, no_grad
+
+
+class GradcheckError(AssertionError):
+    """The analytic and the numerical gradient differ; the message says where and by how much."""
+
+
+def _outputs(fn: Callable[..., Any], inputs: Sequence[Any]) -> list[Tensor]:
+    out = fn(*inputs)
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    for t in outs:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"fn must return a Tensor or a tuple of Tensors, got {type(t).__name__}")
+    return outs
+
+
+def _checked(inputs: Any) -> tuple[list[Any], list[int]]:
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    checked = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
+    if not checked:
+        raise ValueError("inputs must contain a Tensor with requires_grad=True, got none")
+    for i in checked:
+        if inputs[i].dtype != np.float64:
+            raise ValueError(f"inputs[{i}] must be float64 (finite differences need the digits), got {inputs[i].dtype}")
+    return inputs, checked
+
+
+def gradcheck(
+    fn: Callable[..., Any],
+    inputs: Any,
+    eps: float = 1e-6,
+    atol: float = 1e-7,
+    rtol: float = 1e-5,
+    *,
+    seed: int = 0,
+) -> bool:
+    """Compare the gradient of fn with central differences, for every element of every input that requires grad.
+
+        numerical = (f(x + eps) - f(x - eps)) / (2 eps),    f(x) = sum(cotangent * fn(x))
+
+    fn: takes the inputs, returns a Tensor or a tuple of them; must be deterministic. inputs: a Tensor or a
+    sequence; those that require grad must be float64. The cotangent is drawn from N(0, 1) with seed.
+    Passes where |analytic - numerical| <= atol + rtol |numerical|, and returns True; otherwise raises
+    GradcheckError naming the input, the element, and both values. A value that is not finite fails.
+    """
+    for name, value in (("eps", eps), ("atol", atol), ("rtol", rtol)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise ValueError(f"{name} must be a number >= 0, got {value!r}")
+    if eps == 0:
+        raise ValueError("eps must be > 0, got 0")
+    inputs, checked = _checked(inputs)
+    outs = _outputs(fn, inputs)
+    rng = np.random.default_rng(seed)
+    cotangents = [rng.standard_normal(t.shape).astype(t.dtype) for t in outs]
+    used = [(t, c) for t, c in zip(outs, cotangents, strict=True) if t.requires_grad]
+    if not used:
+        raise GradcheckError("no output of fn depends on an input that requires grad")
+    for again, t in zip(_outputs(fn, inputs), outs, strict=True):
+        if not np.array_equal(again.data, t.data, equal_nan=True):
+            raise GradcheckError("fn gave two different outputs for the same inputs: it is not deterministic")
+
+    def value() -> float:
+        return sum(float(np.sum(t.data * c)) for t, c in zip(_outputs(fn, inputs), cotangents, strict=True))
+
+    analytic = grad([t for t, _ in used], [inputs[i] for i in checked], [c for _, c in used], allow_unused=True)
+    with no_grad():
+        for i, g in zip(checked, analytic, strict=True):
+            _compare(value, inputs[i], np.zeros(inputs[i].shape) if g is None else g, i, eps, atol, rtol)
+    return True
+
+
+def _compare(
+    value: Callable[[], float], t: Tensor, analytic: Array, i: int, eps: float, atol: float, rtol: float
+) -> None:
+    original = t.data
+    work = original.copy(order="K")  # the same memory layout, so that fn sees the same kind of array
+    t.data = work
+    try:
+        for index in np.ndindex(t.shape):
+            sides = []
+            for step in (eps, -eps):
+                work[index] = original[index] + step
+                sides.append(value())
+            work[index] = original[index]
+            numerical = (sides[0] - sides[1]) / (2 * eps)
+            if not abs(analytic[index] - numerical) <= atol + rtol * abs(numerical):
+                raise GradcheckError(
+                    f"input {i}, element {index}: analytic gradient {analytic[index]:.10g}, "
+                    f"numerical {numerical:.10g} (differ by {abs(analytic[index] - numerical):.3g})"
+                )
+    finally:
+        t.data = original
+
+
+def gradgradcheck(
+    fn: Callable[..., Any],
+    inputs: Any,
+    eps: float = 1e-6,
+    atol: float = 1e-7,
+    rtol: float = 1e-5,
+    *,
+    seed: int = 0,
+) -> bool:
+    """gradcheck of the gradient of fn, as a function of the inputs and of the cotangents: second derivatives."""
+    inputs, checked = _checked(inputs)
+    outs = _outputs(fn, inputs)
+    rng = np.random.default_rng(seed + 1)
+    cotangents = [Tensor(rng.standard_normal(t.shape), requires_grad=True) for t in outs]
+
+    def gradient(*args: Any) -> tuple[Tensor, ...]:
+        given, seeds = args[: len(inputs)], args[len(inputs) :]
+        results = _outputs(fn, given)
+        used = [(t, s) for t, s in zip(results, seeds, strict=True) if t.requires_grad]
+        targets = [given[i] for i in checked]
+        found = grad([t for t, _ in used], targets, [s for _, s in used], create_graph=True, allow_unused=True)
+        return tuple(g for g in found if g is not None)
+
+    def first(*args: Any) -> tuple[Tensor, ...]:
+        with enable_grad():  # gradients are taken inside, also while finite differences run without recording
+            return gradient(*args)
+
+    return gradcheck(first, [*inputs, *cotangents], eps, atol, rtol, seed=seed)

@@ -1,0 +1,30 @@
+"""How every kernel of the package is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+# Sums may be reordered (which vectorizes them) and a*b+c contracted, but NaN and infinity keep their meaning.
+# error_model="numpy": x / 0 is inf or NaN, and a loop with a division vectorizes.
+FLAGS = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """Compile a function of C-contiguous arrays that writes into its output arguments.
+
+    The machine code is cached on disk. Where no folder can be written, it is compiled once per process instead.
+    NUMBA_DISABLE_JIT=1 runs the same code as plain Python, for a debugger.
+    """
+    try:
+        return numba.njit(cache=True, **FLAGS)(function)
+    except RuntimeError:  # Numba found no writable cache folder
+        return numba.njit(**FLAGS)(function)
+
+
+def contiguous(a: np.ndarray) -> np.ndarray:
+    """C order and writable memory: each other layout would be one more compilation of every kernel."""
+    return a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C")
