@@ -1,0 +1,198 @@
+"""Activations: ReLU, sigmoid, tanh, softmax and log-softmax, and dropout.
+
+Each has a definition, the formula composed of primitives, and kernels that compute the same in one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..engine import differentiable
+from ..jit import contiguous, kernel
+from ..random import default_generator
+
+# ReLU
+
+
+@kernel
+def relu_forward(x, y):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        y[i] = 0 if x[i] <= 0 else x[i]  # NaN is not <= 0, so it stays
+
+
+@kernel
+def relu_backward(y, dy, dx):  # type: ignore[no-untyped-def]
+    for i in range(y.size):
+        dx[i] = 0 if y[i] <= 0 else dy[i]
+
+
+def relu_definition(x: Any) -> Any:
+    return np.where(x <= 0, 0, x)
+
+
+@differentiable(definition=relu_definition)
+def relu(x: Any) -> Any:
+    """max(x, 0);  dx = dy where x > 0, else 0 (0 at 0; NaN passes through)"""
+    x = contiguous(x)
+    y = np.empty_like(x)
+    relu_forward(x.reshape(-1), y.reshape(-1))
+
+    def pullback(dy: Any) -> Any:
+        dy = contiguous(dy)
+        dx = np.empty_like(dy)
+        relu_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
+        return dx
+
+    return y, pullback
+
+
+# Sigmoid
+
+
+@kernel
+def sigmoid_forward(x, y):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        e = math.exp(-abs(x[i]))  # never overflows
+        y[i] = 1 / (1 + e) if x[i] >= 0 else e / (1 + e)
+
+
+@kernel
+def sigmoid_backward(y, dy, dx):  # type: ignore[no-untyped-def]
+    for i in range(y.size):
+        dx[i] = y[i] * (1 - y[i]) * dy[i]
+
+
+def sigmoid_definition(x: Any) -> Any:
+    return 0.5 * (1 + np.tanh(0.5 * x))  # the same function, and it never overflows
+
+
+@differentiable(definition=sigmoid_definition)
+def sigmoid(x: Any) -> Any:
+    """y = 1 / (1 + exp(-x)),  dx = y (1 - y) dy"""
+    x = contiguous(x)
+    y = np.empty_like(x)
+    sigmoid_forward(x.reshape(-1), y.reshape(-1))
+
+    def pullback(dy: Any) -> Any:
+        dy = contiguous(dy)
+        dx = np.empty_like(dy)
+        sigmoid_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
+        return dx
+
+    return y, pullback
+
+
+# Tanh: NumPy's is the fastest there is, so only the backward is a kernel
+
+
+@kernel
+def tanh_backward(y, dy, dx):  # type: ignore[no-untyped-def]
+    for i in range(y.size):
+        dx[i] = (1 - y[i] * y[i]) * dy[i]
+
+
+def tanh_definition(x: Any) -> Any:
+    return np.tanh(x)
+
+
+@differentiable(definition=tanh_definition)
+def tanh(x: Any) -> Any:
+    """y = tanh(x),  dx = (1 - y^2) dy"""
+    y = np.tanh(contiguous(x))
+
+    def pullback(dy: Any) -> Any:
+        dy = contiguous(dy)
+        dx = np.empty_like(dy)
+        tanh_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
+        return dx
+
+    return y, pullback
+
+
+# Softmax and log-softmax: the maximum is subtracted first, so that exp never overflows; it cancels in the result
+
+
+@kernel
+def softmax_forward(x, y, log):  # type: ignore[no-untyped-def]
+    rows, n = x.shape
+    for r in range(rows):
+        top = x[r, 0]
+        for j in range(n):
+            if not x[r, j] <= top:  # a NaN becomes the maximum and spreads over the row
+                top = x[r, j]
+        total = 0.0
+        for j in range(n):
+            total += math.exp(x[r, j] - top)
+        shift = math.log(total)
+        for j in range(n):
+            y[r, j] = x[r, j] - top - shift if log else math.exp(x[r, j] - top) / total
+
+
+@kernel
+def softmax_backward(y, dy, dx, log):  # type: ignore[no-untyped-def]
+    rows, n = y.shape
+    for r in range(rows):
+        total = 0.0
+        for j in range(n):
+            total += dy[r, j] if log else dy[r, j] * y[r, j]
+        for j in range(n):
+            dx[r, j] = dy[r, j] - math.exp(y[r, j]) * total if log else y[r, j] * (dy[r, j] - total)
+
+
+def _detached(x: Any) -> Any:
+    return x if isinstance(x, np.ndarray) else x.data
+
+
+def log_softmax_definition(x: Any, dim: int = -1) -> Any:
+    shifted = x - _detached(x).max(axis=dim, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True))
+
+
+def softmax_definition(x: Any, dim: int = -1) -> Any:
+    return np.exp(log_softmax_definition(x, dim))
+
+
+def _softmax(x: Any, dim: int, log: bool) -> Any:
+    if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dim must be an int in [{-x.ndim}, {x.ndim - 1}] for shape {x.shape}, got {dim!r}")
+    rows = contiguous(np.moveaxis(x, dim, -1))
+    y = np.empty_like(rows)
+    flat = (-1, rows.shape[-1]) if rows.size else (0, 1)
+    softmax_forward(rows.reshape(flat), y.reshape(flat), log)
+
+    def pullback(dy: Any) -> Any:
+        dy = contiguous(np.moveaxis(dy, dim, -1))
+        dx = np.empty_like(dy)
+        softmax_backward(y.reshape(flat), dy.reshape(flat), dx.reshape(flat), log)
+        return np.moveaxis(dx, -1, dim)
+
+    return np.moveaxis(y, -1, dim), pullback
+
+
+@differentiable(definition=softmax_definition)
+def softmax(x: Any, dim: int = -1) -> Any:
+    """y_j = exp(x_j) / sum_k exp(x_k) along dim;  dx = y (dy - sum_k dy_k y_k)"""
+    return _softmax(x, dim, False)
+
+
+@differentiable(definition=log_softmax_definition)
+def log_softmax(x: Any, dim: int = -1) -> Any:
+    """y_j = x_j - log sum_k exp(x_k) along dim;  dx = dy - exp(y) sum_k dy_k"""
+    return _softmax(x, dim, True)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None) -> Any:
+    """In training, zero each element with probability p and divide the others by 1 - p; else return x.
+
+    The mean is unchanged, the variance is not. Draws from generator, by default the one of manual_seed.
+    Source: Srivastava et al. 2014. Errors: ValueError where p is outside [0, 1].
+    """
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
+    if not training or p == 0:
+        return x
+    kept = (generator or default_generator()).random(x.shape, dtype=np.float32) >= p
+    return x * (kept.astype(x.dtype) * x.dtype.type(1 / (1 - p) if p < 1 else 0))

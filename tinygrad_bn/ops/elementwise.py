@@ -1,0 +1,182 @@
+"""Elementwise primitives: arithmetic, powers, exp and log, and choices between two values.
+
+Each is the derivative rule of a first calculus course, written with operators and NumPy functions, so that it reads
+the same for arrays and for tensors (which makes it differentiable again, see engine.py). Arguments broadcast as in
+NumPy; the engine sums the gradients back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine import Tensor, differentiable
+from ..operators import OPS, implements
+
+
+@implements(np.add)
+@differentiable
+def add(a: Any, b: Any) -> Any:
+    """a + b"""
+    return a + b, lambda dy: (dy, dy)
+
+
+@implements(np.subtract)
+@differentiable
+def subtract(a: Any, b: Any) -> Any:
+    """a - b"""
+    return a - b, lambda dy: (dy, lambda: -dy)
+
+
+@implements(np.multiply)
+@differentiable
+def multiply(a: Any, b: Any) -> Any:
+    """a b"""
+    return a * b, lambda dy: (lambda: dy * b, lambda: dy * a)
+
+
+@implements(np.divide)
+@differentiable
+def divide(a: Any, b: Any) -> Any:
+    """a / b"""
+    return a / b, lambda dy: (lambda: dy / b, lambda: -dy * a / (b * b))
+
+
+@implements(np.negative)
+@differentiable
+def negative(a: Any) -> Any:
+    """-a"""
+    return -a, lambda dy: -dy
+
+
+@implements(np.power)
+@differentiable
+def power(a: Any, b: Any) -> Any:
+    """a ** b;  da = b a^(b-1) dy,  db = log(a) a^b dy
+
+    Where b = 0 the first is 0 also at a = 0, where a = 0 the second is 0 (as in PyTorch; the limits for b > 0).
+    """
+
+    def da(dy: Any) -> Any:
+        zero = b == 0
+        return dy * np.where(zero, 0, b * a ** np.where(zero, 1, b - 1))
+
+    def db(dy: Any) -> Any:
+        zero = a == 0
+        return dy * np.where(zero, 0, a**b * np.log(np.where(zero, 1, a)))
+
+    if isinstance(b, (int, float)):  # x**2: no arrays of exponents
+        return a**b, lambda dy: dy * (b * a ** (b - 1)) if b != 0 else dy * 0
+    return a**b, lambda dy: (lambda: da(dy), lambda: db(dy))
+
+
+@implements(np.exp)
+@differentiable
+def exp(x: Any) -> Any:
+    """e^x;  dx = y dy"""
+    y = np.exp(x)
+    return y, lambda dy: dy * y
+
+
+@implements(np.log)
+@differentiable
+def log(x: Any) -> Any:
+    """The natural logarithm;  dx = dy / x"""
+    return np.log(x), lambda dy: dy / x
+
+
+@implements(np.sqrt)
+@differentiable
+def sqrt(x: Any) -> Any:
+    """The square root;  dx = dy / (2 y)"""
+    y = np.sqrt(x)
+    return y, lambda dy: dy / (2 * y)
+
+
+@implements(np.tanh)
+@differentiable
+def tanh(x: Any) -> Any:
+    """The hyperbolic tangent;  dx = (1 - y^2) dy"""
+    y = np.tanh(x)
+    return y, lambda dy: dy * (1 - y * y)
+
+
+@implements(np.absolute)
+@differentiable
+def absolute(x: Any) -> Any:
+    """|x|;  dx = sign(x) dy, 0 at 0"""
+    return abs(x), lambda dy: dy * np.sign(x)
+
+
+
+
+@implements(np.maximum)
+@differentiable
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of a and b (NaN if either is); where they are equal each gets half of the gradient."""
+    y = np.maximum(a, b)
+    return y, lambda dy: (
+        lambda: np.where(a == b, dy * 0.5, np.where(a < b, 0, dy)),
+        lambda: np.where(a == b, dy * 0.5, np.where(a > b, 0, dy)),
+    )
+
+
+@implements(np.minimum)
+@differentiable
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of a and b (NaN if either is); where they are equal each gets half of the gradient."""
+    y = np.minimum(a, b)
+    return y, lambda dy: (
+        lambda: np.where(a == b, dy * 0.5, np.where(a > b, 0, dy)),
+        lambda: np.where(a == b, dy * 0.5, np.where(a < b, 0, dy)),
+    )
+
+
+@implements(np.where)
+@differentiable
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where condition (a boolean array) holds, b elsewhere."""
+    if isinstance(condition, Tensor) or getattr(condition, "dtype", np.dtype(bool)) != bool:
+        raise TypeError(f"condition must be a boolean array, got {getattr(condition, 'dtype', type(condition))}")
+    return np.where(condition, a, b), lambda dy: (
+        None,
+        lambda: np.where(condition, dy, 0),
+        lambda: np.where(condition, 0, dy),
+    )
+
+
+@implements(np.clip)
+@differentiable
+def clip(x: Any, min: Any = None, max: Any = None) -> Any:
+    """min(max(x, min), max) for numbers min and max; the gradient passes where min <= x <= max (and where x is NaN)."""
+    for name, bound in (("min", min), ("max", max)):
+        if bound is not None and not isinstance(bound, (int, float)):
+            raise TypeError(f"{name} must be a number or None, got {type(bound).__name__}")
+    if min is None and max is None:
+        raise ValueError("clip needs min or max, got None for both")
+
+    def pullback(dy: Any) -> Any:
+        outside = (x != x) & False
+        if min is not None:
+            outside = outside | (x < min)
+        if max is not None:
+            outside = outside | (x > max)
+        return np.where(outside, 0, dy)
+
+    return np.clip(x, min, max), pullback
+
+
+def _constant(function: Any) -> Any:
+    """A function whose derivative is zero almost everywhere: on tensors it gives a plain array."""
+
+    def constant(*args: Any) -> Any:
+        return function(*(a.data if isinstance(a, Tensor) else a for a in args))
+
+    return constant
+
+
+for _function in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.sign, np.isnan):
+    OPS[_function] = _constant(_function)
+for _function in (np.shape, np.ndim, np.size):
+    OPS[_function] = _constant(_function)

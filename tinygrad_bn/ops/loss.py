@@ -1,0 +1,174 @@
+"""Losses: cross entropy, negative log likelihood, mean squared error, binary cross entropy with logits.
+
+reduction: "mean" (default), "sum" or "none", as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..engine import Tensor, differentiable
+from ..jit import contiguous, kernel
+from .activation import log_softmax_definition
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _reduce(loss: Any, reduction: str) -> Any:
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+
+
+def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
+    """The class targets as an int64 vector, each in [0, C) or equal to ignore_index."""
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+    if x.ndim != 2:
+        raise ValueError(f"input must have shape (N, C), got {x.shape}")
+    if isinstance(target, Tensor):
+        raise TypeError("target must be an integer array of classes, got a Tensor of floats")
+    target = np.asarray(target)
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"target must be an integer array of classes, got {target.dtype}")
+    if target.shape != x.shape[:1]:
+        raise ValueError(f"target must have shape {x.shape[:1]} for input of shape {x.shape}, got {target.shape}")
+    bad = ((target < 0) | (target >= x.shape[1])) & (target != ignore_index)
+    if bad.any():
+        raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target[bad][0]}")
+    return target.astype(np.int64)
+
+
+@kernel
+def cross_entropy_forward(x, target, ignore_index, probability, loss):  # type: ignore[no-untyped-def]
+    rows, n = x.shape
+    for r in range(rows):
+        top = x[r, 0]
+        for j in range(n):
+            if not x[r, j] <= top:  # a NaN becomes the maximum and spreads over the row
+                top = x[r, j]
+        total = 0.0
+        for j in range(n):
+            e = math.exp(x[r, j] - top)
+            probability[r, j] = e
+            total += e
+        for j in range(n):
+            probability[r, j] /= total
+        t = target[r]
+        loss[r] = 0 if t == ignore_index else math.log(total) - (x[r, t] - top)
+
+
+@kernel
+def cross_entropy_backward(probability, target, ignore_index, scale, dx):  # type: ignore[no-untyped-def]
+    rows, n = probability.shape
+    for r in range(rows):
+        t = target[r]
+        if t == ignore_index:
+            for j in range(n):
+                dx[r, j] = 0
+        else:
+            for j in range(n):
+                dx[r, j] = probability[r, j] * scale[r]
+            dx[r, t] -= scale[r]
+
+
+def cross_entropy_definition(x: Any, target: Any, ignore_index: int, reduction: str) -> Any:
+    return nll_loss(log_softmax_definition(x, 1), target, ignore_index, reduction)
+
+
+@differentiable(definition=cross_entropy_definition)
+def _cross_entropy(x: Any, target: Any, ignore_index: int, reduction: str) -> Any:
+    x = contiguous(x)
+    probability, loss = np.empty_like(x), np.empty(len(x), x.dtype)
+    cross_entropy_forward(x, target, ignore_index, probability, loss)
+    count = x.dtype.type((target != ignore_index).sum())
+
+    def pullback(dy: Any) -> Any:
+        dx = np.empty_like(x)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = dy / count if reduction == "mean" else dy
+        scale = np.array(np.broadcast_to(scale, loss.shape), dtype=x.dtype)
+        cross_entropy_backward(probability, target, ignore_index, scale, dx)
+        return dx
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / count
+    return y, pullback
+
+
+def cross_entropy(x: Any, target: Any, ignore_index: int = -100, reduction: str = "mean") -> Any:
+    """-log softmax(x)[target], averaged over the samples whose target is not ignore_index.
+
+    x: logits (N, C); target: integer array (N,) of classes in [0, C).
+    dx = (softmax(x) - onehot(target)) dy / N. Softmax and logarithm are one kernel, so large logits are safe.
+    Errors: TypeError for targets that are not integers, ValueError for classes out of range. No sample left
+    gives NaN for "mean", as in PyTorch.
+    """
+    check_reduction(reduction)
+    target = check_classes(x, target, ignore_index)
+    return _cross_entropy(x, target, ignore_index, reduction)
+
+
+def nll_loss(x: Any, target: Any, ignore_index: int = -100, reduction: str = "mean") -> Any:
+    """-x[n, target[n]] for log-probabilities x (N, C), reduced as in cross_entropy."""
+    check_reduction(reduction)
+    target = check_classes(x, target, ignore_index)
+    kept = target != ignore_index
+    rows = np.arange(len(target))
+    loss = -x[rows, np.where(kept, target, 0)] * kept.astype(x.dtype)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / float(kept.sum()) if kept.any() else loss.sum() * math.nan
+
+
+def _same_shape(x: Any, target: Any) -> Any:
+    """The target as an array or Tensor of x's shape and dtype."""
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+    if not isinstance(target, (Tensor, np.ndarray)):
+        raise TypeError(f"target must be a Tensor or an array, got {type(target).__name__}")
+    if target.shape != x.shape:
+        raise ValueError(f"target must have the input's shape {x.shape}, got {target.shape}")
+    if target.dtype != x.dtype:
+        raise TypeError(f"target must be {x.dtype} like the input, got {target.dtype}")
+    return target
+
+
+def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
+    """(x - target)^2, averaged over all elements. target: same shape and dtype; nothing is broadcast."""
+    check_reduction(reduction)
+    difference = x - _same_shape(x, target)
+    return _reduce(difference * difference, reduction)
+
+
+def binary_cross_entropy_with_logits(x: Any, target: Any, reduction: str = "mean") -> Any:
+    """-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)), averaged over all elements.
+
+    Computed as max(x, 0) - x t + log(1 + exp(-|x|)), which never overflows; dx = (sigmoid(x) - t) dy / n.
+    target: probabilities in [0, 1], of x's shape and dtype.
+    """
+    check_reduction(reduction)
+    target = _same_shape(x, target)
+    return _reduce(_bce(x, target), reduction)
+
+
+def bce_definition(x: Any, target: Any) -> Any:
+    zero = np.where(x <= 0, 0, x)
+    return zero - x * target + np.log(1 + np.exp(-(2 * zero - x)))  # 2 max(x, 0) - x = |x|, smooth at 0 when summed
+
+
+@differentiable(definition=bce_definition)
+def _bce(x: Any, target: Any) -> Any:
+    e = np.exp(-np.absolute(x))
+    y = np.maximum(x, 0) - x * target + np.log1p(e)
+
+    def dx(dy: Any) -> Any:
+        return (np.where(x >= 0, 1, e) / (1 + e) - target) * dy
+
+    return y, lambda dy: (lambda: dx(dy), lambda: -x * dy)

@@ -1,0 +1,77 @@
+"""Reductions over axes: sum, mean, variance, largest and smallest. NumPy's arguments: axis=None, keepdims=False."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine import differentiable
+from ..operators import implements
+
+
+def _kept(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
+    """The shape that the reduction would have had with keepdims=True."""
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    reduced = {a % len(shape) for a in axes} if shape else set()
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+def _count(x: Any, axis: Any) -> int:
+    """How many elements go into each result."""
+    kept = _kept(x.shape, axis)
+    return int(np.prod([n for n, k in zip(x.shape, kept, strict=True) if k == 1], dtype=int))
+
+
+@implements(np.sum)
+@differentiable
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The sum over the axes; every summand gets dy."""
+    y = x.sum(axis=axis, keepdims=keepdims)
+    return y, lambda dy: np.broadcast_to(dy.reshape(_kept(x.shape, axis)), x.shape)
+
+
+@implements(np.mean)
+@differentiable
+def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The mean over the axes; every element gets dy / n."""
+    n = _count(x, axis)
+    y = x.mean(axis=axis, keepdims=keepdims)
+    return y, lambda dy: np.broadcast_to(dy.reshape(_kept(x.shape, axis)) / n, x.shape)
+
+
+@implements(np.var)
+@differentiable
+def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    """sum((x - mean)^2) / (n - ddof);  dx = 2 (x - mean) / (n - ddof) dy, biased (ddof=0) by default"""
+    n = _count(x, axis)
+    centered = x - x.mean(axis=axis, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = (centered * centered).sum(axis=axis, keepdims=keepdims) / np.float64(n - ddof).astype(x.dtype)
+    return y, lambda dy: dy.reshape(_kept(x.shape, axis)) * centered * (2.0 / (n - ddof))
+
+
+def _extreme(x: Any, y: Any, axis: Any) -> Any:
+    """The pullback of max and min: the elements equal to the result share its gradient evenly."""
+
+    def pullback(dy: Any) -> Any:
+        kept = _kept(x.shape, axis)
+        chosen = x == y.reshape(kept)
+        share = dy.reshape(kept) / chosen.sum(axis=axis, keepdims=True).astype(x.dtype)
+        return np.where(chosen, share, 0)
+
+    return y, pullback
+
+
+@implements(np.max, np.amax)
+@differentiable
+def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The largest element; equal ones share the gradient evenly (as PyTorch's amax)."""
+    return _extreme(x, x.max(axis=axis, keepdims=keepdims), axis)
+
+
+@implements(np.min, np.amin)
+@differentiable
+def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The smallest element; equal ones share the gradient evenly (as PyTorch's amin)."""
+    return _extreme(x, x.min(axis=axis, keepdims=keepdims), axis)

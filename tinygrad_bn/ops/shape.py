@@ -1,0 +1,129 @@
+"""Primitives that move elements without changing them: reshape, transpose, indexing, concatenate, stack, pad.
+
+Their gradients move the elements back. Where one element was read several times (broadcasting, repeated integer
+indices), its gradients add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..engine import Tensor, differentiable
+from ..operators import OPS, implements
+
+
+@implements(np.reshape)
+@differentiable
+def reshape(x: Any, shape: Any) -> Any:
+    """The same elements in C order under another shape; one entry may be -1."""
+    return x.reshape(shape), lambda dy: dy.reshape(x.shape)
+
+
+@implements("flatten")
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Axes start_dim .. end_dim (inclusive, PyTorch's arguments) become one."""
+    n = max(x.ndim, 1)
+    for name, d in (("start_dim", start_dim), ("end_dim", end_dim)):
+        if not -n <= d < n:
+            raise ValueError(f"{name} must lie in [{-n}, {n - 1}] for {x.ndim} axes, got {d}")
+    first, last = start_dim % n, end_dim % n
+    if first > last:
+        raise ValueError(f"start_dim must not come after end_dim, got {start_dim} and {end_dim}")
+    middle = math.prod(x.shape[first : last + 1])
+    return x.reshape(x.shape[:first] + (middle,) + x.shape[last + 1 :])
+
+
+@implements(np.transpose)
+@differentiable
+def transpose(x: Any, axes: Any = None) -> Any:
+    """Axes in another order, reversed by default."""
+    if axes is None:
+        return np.transpose(x), lambda dy: np.transpose(dy)
+    back = tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
+    return np.transpose(x, axes), lambda dy: np.transpose(dy, back)
+
+
+@implements(np.swapaxes)
+@differentiable
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """Two axes exchanged."""
+    return np.swapaxes(x, axis1, axis2), lambda dy: np.swapaxes(dy, axis1, axis2)
+
+
+@implements(np.broadcast_to)
+@differentiable
+def broadcast_to(x: Any, shape: Any) -> Any:
+    """x repeated along new and length-1 axes; the engine sums the gradient back."""
+    return np.broadcast_to(x, shape), lambda dy: dy
+
+
+@implements("getitem")
+@differentiable
+def getitem(x: Any, *, index: Any) -> Any:
+    """x[index] for slices, integers, None, ..., boolean masks and integer arrays."""
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, Tensor):
+            raise TypeError("an index must be made of integers, slices or integer arrays, got a Tensor")
+    return x[index], lambda dy: put(dy, index=index, shape=x.shape)
+
+
+@differentiable
+def put(x: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros of this shape with x added at index; an index that occurs twice adds twice. The reverse of getitem."""
+    y = np.zeros(shape, x.dtype)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(p, (int, slice, type(None), type(Ellipsis))) for p in parts):
+        y[index] = x  # slices never meet an element twice
+    else:
+        np.add.at(y, index, x)
+    return y, lambda dy: dy[index]
+
+
+@differentiable
+def _concatenate(*arrays: Any, axis: int) -> Any:
+    ends = np.cumsum([a.shape[axis] for a in arrays])
+
+    def part(dy: Any, i: int) -> Any:
+        start = int(ends[i - 1]) if i else 0
+        return dy[(slice(None),) * (axis % dy.ndim) + (slice(start, int(ends[i])),)]
+
+    return np.concatenate(arrays, axis=axis), lambda dy: tuple(part(dy, i) for i in range(len(arrays)))
+
+
+@implements(np.concatenate)
+def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays joined along an axis that they have."""
+    arrays = list(arrays)
+    if not arrays:
+        raise ValueError("arrays must hold at least one tensor, got none")
+    return _concatenate(*arrays, axis=axis)
+
+
+@implements(np.stack)
+def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays of one shape joined along a new axis."""
+    arrays = list(arrays)
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError(f"arrays must have one shape, got {sorted({a.shape for a in arrays})}")
+    if arrays and not -arrays[0].ndim - 1 <= axis <= arrays[0].ndim:
+        raise ValueError(f"axis must lie in [{-arrays[0].ndim - 1}, {arrays[0].ndim}], got {axis}")
+    at = axis % (arrays[0].ndim + 1) if arrays else 0
+    return concatenate([a.reshape(a.shape[:at] + (1,) + a.shape[at:]) for a in arrays], axis=at)
+
+
+@implements("pad")
+@differentiable
+def pad(x: Any, pad_width: Sequence[tuple[int, int]], value: float = 0.0) -> Any:
+    """value added around x; pad_width has a pair (before, after) per axis, as in np.pad."""
+    if len(pad_width) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pad_width):
+        raise ValueError(f"pad_width must be a pair (before, after) >= 0 for each of {x.ndim} axes, got {pad_width}")
+    inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
+    if isinstance(x, Tensor):
+        y = OPS["pad"](x, pad_width, value)
+    else:
+        y = np.pad(x, pad_width, constant_values=value)
+    return y, lambda dy: dy[inside]
