@@ -1,0 +1,112 @@
+"""Initialization in place, PyTorch's names and formulas. U: uniform, N: normal; weight (out, in, ...).
+
+fan_in = in x positions, fan_out = out x positions. Xavier (Glorot & Bengio 2010): var = gain^2 2 / (fan_in + fan_out).
+Kaiming (He et al. 2015): var = gain^2 / fan. All draw from ``generator``, by default the one of manual_seed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..engine import Tensor
+from ..random import default_generator
+
+Generator = np.random.Generator | None
+
+
+def _fill(t: Any, values: Any) -> Tensor:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"tensor must be a Tensor, got {type(t).__name__}")
+    t.data = np.asarray(values).astype(t.dtype)
+    return t
+
+
+def _shape(t: Any) -> tuple[int, ...]:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"tensor must be a Tensor, got {type(t).__name__}")
+    return t.shape
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """linear, conv*, sigmoid: 1; tanh: 5/3; relu: sqrt 2; leaky_relu: sqrt(2 / (1 + slope^2)), slope .01 by default."""
+    if nonlinearity == "leaky_relu":
+        slope = 0.01 if param is None else param
+        return math.sqrt(2 / (1 + slope**2))
+    gains = {"linear": 1.0, "conv2d": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
+    if nonlinearity not in gains:
+        raise ValueError(f"nonlinearity must be one of {[*gains, 'leaky_relu']}, got {nonlinearity!r}")
+    return gains[nonlinearity]
+
+
+def fans(t: Any) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight (out, in, ...)."""
+    shape = _shape(t)
+    if len(shape) < 2:
+        raise ValueError(f"tensor must have at least 2 axes (out, in, ...), got shape {shape}")
+    positions = math.prod(shape[2:])
+    return shape[1] * positions, shape[0] * positions
+
+
+def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator = None) -> Tensor:
+    """U(a, b)"""
+    if not a <= b:
+        raise ValueError(f"a must not be above b, got {a} and {b}")
+    return _fill(tensor, (generator or default_generator()).uniform(a, b, _shape(tensor)))
+
+
+def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generator = None) -> Tensor:
+    """N(mean, std^2)"""
+    if not std >= 0:
+        raise ValueError(f"std must be >= 0, got {std}")
+    return _fill(tensor, (generator or default_generator()).normal(mean, std, _shape(tensor)))
+
+
+def constant_(tensor: Any, val: float) -> Tensor:
+    """Every element val."""
+    return _fill(tensor, np.full(_shape(tensor), val))
+
+
+def zeros_(tensor: Any) -> Tensor:
+    """Every element 0."""
+    return constant_(tensor, 0.0)
+
+
+def ones_(tensor: Any) -> Tensor:
+    """Every element 1."""
+    return constant_(tensor, 1.0)
+
+
+def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
+    """U(-a, a), a = gain sqrt(6 / (fan_in + fan_out))"""
+    bound = gain * math.sqrt(6 / sum(fans(tensor)))
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
+    """N(0, gain^2 2 / (fan_in + fan_out))"""
+    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))), generator)
+
+
+def _kaiming_std(t: Any, a: float, mode: str, nonlinearity: str) -> float:
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
+    fan = fans(t)[0 if mode == "fan_in" else 1]
+    return calculate_gain(nonlinearity, a) / math.sqrt(fan)
+
+
+def kaiming_uniform_(
+    tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator = None
+) -> Tensor:
+    """U(-b, b), b = gain sqrt(3 / fan)"""
+    bound = math.sqrt(3) * _kaiming_std(tensor, a, mode, nonlinearity)
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def kaiming_normal_(
+    tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator = None
+) -> Tensor:
+    """N(0, gain^2 / fan)"""
+    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)

@@ -1,0 +1,258 @@
+"""Module: a function with parameters; Sequential and ModuleList hold several.
+
+There is no registry: a module's parameters, buffers and children are its attributes, in the order in which they
+were assigned. That order is the order of state_dict, and it is PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..engine import FLOATS, Array, Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns: a leaf that requires grad."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+
+
+class Handle:
+    """What register_forward_hook returns; remove() takes the hook away."""
+
+    def __init__(self, hooks: dict[int, Any], key: int) -> None:
+        self._hooks, self._key = hooks, key
+
+    def remove(self) -> None:
+        self._hooks.pop(self._key, None)
+
+
+class Module:
+    """Base class: assign Parameters and Modules as attributes in __init__, and define forward()."""
+
+    def __init__(self) -> None:
+        self.training = True
+        self._buffers: list[str] = []  # names of the attributes that are state, but not learned
+        self._hooks: dict[int, Callable[..., Any]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (Parameter, Module)) and "_buffers" not in self.__dict__:
+            raise AttributeError("call super().__init__() before assigning parameters or modules")
+        object.__setattr__(self, name, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} does not define forward()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.forward(*args, **kwargs)
+        for hook in tuple(self._hooks.values()):
+            changed = hook(self, args, out)
+            out = out if changed is None else changed
+        return out
+
+    def register_forward_hook(self, hook: Callable[..., Any]) -> Handle:
+        """Call hook(module, inputs, output) after each forward; what it returns, unless None, is the output."""
+        key = max(self._hooks, default=0) + 1
+        self._hooks[key] = hook
+        return Handle(self._hooks, key)
+
+    def register_buffer(self, name: str, value: Array | None) -> None:
+        """Keep an array (or None) as the attribute name: saved in state_dict, not learned."""
+        setattr(self, name, value)
+        if name not in self._buffers:
+            self._buffers.append(name)
+
+    # walking the tree
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def children(self) -> Iterator[Module]:
+        return (child for _, child in self.named_children())
+
+    def named_modules(self, prefix: str = "", _seen: set[int] | None = None) -> Iterator[tuple[str, Module]]:
+        seen = set() if _seen is None else _seen
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
+
+    def modules(self) -> Iterator[Module]:
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        seen: set[int] = set()  # a parameter that two modules share is named once
+        for path, module in self.named_modules(prefix):
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{path}.{name}" if path else name, value
+
+    def parameters(self) -> Iterator[Parameter]:
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        for path, module in self.named_modules(prefix):
+            for name in module._buffers:
+                if getattr(module, name) is not None:
+                    yield f"{path}.{name}" if path else name, getattr(module, name)
+
+    def buffers(self) -> Iterator[Array]:
+        return (buffer for _, buffer in self.named_buffers())
+
+    def apply(self, fn: Callable[[Module], Any]) -> Module:
+        """Call fn on every module, children first."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    # state
+
+    def train(self, mode: bool = True) -> Module:
+        if not isinstance(mode, bool):
+            raise TypeError(f"mode must be a bool, got {type(mode).__name__}")
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        return self.train(False)
+
+    def requires_grad_(self, flag: bool = True) -> Module:
+        for parameter in self.parameters():
+            parameter.requires_grad = flag
+        return self
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self, dtype: Any) -> Module:
+        """Convert parameters and floating buffers to float32 or float64, in place; gradients are dropped."""
+        if np.dtype(dtype) not in FLOATS:
+            raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        for parameter in self.parameters():
+            parameter._data = parameter._data.astype(dtype)
+            parameter.grad = None
+        for module in self.modules():
+            for name in module._buffers:
+                value = getattr(module, name)
+                if value is not None and value.dtype in FLOATS:
+                    setattr(module, name, value.astype(dtype))
+        return self
+
+    def double(self) -> Module:
+        return self.to(np.float64)
+
+    def float(self) -> Module:
+        return self.to(np.float32)
+
+    def _state(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name in self._buffers:
+            if getattr(self, name) is not None:
+                yield prefix + name, getattr(self, name)
+        for name, child in self.named_children():
+            yield from child._state(f"{prefix}{name}.")
+
+    def state_dict(self) -> dict[str, Array]:
+        """{name: copy of the array} of parameters and buffers, with PyTorch's names and order."""
+        return {name: np.array(v.data if isinstance(v, Tensor) else v) for name, v in self._state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+        """Copy arrays into parameters and buffers. Everything is checked first: on an error nothing has changed.
+
+        strict: missing and unexpected names raise ValueError; so do other shapes. dtypes must agree (TypeError).
+        """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
+        own = dict(self._state())
+        missing, unexpected = [k for k in own if k not in state_dict], [k for k in state_dict if k not in own]
+        if strict and (missing or unexpected):
+            raise ValueError(f"state_dict must have this module's names; missing {missing}, unexpected {unexpected}")
+        arrays = {}
+        for name in own:
+            if name in state_dict:
+                value = state_dict[name]
+                array = arrays[name] = np.asarray(value.data if isinstance(value, Tensor) else value)
+                if array.shape != own[name].shape:
+                    raise ValueError(f"state_dict[{name!r}] must have shape {own[name].shape}, got {array.shape}")
+                if array.dtype != own[name].dtype:
+                    raise TypeError(f"state_dict[{name!r}] must be {own[name].dtype}, got {array.dtype}")
+        for name, array in arrays.items():
+            target = own[name]
+            if isinstance(target, Tensor):
+                target._data[...] = array
+                target._changes[0] += 1
+            else:
+                target[...] = array
+
+    # representation
+
+    def extra_repr(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        children = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        if not children:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        return "\n  ".join([f"{type(self).__name__}({self.extra_repr()}", *children]) + "\n)"
+
+
+class _Numbered(Module):
+    """Modules as attributes "0", "1", ...: what Sequential and ModuleList share."""
+
+    def _add(self, module: Any) -> None:
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__} holds Modules, got {type(module).__name__}")
+        setattr(self, str(len(self)), module)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, index: Any) -> Any:
+        modules = list(self.children())[index]
+        if isinstance(index, slice):
+            return type(self)(*modules) if isinstance(self, Sequential) else type(self)(modules)  # type: ignore[arg-type]
+        return modules
+
+
+class Sequential(_Numbered):
+    """The modules one after the other."""
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__()
+        for module in modules:
+            self._add(module)
+
+    def forward(self, x: Any) -> Any:
+        for module in self:
+            x = module(x)
+        return x
+
+
+class ModuleList(_Numbered):
+    """A list of modules whose parameters belong to the module that holds it."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        for module in modules:
+            self._add(module)
+
+    def append(self, module: Module) -> ModuleList:
+        self._add(module)
+        return self

@@ -1,0 +1,5 @@
+"""Optimizers, with PyTorch's names."""
+
+from .sgd import SGD
+
+__all__ = ["SGD"]
