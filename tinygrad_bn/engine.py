@@ -200,16 +200,16 @@ class Tensor(Operators):
     def __setitem__(self, index: Any, value: Any) -> None:
         self._change(value, None, index)
 
-    def __iadd__(self, value: Any) -> Tensor:  # type: ignore[misc]
+    def __iadd__(self, value: Any) -> Tensor:
         return self._change(value, np.add)
 
-    def __isub__(self, value: Any) -> Tensor:  # type: ignore[misc]
+    def __isub__(self, value: Any) -> Tensor:
         return self._change(value, np.subtract)
 
-    def __imul__(self, value: Any) -> Tensor:  # type: ignore[misc]
+    def __imul__(self, value: Any) -> Tensor:
         return self._change(value, np.multiply)
 
-    def __itruediv__(self, value: Any) -> Tensor:  # type: ignore[misc]
+    def __itruediv__(self, value: Any) -> Tensor:
         return self._change(value, np.divide)
 
     def __len__(self) -> int:
@@ -271,13 +271,12 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 class Node:
     """One recorded operation: where a tensor came from, and how to pull a gradient back through it."""
 
-    __slots__ = ("args", "changes", "kwargs", "op", "pullback", "result", "retained", "serial")
+    __slots__ = ("args", "changes", "kwargs", "op", "pullback", "retained", "serial")
 
     def __init__(self, op: Any, args: tuple, kwargs: dict, pullback: Pullback, out: Tensor) -> None:
         self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
         self.serial = next(_serials)  # younger than every node it was computed from
         self.retained: Any = None  # weak reference to a tensor that asked for its .grad
-        self.result = out._data
         self.changes = [(t._changes, t._changes[0], t._data) for t in (*args, out) if isinstance(t, Tensor)]
 
     def check(self) -> None:
@@ -321,7 +320,7 @@ class Node:
 
     def free(self) -> None:
         self.pullback = None  # type: ignore[assignment]
-        self.args, self.kwargs, self.changes, self.result = (), {}, [], None
+        self.args, self.kwargs, self.changes = (), {}, []
 
 
 def _kept(pullback: Pullback) -> list[Array]:
@@ -457,7 +456,7 @@ def walk(
     #    visited only after everything that uses its result: its gradient is then complete.
     nodes = sorted((n for n in found.values() if isinstance(n, Node)), key=lambda n: n.serial)
     if targets is None:
-        needed = found.keys()
+        needed = set(found)
     else:
         reach = set(wanted)  # what leads to a target; the gradients of the rest are not computed
         for n in nodes:

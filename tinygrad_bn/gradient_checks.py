@@ -56,9 +56,9 @@ def gradcheck(
     Passes where |analytic - numerical| <= atol + rtol |numerical|, and returns True; otherwise raises
     GradcheckError naming the input, the element, and both values. A value that is not finite fails.
     """
-    for name, value in (("eps", eps), ("atol", atol), ("rtol", rtol)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            raise ValueError(f"{name} must be a number >= 0, got {value!r}")
+    for name, number in (("eps", eps), ("atol", atol), ("rtol", rtol)):
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
+            raise ValueError(f"{name} must be a number >= 0, got {number!r}")
     if eps == 0:
         raise ValueError("eps must be > 0, got 0")
     inputs, checked = _checked(inputs)

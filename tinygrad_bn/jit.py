@@ -10,7 +10,7 @@ import numpy as np
 
 # Sums may be reordered (which vectorizes them) and a*b+c contracted, but NaN and infinity keep their meaning.
 # error_model="numpy": x / 0 is inf or NaN, and a loop with a division vectorizes.
-FLAGS = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
+FLAGS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
 
 
 def kernel(function: Callable[..., None]) -> Any:

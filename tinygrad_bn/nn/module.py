@@ -227,7 +227,7 @@ class _Numbered(Module):
     def __getitem__(self, index: Any) -> Any:
         modules = list(self.children())[index]
         if isinstance(index, slice):
-            return type(self)(*modules) if isinstance(self, Sequential) else type(self)(modules)  # type: ignore[arg-type]
+            return Sequential(*modules) if isinstance(self, Sequential) else ModuleList(modules)
         return modules
 
 

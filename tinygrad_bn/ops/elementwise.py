@@ -109,8 +109,6 @@ def absolute(x: Any) -> Any:
     return abs(x), lambda dy: dy * np.sign(x)
 
 
-
-
 @implements(np.maximum)
 @differentiable
 def maximum(a: Any, b: Any) -> Any:
@@ -137,7 +135,7 @@ def minimum(a: Any, b: Any) -> Any:
 @differentiable
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where condition (a boolean array) holds, b elsewhere."""
-    if isinstance(condition, Tensor) or getattr(condition, "dtype", np.dtype(bool)) != bool:
+    if isinstance(condition, Tensor) or getattr(condition, "dtype", np.dtype(bool)).kind != "b":
         raise TypeError(f"condition must be a boolean array, got {getattr(condition, 'dtype', type(condition))}")
     return np.where(condition, a, b), lambda dy: (
         None,
@@ -176,7 +174,7 @@ def _constant(function: Any) -> Any:
     return constant
 
 
-for _function in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.sign, np.isnan):
-    OPS[_function] = _constant(_function)
-for _function in (np.shape, np.ndim, np.size):
+_CONSTANT: tuple[Any, ...] = (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
+_CONSTANT += (np.sign, np.isnan, np.shape, np.ndim, np.size)
+for _function in _CONSTANT:
     OPS[_function] = _constant(_function)

@@ -20,13 +20,13 @@ def matmul(a: Any, b: Any) -> Any:
     """
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul needs arrays with axes, got shapes {a.shape} and {b.shape}")
-    row = a.reshape((1,) + a.shape) if a.ndim == 1 else a
-    column = b.reshape(b.shape + (1,)) if b.ndim == 1 else b
+    row = a.reshape((1, *a.shape)) if a.ndim == 1 else a
+    column = b.reshape((*b.shape, 1)) if b.ndim == 1 else b
 
     def matrix(dy: Any) -> Any:
         if b.ndim == 1:
-            dy = dy.reshape(dy.shape + (1,))
-        return dy.reshape(dy.shape[:-1] + (1,) + dy.shape[-1:]) if a.ndim == 1 else dy
+            dy = dy.reshape((*dy.shape, 1))
+        return dy.reshape((*dy.shape[:-1], 1, *dy.shape[-1:])) if a.ndim == 1 else dy
 
     def da(dy: Any) -> Any:
         g = matrix(dy) @ np.swapaxes(column, -1, -2)

@@ -235,7 +235,7 @@ def channel_shape(x: Any) -> tuple[int, ...]:
     return (1, x.shape[1]) + (1,) * (x.ndim - 2)
 
 
-def channel_norm_definition(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, keep: Any) -> Any:
+def channel_norm_definition(x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any) -> Any:
     shape = channel_shape(x)
     if mean is None:
         x_hat = normalize(x, (0, *range(2, x.ndim)), eps)
@@ -245,7 +245,7 @@ def channel_norm_definition(x: Any, weight: Any, bias: Any, mean: Any, var: Any,
     return affine(x_hat, weight, bias, shape)
 
 
-def row_norm_definition(x: Any, weight: Any, bias: Any, shape: Any, eps: float, centered: bool, keep: Any) -> Any:
+def row_norm_definition(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered: bool, keep: Any) -> Any:
     x_hat = normalize(x.reshape(shape), (2, 3), eps, centered)
     return affine(x_hat, weight, bias, (1, shape[1], shape[2], 1)).reshape(x.shape)
 
@@ -258,7 +258,7 @@ def _affine(value: Any, n: int, default: float, dtype: Any) -> Array:
 
 
 @differentiable(definition=channel_norm_definition)
-def channel_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, keep: Any) -> Any:
+def channel_norm(x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any) -> Any:
     """Normalize channels of (N, C, ...) with their own statistics, or with a given mean and var (constants, float64).
 
     keep: None, or a list to which (mean, var) of x are appended.
@@ -293,10 +293,10 @@ def channel_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float
 
 
 @differentiable(definition=row_norm_definition)
-def row_norm(x: Any, weight: Any, bias: Any, shape: Any, eps: float, centered: bool, keep: Any) -> Any:
+def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered: bool, keep: Any) -> Any:
     """Normalize the rows of x seen as shape (N, G, J, L) over (J, L). keep: None, or a list that gets (mean, var)."""
     given = x.shape
-    N, G, J, L = shape
+    N, G, J, _L = shape
     x = contiguous(x).reshape(shape)
     gamma = _affine(weight, G * J, 1, x.dtype).reshape(G, J)
     beta = _affine(bias, G * J, 0, x.dtype).reshape(G, J)

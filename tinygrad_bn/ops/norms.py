@@ -91,16 +91,21 @@ def batch_norm(
     _check_input(x, 2)
     eps, channels = _check_eps(eps), (x.shape[1],)
     check_momentum(momentum)
-    for name, value in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
+    for name, value in (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    ):
         _check_array(name, value, channels, x.dtype)
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var must be given when training=False, got None")
-        return channel_norm(x, weight, bias, _plain(running_mean), _plain(running_var), eps, None)
+        return channel_norm(x, weight, bias, mean=_plain(running_mean), var=_plain(running_var), eps=eps, keep=None)
     m = x.size // max(x.shape[1], 1)
     _more_than_one(m, x.shape, "channel")
     keep: list = []
-    y = channel_norm(x, weight, bias, None, None, eps, keep)
+    y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep)
     if m > 0:
         mean, var = keep[0]
         _update(running_mean, mean, momentum)
@@ -127,15 +132,20 @@ def instance_norm(
     _check_input(x, 3)
     eps, (N, C), L = _check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
     check_momentum(momentum)
-    for name, value in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
+    for name, value in (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    ):
         _check_array(name, value, (C,), x.dtype)
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var must be given when use_input_stats=False, got None")
-        return channel_norm(x, weight, bias, _plain(running_mean), _plain(running_var), eps, None)
+        return channel_norm(x, weight, bias, mean=_plain(running_mean), var=_plain(running_var), eps=eps, keep=None)
     _more_than_one(L, x.shape, "instance and channel")
     keep: list = []
-    y = row_norm(x, weight, bias, (N, C, 1, L), eps, True, keep)
+    y = row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, keep=keep)
     if x.size:
         mean, var = keep[0]
         _update(running_mean, mean.mean(axis=0), momentum)
@@ -157,13 +167,18 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
         raise ValueError(f"num_groups must be positive and divide the {C} channels, got {num_groups}")
     _check_array("weight", weight, (C,), x.dtype)
     _check_array("bias", bias, (C,), x.dtype)
-    _more_than_one(N * (C // num_groups) * L, x.shape, "group")
-    return row_norm(x, weight, bias, (N, int(num_groups), C // int(num_groups), L), eps, True, None)
+    G = int(num_groups)
+    _more_than_one(N * (C // G) * L, x.shape, "group")
+    return row_norm(x, weight, bias, shape=(N, G, C // G, L), eps=eps, centered=True, keep=None)
 
 
 def _check_normalized_shape(x: Any, normalized_shape: Any) -> tuple[int, ...]:
     shape = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else normalized_shape
-    if isinstance(shape, bool) or not isinstance(shape, Sequence) or not all(isinstance(n, (int, np.integer)) for n in shape):
+    if (
+        isinstance(shape, bool)
+        or not isinstance(shape, Sequence)
+        or not all(isinstance(n, (int, np.integer)) for n in shape)
+    ):
         raise TypeError(f"normalized_shape must be an int or a sequence of ints, got {normalized_shape!r}")
     shape = tuple(int(n) for n in shape)
     if not shape or x.shape[x.ndim - len(shape) :] != shape or len(shape) > x.ndim:
@@ -181,7 +196,7 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
     eps, shape = _check_eps(eps), _check_normalized_shape(x, normalized_shape)
     _check_array("weight", weight, shape, x.dtype)
     _check_array("bias", bias, shape, x.dtype)
-    return row_norm(x, weight, bias, _rows(x, shape), eps, True, None)
+    return row_norm(x, weight, bias, shape=_rows(x, shape), eps=eps, centered=True, keep=None)
 
 
 def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
@@ -193,7 +208,7 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
     eps = float(np.finfo(x.dtype).eps) if eps is None else _check_eps(eps)
     shape = _check_normalized_shape(x, normalized_shape)
     _check_array("weight", weight, shape, x.dtype)
-    return row_norm(x, weight, None, _rows(x, shape), eps, False, None)
+    return row_norm(x, weight, None, shape=_rows(x, shape), eps=eps, centered=False, keep=None)
 
 
 def _rows(x: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

@@ -34,7 +34,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     if first > last:
         raise ValueError(f"start_dim must not come after end_dim, got {start_dim} and {end_dim}")
     middle = math.prod(x.shape[first : last + 1])
-    return x.reshape(x.shape[:first] + (middle,) + x.shape[last + 1 :])
+    return x.reshape((*x.shape[:first], middle, *x.shape[last + 1 :]))
 
 
 @implements(np.transpose)
@@ -112,7 +112,7 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     if arrays and not -arrays[0].ndim - 1 <= axis <= arrays[0].ndim:
         raise ValueError(f"axis must lie in [{-arrays[0].ndim - 1}, {arrays[0].ndim}], got {axis}")
     at = axis % (arrays[0].ndim + 1) if arrays else 0
-    return concatenate([a.reshape(a.shape[:at] + (1,) + a.shape[at:]) for a in arrays], axis=at)
+    return concatenate([a.reshape((*a.shape[:at], 1, *a.shape[at:])) for a in arrays], axis=at)
 
 
 @implements("pad")

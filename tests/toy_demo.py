@@ -1,0 +1,70 @@
+"""A demo that trains nothing, for the tests of the laboratory: worker processes can import it."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from demos import laboratory as lab
+from demos import plots
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def plan(settings):
+    arms = settings.get("arms", ["a", "b"])
+    more = {key: settings[key] for key in ("sleep", "dataset") if key in settings}
+    return [{"arm": arm, "seed": seed, "lr": 0.1, **more} for seed in settings["seeds"] for arm in arms]
+
+
+def run(config):
+    time.sleep(config.get("sleep", 0))
+    if config["arm"] == "raises" and config["seed"] == 1001:
+        raise RuntimeError("the net caught fire")
+    if config["arm"] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rng = np.random.default_rng(config["seed"])
+    # a sum over 1000 rows: BLAS gives other last bits with another number of threads
+    product = rng.normal(size=(64, 1000)).astype(np.float32) @ rng.normal(size=(1000, 64)).astype(np.float32)
+    offset = {"a": 0.0, "b": 1.0}.get(config["arm"], 0.5)
+    return {
+        "error_rate": offset + rng.normal(),
+        "bits": product.tobytes().hex()[-4000:],
+        "environment": [os.environ.get(name) for name in THREADS],
+        "pid": os.getpid(),
+        "diverged": False,
+    }
+
+
+def analyse(runs, settings):
+    arms = {}
+    for one in runs:
+        arms.setdefault(one["arm"], []).append(one["error_rate"])
+    criteria = [
+        lab.Criterion("a below b", np.float64(-1.0), (-1.5, -0.5), "< 0", np.bool_(True), headline=True),
+        lab.Criterion("b below a", 1.0, (0.5, 1.5), "< 0", False, note="as it should be"),
+        lab.Criterion("no interval", float("nan"), (float("nan"), float("inf")), "< 0", False),
+    ]
+    table = [["arm", "error"], *([arm, f"{np.mean(values):.2f}"] for arm, values in arms.items())]
+    nan = float("nan")
+    kept = [{"arm": arm, "error_rate": np.array(values), "nll": [nan]} for arm, values in arms.items()]
+    return lab.Analysis(kept, criteria, table, [f"seeds {settings['seeds']}"])
+
+
+def plot(runs, analysis, settings, folder):
+    with plots.style():
+        fig, ax = plots.plt.subplots()
+        values = [arm["error_rate"] for arm in analysis.arms]
+        plots.line_with_band(ax, range(len(values)), np.transpose(values), "toy")
+        return [plots.save(fig, folder / "toy.png")]
+
+
+def demo(run=run, **settings):
+    presets = {"quick": {"seeds": 3, "limits": "A toy concludes nothing.", **settings}, "full": {"seeds": 5}}
+    return lab.Demo("toy", "Toys are cheap.", presets, plan, run, analyse, plot)
+
+
+if __name__ == "__main__":
+    raise SystemExit(lab.main([demo(sleep=float(os.environ.get("TOY_SLEEP", "0")))], sys.argv[1:]))
