@@ -1,0 +1,333 @@
+"""What every demo shares: the command line, the data, the runs, the verdicts, and the files they end up in.
+
+A demo is a module that says what to train and what to conclude:
+
+    DEMO = lab.Demo(name=..., claim=..., presets=..., plan=plan, run=train, analyse=analyse, plot=plot)
+
+    if __name__ == "__main__":
+        raise SystemExit(lab.main([DEMO]))
+
+`main` goes: plan -> runs in worker processes -> analyse -> summary.json -> report in the terminal -> figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+for _package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
+    if find_spec(_package) is None:
+        raise SystemExit(f"the demos need {_package}: pip install -e '.[demos]'")
+
+from demos.grid import Config, Run, run_grid  # noqa: E402
+
+__all__ = ["Analysis", "Criterion", "Demo", "load_dataset", "main", "run_grid", "split"]
+
+FIRST_SEED = 1000  # fresh seeds: smaller ones were used while the demos were designed
+Settings = dict[str, Any]
+Rows = tuple[NDArray[Any], NDArray[Any]]
+
+
+@dataclass
+class Criterion:
+    """One prediction, fixed beforehand, and what was measured."""
+
+    name: str
+    measured: float
+    ci: tuple[float, float] | None
+    threshold: str  # what was wanted, in words that follow "wanted": "< 0", "CI above 0.5"
+    passed: bool
+    headline: bool = False
+    note: str = ""
+
+
+@dataclass
+class Analysis:
+    """What the runs say: `arms` holds a dict per arm, its label and its metrics, one value per seed."""
+
+    arms: list[dict[str, Any]]
+    criteria: list[Criterion]
+    table: list[list[str]] = field(default_factory=list)  # the first row is the header
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One experiment. `run` is a top-level function of a configuration: worker processes import it by name.
+
+    A preset is a dict of settings with "seeds" (how many) and optionally "limits" (what it can't conclude).
+    `plan` gets the settings with "seeds" as a list, "dataset" and "preset", and returns a configuration per
+    run with "arm" and "seed" at least; `analyse` gets {**configuration, **metrics} of each run, in order.
+    Without `warm_up`, two "steps" of each arm are run to compile the kernels.
+    """
+
+    name: str
+    claim: str
+    presets: dict[str, Settings]
+    plan: Callable[[Settings], list[Config]]
+    run: Run
+    analyse: Callable[[list[dict[str, Any]], Settings], Analysis]
+    plot: Callable[[list[dict[str, Any]], Analysis, Settings, Path], list[Path]]
+    cost: Callable[[Config], float] | None = None
+    warm_up: Callable[[], None] | None = None
+
+
+# --- data
+
+
+@cache
+def load_dataset(spec: str) -> Rows:
+    """x (n, features) and y (n,) of digits, glyphs or npz:FILE; read once per process."""
+    from tinygrad_bn import data
+
+    if spec == "digits":
+        return data.load_digits()
+    if spec == "glyphs":
+        return data.glyphs(3000, seed=0)
+    if not spec.startswith("npz:"):
+        raise ValueError(f"dataset must be digits, glyphs or npz:FILE, got {spec!r}")
+    file = Path(spec.removeprefix("npz:")).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    return data.load_npz(file)
+
+
+def split(x: NDArray[Any], y: NDArray[Any], sizes: dict[str, int], seed: int) -> dict[str, Rows]:
+    """Disjoint random parts of the rows: {"train": 500, "test": 797} -> {"train": (x, y), "test": (x, y)}."""
+    if len(x) != len(y):
+        raise ValueError(f"x and y must have as many rows, got {len(x)} and {len(y)}")
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"sizes[{name!r}] must be at least 1, got {size}")
+    wanted = sum(sizes.values())
+    if wanted > len(x):
+        parts = " + ".join(f"{size} {name}" for name, size in sizes.items())
+        raise ValueError(f"the dataset has {len(x)} rows, but {parts} = {wanted} are needed")
+    cuts = np.cumsum(list(sizes.values()))
+    parts_of_rows = np.split(np.random.default_rng(seed).permutation(len(x))[:wanted], cuts[:-1])
+    return {name: (x[rows], y[rows]) for name, rows in zip(sizes, parts_of_rows, strict=True)}
+
+
+# --- one demo from plan to figures
+
+
+def conduct(demo: Demo, settings: Settings, limits: str, workers: int, out: Path) -> bool:
+    """Run a demo and write its files; False if a run raised. A FAIL verdict is a result: True."""
+    started = time.perf_counter()
+    folder = out / demo.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)  # an old summary beside new runs would mislead
+    configs = demo.plan(settings)
+    warm_up = demo.warm_up or partial(_two_steps_of_each_arm, demo.run, configs)
+    runs = run_grid(demo.run, configs, workers, demo.name, cost=demo.cost, warm_up=warm_up)
+    write_json(folder / "runs.json", runs)
+
+    failed = [run for run in runs if "error" in run]
+    if failed:
+        _report_errors(demo.name, failed, configs)
+        incomplete = {run["seed"] for run in failed}  # pairs must stay pairs: a seed goes as a whole
+        runs = [run for run in runs if run["seed"] not in incomplete]
+        settings = {**settings, "seeds": [seed for seed in settings["seeds"] if seed not in incomplete]}
+        if not runs:
+            print(f"{demo.name}: no seed is complete, nothing to analyse", file=sys.stderr)
+            return False
+    analysis = demo.analyse(runs, settings)
+    if failed:
+        analysis.notes.append(f"{len(failed)} runs raised an error: their seeds are left out in every arm.")
+    seconds = time.perf_counter() - started
+    summary = {
+        "demo": demo.name,
+        "claim": demo.claim,
+        "preset": settings["preset"],
+        "dataset": settings["dataset"],
+        "seeds": settings["seeds"],
+        "versions": _versions(),
+        "settings": settings,
+        "arms": analysis.arms,
+        "criteria": [asdict(criterion) for criterion in analysis.criteria],
+        "limits": limits,
+        "seconds": round(seconds, 2),
+    }
+    write_json(folder / "summary.json", summary)
+    print(report(demo, analysis, settings, limits, f"{len(runs)} runs in {seconds:.0f} s"), flush=True)
+    figures = demo.plot(runs, analysis, settings, folder)
+    names = ", ".join(path.name for path in (*figures, folder / "summary.json", folder / "runs.json"))
+    print(f"files in {folder}: {names}\n", flush=True)
+    return not failed
+
+
+def _two_steps_of_each_arm(run: Run, configs: list[Config]) -> None:
+    with contextlib.suppress(Exception):  # the run itself will say what is wrong
+        for config in {config["arm"]: config for config in configs if "steps" in config}.values():
+            run({**config, "steps": 2})
+
+
+def _report_errors(name: str, failed: list[dict[str, Any]], configs: list[Config]) -> None:
+    by_error: dict[str, list[dict[str, Any]]] = {}
+    for run in failed:
+        by_error.setdefault(run["error"], []).append(run)
+    for error, same in by_error.items():
+        config = {key: value for key, value in same[0].items() if key in configs[0]}
+        more = f", and {len(same) - 1} more runs with the same error" if len(same) > 1 else ""
+        print(f"{name}: error in the run {config}{more}:\n{error.rstrip()}", file=sys.stderr)
+    print(f"{name}: {len(failed)} of {len(configs)} runs raised an error", file=sys.stderr)
+
+
+def _versions() -> dict[str, str]:
+    import numba
+
+    import tinygrad_bn
+
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "tinygrad_bn": getattr(tinygrad_bn, "__version__", "unknown"),
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON, all of it or nothing: a reader never sees half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, and null for nan and inf, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+# --- the report in the terminal
+
+
+def report(demo: Demo, analysis: Analysis, settings: Settings, limits: str, effort: str) -> str:
+    seeds = settings["seeds"]
+    lines = [
+        "",
+        _colour("1", f"{demo.name}: {demo.claim}"),
+        f"preset {settings['preset']}, {settings['dataset']}, {len(seeds)} seeds from {seeds[0]}, {effort}",
+        "",
+    ]
+    if analysis.table:
+        lines += [*align(analysis.table), ""]
+    lines += [_verdict(criterion) for criterion in analysis.criteria]
+    lines += ["", *(f"note: {note}" for note in analysis.notes)]
+    if limits:
+        lines.append(f"limits: {limits}")
+    return "\n".join(lines)
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A plain text table: the first column to the left, numbers to the right, a rule under the header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def _verdict(criterion: Criterion) -> str:
+    word = _colour("32", "PASS") if criterion.passed else _colour("31", "FAIL")
+    ci = "" if criterion.ci is None else f" [{criterion.ci[0]:.3g}, {criterion.ci[1]:.3g}]"
+    headline = "  * headline" if criterion.headline else ""
+    note = f"\n      {criterion.note}" if criterion.note else ""
+    measured = f"measured {criterion.measured:.3g}{ci}, wanted {criterion.threshold}"
+    return f"{word}  {criterion.name}: {measured}{headline}{note}"
+
+
+def _colour(code: str, text: str) -> str:
+    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return f"\033[{code}m{text}\033[0m" if wanted else text
+
+
+# --- the command line
+
+
+def main(demos: Sequence[Demo], argv: Sequence[str] | None = None) -> int:
+    """Run the demos; 0 whatever the verdicts, 1 if a run failed, 2 for bad arguments, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(description="\n".join(f"{d.name}: {d.claim}" for d in demos))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--preset", choices=_common_presets(demos), default="quick", help="default: quick")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="default: the preset's number")
+    parser.add_argument("--workers", type=_positive, metavar="N", default=_cores(), help="default: the cores")
+    parser.add_argument("--dataset", type=_dataset, default="digits", help="digits, glyphs or npz:FILE")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="for the files")
+    args = parser.parse_args(argv)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"--out: {error}", file=sys.stderr)
+        return 2
+    try:
+        if args.dataset.startswith("npz:"):
+            load_dataset(args.dataset)  # a bad file is found here and not in every run
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        print(f"--dataset {args.dataset}: {error}", file=sys.stderr)
+        return 2
+    demo = demos[0]
+    try:
+        good = []
+        for demo in demos:
+            settings, limits = _settings(demo, args)
+            good.append(conduct(demo, settings, limits, args.workers, args.out))
+        return 0 if all(good) else 1
+    except KeyboardInterrupt:
+        print(f"{demo.name}: interrupted, its runs are not kept", file=sys.stderr)
+        return 130
+
+
+def _settings(demo: Demo, args: argparse.Namespace) -> tuple[Settings, str]:
+    settings = dict(demo.presets[args.preset])
+    usual, limits = settings["seeds"], settings.pop("limits", "")
+    count = args.seeds or usual
+    if count < usual:
+        limits = f"{limits} Only {count} of the preset's {usual} seeds were run.".strip()
+    seeds = list(range(FIRST_SEED, FIRST_SEED + count))
+    return {**settings, "preset": args.preset, "dataset": args.dataset, "seeds": seeds}, limits
+
+
+def _common_presets(demos: Iterable[Demo]) -> list[str]:
+    first, *others = (demo.presets for demo in demos)
+    return [name for name in first if all(name in presets for presets in others)]
+
+
+def _cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 16)  # more is for --workers to say: each one takes about 200 MB
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _dataset(spec: str) -> str:
+    if spec not in ("digits", "glyphs") and not (spec.startswith("npz:") and len(spec) > 4):
+        raise argparse.ArgumentTypeError(f"must be digits, glyphs or npz:FILE, got {spec!r}")
+    return spec

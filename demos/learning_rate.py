@@ -1,0 +1,261 @@
+"""How does batch norm change the sensitivity to the learning rate?
+
+Nets of depth 3 and 8, ReLU and sigmoid, are trained at eleven learning rates from 0.001 to 100: without normalization,
+with batch norm, with batch norm before the last layer only, and with layer norm. The window is the width, in decades,
+of the learning rates whose test error lies within 2 points of the arm's best. A bad initialization would make batch
+norm look good for the wrong reason, so a fifth arm has no norm but a tuned initialization (Glorot's, with four times
+the gain for sigmoid).
+
+    python -m demos.learning_rate --preset full
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demos import laboratory as lab
+from demos import plots
+from demos import statistics as stats
+from demos.training import ACTIVATIONS, ChosenBatchNorm, train
+from tinygrad_bn import Tensor, manual_seed, nn, no_grad
+
+M, WIDTH = 32, 64
+SIZES = {"train": 1000, "valid": 297, "test": 500}
+LRS = [float(f"{10 ** (k / 2):.3g}") for k in range(-6, 5)]  # 0.001, 0.00316, ... 100
+NORMS = ["none", "none, tuned init", "BN", "BN before last", "LN"]
+NETS = [(3, "relu"), (3, "sigmoid"), (8, "relu"), (8, "sigmoid")]
+LEARNED, NEAR = 50.0, 2.0  # a net has learned below 50 % error; "near the best" is within 2 points
+LOW_LR = 0.0316
+
+PRESETS = {
+    "quick": {
+        "seeds": 3,
+        "steps": 150,
+        "limits": "three seeds and 150 steps: low learning rates have no time to learn, which narrows every window",
+    },
+    "full": {"seeds": 10, "steps": 1500},
+}
+
+
+def name(depth: int, activation: str, norm: str) -> str:
+    return f"{depth} {activation} {norm}"
+
+
+def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "arm": name(depth, activation, norm),
+            "depth": depth,
+            "activation": activation,
+            "norm": norm,
+            "seed": seed,
+            "lr": lr,
+            "dataset": settings["dataset"],
+            "steps": settings["steps"],
+            "m": M,
+        }
+        for seed in settings["seeds"]
+        for depth, activation in NETS
+        for norm in NORMS
+        for lr in LRS
+    ]
+
+
+@cache
+def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
+
+
+def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
+    """depth hidden layers of 64: linear, [norm], activation; then a linear layer."""
+    manual_seed(config["seed"])
+    depth, norm = config["depth"], config["norm"]
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        linear = nn.Linear(features if i == 0 else WIDTH, WIDTH)
+        if norm == "none, tuned init":
+            nn.init.xavier_uniform_(linear.weight, gain=4.0 if config["activation"] == "sigmoid" else 1.0)
+            nn.init.zeros_(linear.bias)
+        layers.append(linear)
+        if norm == "BN" or (norm == "BN before last" and i == depth - 1):
+            layers.append(ChosenBatchNorm(WIDTH, None, None, 0, config["seed"]))
+        elif norm == "LN":
+            layers.append(nn.LayerNorm(WIDTH))
+        layers.append(ACTIVATIONS[config["activation"]]())
+    return nn.Sequential(*layers, nn.Linear(WIDTH, classes))
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    data = load(config["dataset"], config["seed"])
+    x, _ = data["train"]
+    model = net(config, x.shape[1], int(max(y.max() for _, y in data.values())) + 1)
+    rms: list[float] = []
+
+    def watch(step: int) -> None:
+        """After 50 steps at lr 1: the root mean square of every activation."""
+        if step != 50 or config["lr"] != 1.0:
+            return
+        hidden = Tensor(x[:M])
+        with no_grad():
+            for layer in model:
+                hidden = layer(hidden)
+                if isinstance(layer, (nn.ReLU, nn.Sigmoid)):
+                    rms.append(float(np.sqrt(np.mean(hidden.data.astype(np.float64) ** 2))))
+
+    return {**train(model, data, config, watch=watch), "rms": rms}
+
+
+def cost(config: dict[str, Any]) -> float:
+    return config["depth"] * (2 if config["norm"] in ("BN", "LN") else 1)
+
+
+def errors(runs: list[dict[str, Any]], metric: str = "test_error") -> dict[str, np.ndarray]:
+    """arm -> array (seed, learning rate)."""
+    seeds = sorted({r["seed"] for r in runs})
+    table = {r["arm"]: np.full((len(seeds), len(LRS)), np.nan) for r in runs}
+    for r in runs:
+        table[r["arm"]][seeds.index(r["seed"]), LRS.index(r["lr"])] = r[metric]
+    return table
+
+
+def window(curve: np.ndarray) -> float:
+    """Decades of learning rates (half a decade each) near the best error; 0 for a net that never learned."""
+    if curve.min() > LEARNED:
+        return 0.0
+    return 0.5 * float((curve <= curve.min() + NEAR).sum())
+
+
+def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    error, valid = errors(runs), errors(runs, "valid_error")
+    diverged = errors(runs, "diverged")
+    widths = {arm: np.array([window(c) for c in curves]) for arm, curves in error.items()}
+    table = [["net", "norm", "window (decades)", "largest stable lr", "best lr", "error % there", "diverged"]]
+    arms = []
+    for depth, activation in NETS:
+        for norm in NORMS:
+            arm = name(depth, activation, norm)
+            mean, ci = stats.mean_ci(widths[arm])
+            chosen = int(valid[arm].mean(axis=0).argmin())
+            stable = [lr for lr, e in zip(LRS, error[arm].mean(axis=0), strict=True) if e <= LEARNED]
+            best = error[arm][:, chosen]
+            table.append(
+                [
+                    f"{depth} {activation}",
+                    norm,
+                    f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]",
+                    f"{max(stable):g}" if stable else "none",
+                    f"{LRS[chosen]:g}",
+                    f"{best.mean():.2f}",
+                    f"{int(diverged[arm].sum())} of {diverged[arm].size}",
+                ]
+            )
+            arms.append(
+                {
+                    "arm": arm,
+                    "window": list(widths[arm]),
+                    "best_lr": LRS[chosen],
+                    "test_error": list(best),
+                    "largest_stable_lr": max(stable) if stable else None,
+                    "curve": error[arm].tolist(),
+                }
+            )
+
+    criteria, tests = [], []
+    pooled = {norm: np.mean([widths[name(d, a, norm)] for d, a in NETS], axis=0) for norm in NORMS}
+    tests.append(("mean over the four nets, BN minus none", stats.paired(pooled["BN"], pooled["none"]), True))
+    tests.append(
+        (
+            "mean over the four nets, BN minus none with tuned init",
+            stats.paired(pooled["BN"], pooled["none, tuned init"]),
+            True,
+        )
+    )
+    for d, a in NETS:
+        difference = stats.paired(widths[name(d, a, "BN")], widths[name(d, a, "none")])
+        tests.append((f"depth {d} {a}, BN minus none", difference, False))
+    adjusted = stats.holm([d.p for _, d, _ in tests])
+    for (what, d, headline), p in zip(tests, adjusted, strict=True):
+        # identical differences in all seeds have no t-test; the interval is then a point
+        significant = p < 0.05 or (d.ci[0] == d.ci[1] and d.n > 1)
+        criteria.append(
+            lab.Criterion(
+                f"window in decades: {what}",
+                d.mean,
+                d.ci,
+                ">= 0.5, interval above 0, Holm p < 0.05",
+                bool(d.mean >= 0.5 and d.ci[0] > 0 and significant),
+                headline,
+                note=f"d_z {d.d_z:.2f}, Holm p {p:.2g}",
+            )
+        )
+    worst = min(float(error[name(d, a, "BN")].mean(axis=0).max()) for d, a in NETS)
+    criteria.append(
+        lab.Criterion(
+            "BN still fails somewhere: the highest error over the grid, lowest of the four nets (%)",
+            worst,
+            None,
+            "> 50",
+            bool(worst > LEARNED),
+        )
+    )
+    low = LRS.index(LOW_LR)
+    notes = []
+    for d, a in NETS:
+        gap = stats.paired(error[name(d, a, "BN")][:, low], error[name(d, a, "none")][:, low])
+        notes.append(
+            f"at lr {LOW_LR:g}, depth {d} {a}: BN minus none {gap.mean:+.2f} [{gap.ci[0]:.2f}, {gap.ci[1]:.2f}] points"
+        )
+    return lab.Analysis(arms, criteria, table, notes)
+
+
+def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any], folder: Path) -> list[Path]:
+    error = errors(runs)
+    files = []
+    with plots.style():
+        fig, axes = plots.plt.subplots(2, 2, figsize=(12, 8), sharex=True, sharey=True)
+        for ax, (d, a) in zip(axes.flat, NETS, strict=True):
+            for norm, color in zip(NORMS, plots.PALETTE, strict=False):
+                plots.line_with_band(ax, LRS, error[name(d, a, norm)], norm, color)
+            ax.set(xscale="log", title=f"{d} hidden layers, {a}", ylim=(0, 95))
+        for ax in axes[1]:
+            ax.set_xlabel("learning rate")
+        for ax in axes[:, 0]:
+            ax.set_ylabel("test error (%)")
+        axes[0, 0].legend()
+        fig.suptitle(f"Error against learning rate ({len(settings['seeds'])} seeds, 95 % bands)")
+        files.append(plots.save(fig, folder / "error_against_lr.png"))
+
+        fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5))
+        for ax, activation in zip(axes, ("relu", "sigmoid"), strict=True):
+            for norm, color in zip(NORMS, plots.PALETTE, strict=False):
+                curves = [r["rms"] for r in runs if r["arm"] == name(8, activation, norm) and len(r["rms"]) == 8]
+                if curves:
+                    plots.line_with_band(ax, np.arange(1, 9), np.array(curves), norm, color)
+            ax.set(
+                xlabel="hidden layer",
+                ylabel="RMS of its activations",
+                yscale="log",
+                title=f"8 layers, {activation}, after 50 steps at lr 1",
+            )
+        axes[0].legend()
+        files.append(plots.save(fig, folder / "activations_against_depth.png"))
+    return files
+
+
+DEMO = lab.Demo(
+    name="learning_rate",
+    claim="Batch norm widens the range of learning rates that work, but not without limit.",
+    presets=PRESETS,
+    plan=plan,
+    run=run,
+    analyse=analyse,
+    plot=plot,
+    cost=cost,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(lab.main([DEMO]))

@@ -1,0 +1,269 @@
+"""Does mini-batch NOISE regularize?
+
+Batch norm computes its statistics from a mini-batch, so the same image is normalized a little differently every time.
+Is that noise what makes the net generalize better? The SGD batch is fixed at 32 rows, and only S varies, the number
+of rows that the statistics come from: groups of S < 32 rows ("ghost batches"), S > 32 with extra rows that take part
+in the statistics only, and S = N, the whole training set, which is batch norm without any noise. Then the noise is
+put back by hand into the noise-free net, in three ways. If noise is the cause, error falls as S falls, and the
+hand-made noise recovers the gain.
+
+    python -m demos.minibatch_noise --preset full
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demos import laboratory as lab
+from demos import plots
+from demos import statistics as stats
+from demos.training import ChosenBatchNorm, stream, train
+from tinygrad_bn import manual_seed, nn
+
+N, M, WIDTH, FIXED_LR = 500, 32, 100, 0.1
+SIZES = {"train": N, "valid": 297, "test": 1000}
+GROUPS = [4, 8, 32, 128, N]
+
+# arm: (rows of the statistics, noise put back, dropout after every layer, dropout after the last layer)
+ARMS: dict[str, tuple[int | None, str | None, float, float]] = {
+    "no norm": (None, None, 0.0, 0.0),
+    **{f"S={'N' if s == N else s}": (s, None, 0.0, 0.0) for s in GROUPS},
+    "S=N + ghost noise": (N, "ghost", 0.0, 0.0),
+    "S=N + Gaussian noise": (N, "gaussian", 0.0, 0.0),
+    "S=N + dropout": (N, None, 0.2, 0.0),
+    "S=N + dropout at the end": (N, None, 0.0, 0.2),
+    "no norm + dropout": (None, None, 0.2, 0.0),
+}
+NOISE_ARMS = ["S=N + ghost noise", "S=N + Gaussian noise"]
+
+PRESETS = {
+    "quick": {
+        "seeds": 4,
+        "steps": 300,
+        "lrs": [0.1, 0.3],
+        "limits": "few seeds, 300 steps and two learning rates: wide intervals, a PASS or FAIL here is a hint",
+    },
+    "full": {"seeds": 20, "steps": 1000, "lrs": [0.03, 0.1, 0.3]},
+}
+
+
+def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "arm": arm,
+            "seed": seed,
+            "lr": lr,
+            "dataset": settings["dataset"],
+            "steps": settings["steps"],
+            "m": M,
+            "drop_at": 0.75,
+        }
+        for seed in settings["seeds"]
+        for arm in ARMS
+        for lr in settings["lrs"]
+    ]
+
+
+@cache
+def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
+
+
+def net(arm: str, features: int, classes: int, seed: int) -> nn.Module:
+    """features-100-100-100-classes: linear, [norm], ReLU, [dropout]."""
+    rows, noise, dropout, last_dropout = ARMS[arm]
+    manual_seed(seed)
+    layers: list[nn.Module] = []
+    for i, width in enumerate([features, WIDTH, WIDTH]):
+        layers.append(nn.Linear(width, WIDTH))
+        if rows is not None:
+            group = rows if rows < M else None  # None: all rows of the forward pass
+            layers.append(ChosenBatchNorm(WIDTH, group, noise, 8, seed + i))
+        layers.append(nn.ReLU())
+        p = dropout or (last_dropout if i == 2 else 0.0)
+        if p:
+            layers.append(nn.Dropout(p))
+    return nn.Sequential(*layers, nn.Linear(WIDTH, classes))
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    data = load(config["dataset"], config["seed"])
+    x, _y = data["train"]
+    model = net(config["arm"], x.shape[1], int(max(part[1].max() for part in data.values())) + 1, config["seed"])
+    statistics_rows = ARMS[config["arm"]][0] or 0
+    extra = stream(config["seed"], 1)
+
+    def rows(batch: np.ndarray) -> np.ndarray:
+        """The batch, then rows that only take part in the statistics."""
+        if statistics_rows <= M:
+            return batch
+        others = np.setdiff1d(np.arange(N), batch)
+        if statistics_rows < N:
+            others = extra.choice(others, statistics_rows - M, replace=False)
+        return np.concatenate([batch, others])
+
+    return train(model, data, config, rows)
+
+
+def cost(config: dict[str, Any]) -> float:
+    return float(ARMS[config["arm"]][0] or 0)
+
+
+def _values(runs: list[dict[str, Any]], metric: str) -> dict[tuple[str, float], np.ndarray]:
+    """(arm, lr) -> one value per seed, seeds in order."""
+    table: dict[tuple[str, float], list[tuple[int, float]]] = {}
+    for r in runs:
+        table.setdefault((r["arm"], r["lr"]), []).append((r["seed"], r[metric]))
+    return {key: np.array([v for _, v in sorted(pairs)]) for key, pairs in table.items()}
+
+
+def best_lr(runs: list[dict[str, Any]], lrs: list[float]) -> dict[str, float]:
+    """Per arm the learning rate with the lowest mean validation error."""
+    valid = _values(runs, "valid_error")
+    return {arm: min(lrs, key=lambda lr: valid[arm, lr].mean()) for arm in ARMS}
+
+
+def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    error, nll, train_nll = (_values(runs, m) for m in ("test_error", "test_nll", "train_nll"))
+    diverged, best = _values(runs, "diverged"), best_lr(runs, settings["lrs"])
+    table = [["arm", f"error % at lr {FIXED_LR}", "NLL", "train NLL", "best lr", "error % there", "diverged"]]
+    arms = []
+    for arm in ARMS:
+        mean, ci = stats.mean_ci(error[arm, FIXED_LR])
+        table.append(
+            [
+                arm,
+                f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]",
+                f"{nll[arm, FIXED_LR].mean():.3f}",
+                f"{train_nll[arm, FIXED_LR].mean():.3f}",
+                f"{best[arm]:g}",
+                f"{error[arm, best[arm]].mean():.2f}",
+                str(int(sum(diverged[arm, lr].sum() for lr in settings["lrs"]))),
+            ]
+        )
+        arms.append(
+            {
+                "arm": arm,
+                "best_lr": best[arm],
+                "test_error": list(error[arm, FIXED_LR]),
+                "test_nll": list(nll[arm, FIXED_LR]),
+                "train_nll": list(train_nll[arm, FIXED_LR]),
+                "test_error_at_best_lr": list(error[arm, best[arm]]),
+            }
+        )
+
+    fixed = stats.paired(error["S=8", FIXED_LR], error["S=N", FIXED_LR])
+    at_best = stats.paired(error["S=8", best["S=8"]], error["S=N", best["S=N"]])
+    adjusted = stats.holm([fixed.p, at_best.p])
+    criteria = []
+    for where, d, p in (("at lr 0.1", fixed, adjusted[0]), ("at each arm's best lr", at_best, adjusted[1])):
+        criteria.append(
+            lab.Criterion(
+                f"test error of S=8 minus S=N, points, {where}",
+                d.mean,
+                d.ci,
+                "interval below 0, Holm p < 0.05",
+                bool(d.ci[1] < 0 and p < 0.05),
+                headline=True,
+                note=f"bootstrap [{d.bootstrap_ci[0]:.2f}, {d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, "
+                f"S=8 better in {100 * d.win_rate:.0f} % of seeds, Holm p {p:.2g}",
+            )
+        )
+    sizes = GROUPS[1:]
+    curves = np.stack([nll[f"S={'N' if s == N else s}", FIXED_LR] for s in sizes], axis=1)
+    trend = stats.spearman_over_seeds(sizes, curves)
+    criteria.append(
+        lab.Criterion(
+            "Spearman correlation of S = 8..N with test NLL",
+            trend.mean,
+            trend.ci,
+            "interval above 0",
+            bool(trend.ci[0] > 0),
+        )
+    )
+    middle = (error["S=8", FIXED_LR] + error["S=N", FIXED_LR]) / 2
+    gap = error["S=N", FIXED_LR].mean() - error["S=8", FIXED_LR].mean()
+    arm = min(NOISE_ARMS, key=lambda a: error[a, FIXED_LR].mean())
+    to_middle = stats.paired(error[arm, FIXED_LR], middle)
+    criteria.append(
+        lab.Criterion(
+            f"test error of {arm} minus the middle between S=8 and S=N, points",
+            to_middle.mean,
+            to_middle.ci,
+            "<= 0 (half of the gap recovered), gap > 0",
+            bool(to_middle.mean <= 0 and gap > 0),
+            note=f"recovers {100 * (0.5 - to_middle.mean / gap) if gap > 0 else float('nan'):.0f} % of the gap",
+        )
+    )
+    four = stats.paired(error["S=4", FIXED_LR], error["S=8", FIXED_LR])
+    notes = [f"S=4 minus S=8: {four.mean:+.2f} [{four.ci[0]:.2f}, {four.ci[1]:.2f}] points of test error (no claim)"]
+    return lab.Analysis(arms, criteria, table, notes)
+
+
+def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any], folder: Path) -> list[Path]:
+    error, nll, train_nll = (_values(runs, m) for m in ("test_error", "test_nll", "train_nll"))
+    names = [f"S={'N' if s == N else s}" for s in GROUPS]
+    files = []
+    with plots.style():
+        fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5))
+        for ax, values, label in ((axes[0], error, "test error (%)"), (axes[1], nll, "test NLL (nats)")):
+            plots.line_with_band(ax, GROUPS, np.stack([values[n, FIXED_LR] for n in names], axis=1), "batch norm")
+            ax.axhline(values["no norm", FIXED_LR].mean(), color="0.4", ls="--", label="no norm")
+            for arm, color in zip(NOISE_ARMS, plots.PALETTE[2:], strict=False):
+                ax.axhline(values[arm, FIXED_LR].mean(), color=color, ls=":", label=arm)
+            ax.set(xscale="log", xlabel="S, rows behind the statistics", ylabel=label)
+            ax.set_xticks(GROUPS, [str(s) if s != N else f"N={N}" for s in GROUPS])
+            ax.minorticks_off()
+        axes[0].legend()
+        fig.suptitle(
+            f"The fewer rows behind the statistics, the more noise ({len(settings['seeds'])} seeds, 95 % bands)"
+        )
+        files.append(plots.save(fig, folder / "error_against_s.png"))
+
+        fig, ax = plots.plt.subplots(figsize=(7, 5))
+        for i, arm in enumerate(ARMS):
+            ax.plot(
+                train_nll[arm, FIXED_LR].mean(),
+                nll[arm, FIXED_LR].mean(),
+                "o^sDv<>Pp*h"[i],
+                color=plots.PALETTE[i % len(plots.PALETTE)],
+                ms=9,
+                label=arm,
+            )
+        ax.set(
+            xscale="log", xlabel="train NLL (nats)", ylabel="test NLL (nats)", title="Fitting less, predicting better?"
+        )
+        ax.legend(fontsize=8)
+        files.append(plots.save(fig, folder / "train_against_test.png"))
+
+        fig, ax = plots.plt.subplots(figsize=(8, 5))
+        others = [arm for arm in ARMS if arm != "S=N"]
+        for i, arm in enumerate(others):
+            d = stats.paired(error[arm, FIXED_LR], error["S=N", FIXED_LR])
+            ax.errorbar(
+                d.mean, i, xerr=[[d.mean - d.ci[0]], [d.ci[1] - d.mean]], fmt="o", color=plots.PALETTE[0], capsize=3
+            )
+        ax.axvline(0, color="0.4", lw=1)
+        ax.set_yticks(range(len(others)), others)
+        ax.set(xlabel="test error minus that of S=N, points (95 % intervals)", title="Paired differences")
+        files.append(plots.save(fig, folder / "paired_differences.png"))
+    return files
+
+
+DEMO = lab.Demo(
+    name="minibatch_noise",
+    claim="The noise of mini-batch statistics regularizes: error falls as fewer rows stand behind them.",
+    presets=PRESETS,
+    plan=plan,
+    run=run,
+    analyse=analyse,
+    plot=plot,
+    cost=cost,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(lab.main([DEMO]))

@@ -1,0 +1,69 @@
+"""What the figures share: colours that colour-blind readers tell apart, a talk's size, lines with bands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # figures are files: no window, no display needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from demos.statistics import mean_ci
+
+# Okabe & Ito: blue, vermillion, green, orange, purple, sky blue, black, yellow (last: it is faint on white)
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Every figure is made inside `with style():`."""
+    settings: dict[Any, Any] = {
+        "figure.figsize": (8, 4.5),
+        "figure.constrained_layout.use": True,
+        "savefig.dpi": 160,
+        "font.size": 12,
+        "axes.titlesize": 13,
+        "axes.prop_cycle": cycler(color=PALETTE),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "legend.frameon": False,
+        "legend.fontsize": 10,
+        "lines.linewidth": 2,
+        "lines.markersize": 5,
+    }
+    with plt.rc_context(settings):
+        yield
+
+
+def line_with_band(ax: Axes, x: ArrayLike, values_by_seed: ArrayLike, label: str, color: str | None = None) -> None:
+    """The mean over seeds of values_by_seed[seed, i] at x[i], with its 95 % t-interval as a band.
+
+    A column that holds nan or inf leaves a gap; with a single seed there is a line and no band.
+    """
+    points, columns = np.size(x), np.asarray(values_by_seed, dtype=np.float64)
+    if columns.ndim != 2 or columns.shape[1] != points:
+        raise ValueError(f"values_by_seed must have the shape (seeds, {points}), got {columns.shape}")
+    nan = float("nan")
+    bands = [mean_ci(c) if np.isfinite(c).all() else (nan, (nan, nan)) for c in columns.T]
+    (line,) = ax.plot(x, [mean for mean, _ in bands], marker="o", label=label, color=color)
+    low, high = [ci[0] for _, ci in bands], [ci[1] for _, ci in bands]
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def save(fig: Figure, path: str | Path) -> Path:
+    """Write the figure and free it."""
+    fig.savefig(path)
+    plt.close(fig)
+    return Path(path)

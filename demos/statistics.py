@@ -1,0 +1,142 @@
+"""Paired statistics: the same seeds in every arm, one value per seed, and the difference is what counts.
+
+A demo compares two arms seed by seed: what both have in common (data, initialization, batch order) cancels.
+One seed has no interval: it is nan, and nan passes no criterion. Where all values are equal it is a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Values = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What n paired differences a - b say. With errors or losses, below 0 means that a is better."""
+
+    n: int
+    mean: float
+    ci: Interval  # 95 % t-interval
+    bootstrap_ci: Interval  # 95 %, bias-corrected and accelerated: no normality assumed
+    d_z: float  # effect size: mean / standard deviation of the differences
+    win_rate: float  # share of pairs with a below b, ties count half
+    p: float  # two-sided paired t-test
+
+
+class Trend(NamedTuple):
+    """Spearman's rho of each seed's curve, their mean and its 95 % t-interval."""
+
+    rhos: Values
+    mean: float
+    ci: Interval
+
+
+def paired(a: ArrayLike, b: ArrayLike) -> Paired:
+    """The statistics of a - b, where a[i] and b[i] come from the same seed."""
+    d = _differences(a, b)
+    mean, ci = mean_ci(d)
+    win_rate = float(np.mean(d < 0) + np.mean(d == 0) / 2)
+    if len(d) == 1:
+        nan = float("nan")
+        return Paired(1, mean, ci, (nan, nan), nan, win_rate, nan)
+    if np.ptp(d) == 0:  # no variance: nothing to estimate, the difference is exact
+        d_z, p = (float(np.copysign(np.inf, mean)), 0.0) if mean else (0.0, 1.0)
+        return Paired(len(d), mean, ci, ci, d_z, win_rate, p)
+    rng = np.random.default_rng(0)  # the same data give the same interval
+    bootstrap = stats.bootstrap((d,), np.mean, method="BCa", random_state=rng).confidence_interval
+    return Paired(
+        n=len(d),
+        mean=mean,
+        ci=ci,
+        bootstrap_ci=(float(bootstrap.low), float(bootstrap.high)),
+        d_z=float(mean / d.std(ddof=1)),
+        win_rate=win_rate,
+        p=float(stats.ttest_1samp(d, 0).pvalue),
+    )
+
+
+def mean_ci(values: ArrayLike, level: float = 0.95) -> tuple[float, Interval]:
+    """The mean of one value per seed, with its t-interval."""
+    v = _one_per_seed("values", values)
+    mean = float(v.mean())
+    if len(v) == 1:
+        return mean, (float("nan"), float("nan"))
+    if np.ptp(v) == 0:
+        return float(v[0]), (float(v[0]), float(v[0]))
+    half = float(stats.t.ppf((1 + level) / 2, len(v) - 1) * stats.sem(v))
+    return mean, (mean - half, mean + half)
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment for several criteria tested at once; nan stays nan and counts as a test."""
+    p = np.asarray(pvalues, dtype=np.float64)
+    if p.ndim != 1 or np.any((p < 0) | (p > 1)):
+        raise ValueError(f"pvalues must be a list of numbers in [0, 1], got {pvalues}")
+    order = np.argsort(p)  # nan goes last
+    stepped = p[order] * np.arange(len(p), 0, -1)  # the smallest times m, the next times m - 1, ...
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted.tolist()
+
+
+def tost(a: ArrayLike, b: ArrayLike, margin: float) -> dict[str, Any]:
+    """Paired equivalence, two one-sided tests at 5 %: is the 90 % interval of a - b within +-margin?"""
+    if not margin > 0:
+        raise ValueError(f"margin must be positive and fixed before looking at the data, got {margin}")
+    d = _differences(a, b)
+    mean, ci90 = mean_ci(d, level=0.90)
+    if len(d) == 1:
+        p = float("nan")
+    elif np.ptp(d) == 0:
+        p = 0.0 if abs(mean) < margin else 1.0
+    else:
+        above = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
+        below = stats.ttest_1samp(d, margin, alternative="less").pvalue
+        p = float(max(above, below))
+    equivalent = bool(-margin < ci90[0] and ci90[1] < margin)
+    return {"n": len(d), "mean": mean, "ci90": ci90, "margin": margin, "p": p, "equivalent": equivalent}
+
+
+def spearman_over_seeds(x: ArrayLike, values: ArrayLike) -> Trend:
+    """Does values[seed, i] rise with x[i]? A flat curve has no trend: its rho is 0."""
+    xs, curves = np.asarray(x, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if xs.ndim != 1 or len(xs) < 2 or np.ptp(xs) == 0:
+        raise ValueError(f"x must hold at least two different numbers, got {x!r}")
+    if curves.ndim != 2 or curves.shape[1] != len(xs):
+        raise ValueError(f"values must have the shape (seeds, {len(xs)}), got {curves.shape}")
+    if not (np.isfinite(xs).all() and np.isfinite(curves).all()):
+        raise ValueError("x and values must be finite, got nan or inf")
+    rhos = np.array([0.0 if np.ptp(c) == 0 else stats.spearmanr(xs, c).statistic for c in curves])
+    mean, (low, high) = mean_ci(rhos)
+    return Trend(rhos, mean, (float(np.clip(low, -1, 1)), float(np.clip(high, -1, 1))))
+
+
+def _one_per_seed(name: str, values: ArrayLike) -> Values:
+    v = np.asarray(values, dtype=np.float64)
+    if v.ndim != 1 or len(v) == 0:
+        raise ValueError(f"{name} must hold one value per seed, got an array of shape {v.shape}")
+    if not np.isfinite(v).all():
+        raise ValueError(
+            f"{name} must be finite (a diverged run counts as chance), got {v[~np.isfinite(v)][0]} "
+            f"at index {np.flatnonzero(~np.isfinite(v))[0]}"
+        )
+    return v
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> Values:
+    first, second = _one_per_seed("a", a), _one_per_seed("b", b)
+    if len(first) != len(second):
+        raise ValueError(f"a and b must hold the same seeds, got {len(first)} and {len(second)} values")
+    d = first - second
+    # 0.3 - 0.2 and 0.4 - 0.3 differ in the last bit: such rounding is no variance
+    if np.ptp(d) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()):
+        d = np.full_like(d, d.mean() if abs(d.mean()) > 1e-12 * np.abs(first).max() else 0.0)
+    return d

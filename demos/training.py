@@ -1,0 +1,154 @@
+"""What the demos train with: one loop, one evaluation, and a batch norm whose statistics can be chosen.
+
+Paired by construction: data, initialization and batch order depend on the seed alone, never on the arm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import Tensor, nn, no_grad, optim
+
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+
+def stream(seed: int, purpose: int) -> np.random.Generator:
+    """Independent random numbers per purpose: 0 batches, 1 extra rows, 2 noise."""
+    return np.random.default_rng([seed, purpose])
+
+
+def batches(n: int, m: int, seed: int) -> Iterator[np.ndarray]:
+    """Row numbers of mini-batches of m, epoch after epoch, each a fresh permutation; the rest is dropped."""
+    rng = stream(seed, 0)
+    while True:
+        order = rng.permutation(n)
+        for start in range(0, n - m + 1, m):
+            yield order[start : start + m]
+
+
+class ChosenBatchNorm(nn.Module):
+    """Batch norm whose statistics come from groups of ``group`` rows (None: all rows), with optional noise.
+
+    noise "ghost": the normalized rows are normalized again by mean and deviation of ``noise_rows`` random rows,
+    as constants (Kosson et al. 2023); "gaussian": shift ~ N(0, 1/s), scale ~ N(1, 1/(2 s)) per channel and group
+    of s = noise_rows rows, the sampling deviations of a mean and a standard deviation of s normal values.
+    """
+
+    def __init__(self, features: int, group: int | None, noise: str | None, noise_rows: int, seed: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(np.ones(features, np.float32))
+        self.bias = nn.Parameter(np.zeros(features, np.float32))
+        self.register_buffer("mean", np.zeros(features, np.float32))
+        self.register_buffer("var", np.ones(features, np.float32))
+        self.group, self.noise, self.noise_rows = group, noise, noise_rows
+        self.random = stream(seed, 2)
+        self.measuring = False  # set while population statistics are taken
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.mean, self.var, self.weight, self.bias)
+        if self.measuring:
+            return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, training=True, momentum=1.0)
+        if self.group is None and self.noise is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
+        rows, features = x.shape
+        g = self.group or rows
+        # (groups, g, features) -> (g, groups x features): each group's features are channels of their own
+        y = x.reshape(rows // g, g, features).swapaxes(0, 1).reshape(g, -1)
+        y = F.batch_norm(y, None, None, training=True)
+        y = y.reshape(g, rows // g, features).swapaxes(0, 1).reshape(rows, features)
+        if self.noise is not None:
+            shift, scale = self._noise(y.data)
+            y = (y - shift) * scale
+        return y * self.weight + self.bias
+
+    def _noise(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (rows, features), s = x.shape, self.noise_rows
+        groups = math.ceil(rows / s)
+        if self.noise == "ghost":
+            drawn = self.random.permutation(rows)[np.arange(groups * s) % rows]
+            ghosts = x[drawn].reshape(groups, s, features)
+            shift, scale = ghosts.mean(axis=1), 1 / np.sqrt(ghosts.var(axis=1) + 1e-5)
+        else:
+            shift = self.random.normal(0, 1 / math.sqrt(s), (groups, features))
+            scale = self.random.normal(1, 1 / math.sqrt(2 * s), (groups, features))
+        repeated = np.repeat(np.stack([shift, scale]), s, axis=1)[:, :rows].astype(x.dtype)
+        return repeated[0], repeated[1]
+
+
+def take_population_statistics(model: nn.Module, x: np.ndarray) -> None:
+    """One pass over the whole training set as one batch: exact statistics for every ChosenBatchNorm."""
+    norms = [m for m in model.modules() if isinstance(m, ChosenBatchNorm)]
+    for norm in norms:
+        norm.measuring = True
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    model.train()
+    for dropout in dropouts:
+        dropout.eval()
+    with no_grad():
+        model(Tensor(x))
+    for norm in norms:
+        norm.measuring = False
+
+
+def evaluate(model: nn.Module, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """(error in percent, negative log likelihood) in eval mode."""
+    model.eval()
+    with no_grad():
+        logits = model(Tensor(x))
+        nll = F.cross_entropy(logits, y).item()
+    return 100 * float((logits.data.argmax(axis=1) != y).mean()), nll
+
+
+def train(
+    model: nn.Module,
+    data: dict[str, tuple[np.ndarray, np.ndarray]],
+    config: dict[str, Any],
+    rows: Callable[[np.ndarray], np.ndarray] = lambda batch: batch,
+    watch: Callable[[int], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Plain SGD for config["steps"] steps of config["m"] rows; lr drops to a tenth at config["drop_at"].
+
+    rows(batch) may append rows that only take part in the statistics: the loss is taken over the batch. A loss
+    that is not finite ends the run: it counts as chance and is labelled "diverged".
+    """
+    x, y = data["train"]
+    m, steps = config["m"], config["steps"]
+    sgd = optim.SGD(model.parameters(), lr=config["lr"])
+    finite = True
+    model.train()
+    for step, batch in zip(range(steps), batches(len(x), m, config["seed"]), strict=False):
+        if step == int(steps * config.get("drop_at", 2)):
+            sgd.param_groups[0]["lr"] = config["lr"] / 10
+        with np.errstate(all="ignore"):
+            logits = model(Tensor(x[rows(batch)]))
+            loss = F.cross_entropy(logits[:m] if len(logits) > m else logits, y[batch])
+            if not math.isfinite(loss.item()):
+                finite = False
+                break
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+        watch(step + 1)
+    return measure(model, data, finite)
+
+
+def measure(model: nn.Module, data: dict[str, tuple[np.ndarray, np.ndarray]], finite: bool) -> dict[str, Any]:
+    """Error and NLL on every part, with exact population statistics."""
+    classes = int(max(y.max() for _, y in data.values())) + 1
+    result: dict[str, Any] = {}
+    with np.errstate(all="ignore"):
+        take_population_statistics(model, data["train"][0])
+        for part, (x, y) in data.items():
+            error, nll = evaluate(model, x, y)
+            finite = finite and math.isfinite(nll)
+            result |= {f"{part}_error": error, f"{part}_nll": nll}
+    if not finite:
+        chance = 100 * (1 - 1 / classes)
+        result = {k: chance if k.endswith("error") else math.log(classes) for k in result}
+    return {**result, "diverged": not finite}

@@ -1,0 +1,320 @@
+"""The laboratory of the demos: runs in worker processes, what happens when they fail, the files it writes."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for package in ("scipy", "tqdm", "matplotlib", "threadpoolctl"):
+    pytest.importorskip(package, reason="demos extra")
+import toy_demo  # noqa: E402
+
+from demos import grid, plots, statistics  # noqa: E402
+from demos import laboratory as lab  # noqa: E402
+
+HERE = Path(__file__).parent
+
+
+def configurations(*arms, seeds=3, **more):
+    return [{"arm": arm, "seed": 1000 + seed, "lr": 0.1, **more} for seed in range(seeds) for arm in arms]
+
+
+def without_process(runs):
+    return [{key: value for key, value in run.items() if key not in ("pid", "environment")} for run in runs]
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    """One pool of two workers for several tests: starting one takes seconds."""
+    before = dict(os.environ)
+    os.environ["OMP_NUM_THREADS"] = "7"
+    os.environ.pop("MKL_NUM_THREADS", None)
+    found = dict(os.environ)
+    try:
+        configs = configurations("a", "raises", "b")
+        runs = lab.run_grid(toy_demo.run, configs, 2, "toy", cost=lambda config: config["seed"])
+        after = dict(os.environ)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return configs, runs, found, after
+
+
+def test_results_come_in_the_order_of_the_configurations(pooled):
+    configs, runs, _, _ = pooled
+    assert [(run["arm"], run["seed"]) for run in runs] == [(c["arm"], c["seed"]) for c in configs]
+
+
+def test_results_do_not_depend_on_the_number_of_workers(pooled):
+    configs, runs, _, _ = pooled
+    alone = lab.run_grid(toy_demo.run, configs, 1, "toy")
+    good = [i for i, run in enumerate(runs) if "error" not in run]
+    assert without_process([alone[i] for i in good]) == without_process([runs[i] for i in good])
+    assert {run["pid"] for run in alone if "pid" in run} == {os.getpid()}
+    assert os.getpid() not in {run.get("pid") for run in runs}
+
+
+def test_workers_have_one_thread_and_the_parent_keeps_its_environment(pooled):
+    _, runs, found, after = pooled
+    assert {tuple(run["environment"]) for run in runs if "error" not in run} == {("1", "1", "1", "1")}
+    assert after == found
+
+
+def test_a_run_that_raises_does_not_stop_the_others(pooled):
+    _, runs, _, _ = pooled
+    failed = [run for run in runs if "error" in run]
+    assert [(run["arm"], run["seed"]) for run in failed] == [("raises", 1001)]
+    assert "RuntimeError: the net caught fire" in failed[0]["error"] and "in run" in failed[0]["error"]
+    assert sum("error_rate" in run for run in runs) == len(runs) - 1
+
+
+def test_a_worker_that_dies_is_reported_and_nothing_hangs():
+    runs = lab.run_grid(toy_demo.run, configurations("dies"), 2, "toy")
+    assert len(runs) == 3 and all("worker process died" in run["error"] for run in runs)
+
+
+def test_longest_runs_start_first():
+    started = []
+
+    def run(config):
+        started.append(config["steps"])
+        return {"square": config["steps"] ** 2}
+
+    configs = [{"steps": steps} for steps in (1, 5, 3)]
+    runs = lab.run_grid(run, configs, 1, "toy", cost=lambda config: config["steps"])
+    assert started == [5, 3, 1]
+    assert [run["square"] for run in runs] == [1, 25, 9]
+
+
+def test_runs_here_have_one_thread_too():
+    from threadpoolctl import threadpool_info
+
+    def run(config):
+        return {"threads": [pool["num_threads"] for pool in threadpool_info()]}
+
+    before = [pool["num_threads"] for pool in threadpool_info()]
+    (result,) = lab.run_grid(run, [{"arm": "a"}], 1, "toy")
+    assert set(result["threads"]) == {1}
+    assert [pool["num_threads"] for pool in threadpool_info()] == before
+
+
+def test_warm_up_comes_first_and_takes_two_steps_of_each_arm(tmp_path):
+    calls = []
+
+    def run(config):
+        calls.append((config["arm"], config["steps"]))
+        return {"error_rate": 0.0, "diverged": False}
+
+    def plan(settings):
+        return [{"arm": arm, "seed": s, "steps": 9} for s in settings["seeds"] for arm in "ab"]
+
+    toy = dataclasses.replace(toy_demo.demo(run), plan=plan)
+    assert lab.main([toy], ["--workers", "1", "--out", str(tmp_path)]) == 0
+    assert sorted(calls[:2]) == [("a", 2), ("b", 2)] and calls[2:] == [("a", 9), ("b", 9)] * 3
+    calls.clear()
+    given = dataclasses.replace(toy, warm_up=lambda: calls.append("mine"))
+    assert lab.main([given], ["--workers", "1", "--out", str(tmp_path)]) == 0
+    assert calls[0] == "mine" and calls[1:] == [("a", 9), ("b", 9)] * 3
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_fail_is_a_result(tmp_path, capsys):
+    assert lab.main([toy_demo.demo()], ["--workers", "1", "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "PASS  a below b: measured -1 [-1.5, -0.5], wanted < 0  * headline\n" in out
+    assert "FAIL  b below a: measured 1 [0.5, 1.5], wanted < 0\n      as it should be\n" in out
+    assert "preset quick, digits, 3 seeds from 1000, 6 runs" in out
+    assert "limits: A toy concludes nothing.\n" in out and "note: seeds [1000, 1001, 1002]\n" in out
+    assert str(tmp_path / "toy") in out and "\033" not in out
+    # no terminal: no bar, one line before and one after
+    first, last = err.splitlines()
+    assert first == "toy: 6 runs, workers: 1" and last.startswith("toy: 6 runs took ")
+
+
+def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
+    assert lab.main([toy_demo.demo()], ["--workers", "1", "--seeds", "2", "--out", str(tmp_path)]) == 0
+    summary = strict((tmp_path / "toy" / "summary.json").read_text())
+    assert list(summary) == (
+        ["demo", "claim", "preset", "dataset", "seeds", "versions", "settings", "arms", "criteria", "limits", "seconds"]
+    )
+    assert (summary["demo"], summary["preset"], summary["dataset"]) == ("toy", "quick", "digits")
+    assert summary["seeds"] == [1000, 1001]
+    assert summary["limits"] == "A toy concludes nothing. Only 2 of the preset's 3 seeds were run."
+    assert set(summary["versions"]) == {"python", "numpy", "numba", "tinygrad_bn"}
+    values = [toy_demo.run({"arm": "a", "seed": seed})["error_rate"] for seed in (1000, 1001)]
+    assert summary["arms"][0] == {"arm": "a", "error_rate": values, "nll": [None]}
+    assert summary["criteria"][0] == {
+        "name": "a below b",
+        "measured": -1.0,
+        "ci": [-1.5, -0.5],
+        "threshold": "< 0",
+        "passed": True,
+        "headline": True,
+        "note": "",
+    }
+    assert summary["criteria"][2]["measured"] is None and summary["criteria"][2]["ci"] == [None, None]
+    runs = strict((tmp_path / "toy" / "runs.json").read_text())
+    assert [(run["arm"], run["seed"]) for run in runs] == [(a, s) for s in (1000, 1001) for a in "ab"]
+    names = sorted(path.name for path in (tmp_path / "toy").iterdir())
+    assert names == ["runs.json", "summary.json", "toy.png"]  # no temporary file is left
+    assert (tmp_path / "toy" / "toy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_incomplete_seed_is_left_out_in_every_arm(tmp_path, capsys):
+    toy = toy_demo.demo(arms=["a", "raises"])
+    assert lab.main([toy], ["--workers", "1", "--out", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "the net caught fire" in err and "'arm': 'raises', 'seed': 1001" in err
+    assert "toy: 1 of 6 runs raised an error" in err
+    summary = strict((tmp_path / "toy" / "summary.json").read_text())
+    assert summary["seeds"] == [1000, 1002]
+    assert [len(arm["error_rate"]) for arm in summary["arms"]] == [2, 2]
+    assert "1 runs raised an error" in out
+    assert len(strict((tmp_path / "toy" / "runs.json").read_text())) == 6
+
+
+def test_nothing_to_analyse_says_so_once_and_leaves_no_old_summary(tmp_path, capsys):
+    assert lab.main([toy_demo.demo()], ["--workers", "1", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+
+    def broken(config):
+        lab.split(np.zeros((5, 2)), np.zeros(5), {"train": 4, "test": 3}, config["seed"])
+
+    assert lab.main([toy_demo.demo(broken)], ["--workers", "1", "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("the dataset has 5 rows, but 4 train + 3 test = 7 are needed") == 1
+    assert "and 5 more runs with the same error" in err and "no seed is complete" in err
+    assert not (tmp_path / "toy" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--preset", "huge"], "'huge'"),
+        (["--seeds", "0"], "--seeds: must be a whole number of at least 1, got '0'"),
+        (["--seeds", "many"], "--seeds: must be a whole number of at least 1, got 'many'"),
+        (["--workers", "-1"], "--workers: must be a whole number of at least 1, got '-1'"),
+        (["--dataset", "mnist"], "--dataset: must be digits, glyphs or npz:FILE, got 'mnist'"),
+        (["--dataset", "npz:"], "--dataset: must be digits, glyphs or npz:FILE, got 'npz:'"),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_bad_arguments_exit_with_2(arguments, words, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        lab.main([toy_demo.demo()], [*arguments, "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_missing_file_is_one_line(capsys, tmp_path):
+    missing = tmp_path / "missing.npz"
+    assert lab.main([toy_demo.demo()], ["--dataset", f"npz:{missing}", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"--dataset npz:{missing}: there is no file {missing}\n"
+
+
+def test_an_output_folder_that_cannot_be_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert lab.main([toy_demo.demo()], ["--out", str(tmp_path / "file")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("--out: ") and err.count("\n") == 1
+
+
+def test_split_is_disjoint_repeatable_and_paired():
+    x, y = np.arange(40).reshape(20, 2), np.arange(20)
+    parts = lab.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=1)
+    assert {name: len(labels) for name, (_, labels) in parts.items()} == {"train": 8, "valid": 4, "test": 6}
+    assert len(set(np.concatenate([labels for _, labels in parts.values()]).tolist())) == 18
+    for rows, labels in parts.values():
+        assert np.array_equal(rows, x[labels])
+    again = lab.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=1)
+    other = lab.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=2)
+    assert np.array_equal(again["test"][1], parts["test"][1])
+    assert not np.array_equal(other["train"][1], parts["train"][1])
+
+
+@pytest.mark.parametrize(
+    "labels, sizes, words",
+    [
+        (20, {"train": 15, "test": 6}, r"the dataset has 20 rows, but 15 train \+ 6 test = 21 are needed"),
+        (20, {"train": 15, "test": 0}, r"sizes\['test'\] must be at least 1, got 0"),
+        (19, {"train": 5}, "x and y must have as many rows, got 20 and 19"),
+    ],
+)
+def test_split_says_what_is_wrong(labels, sizes, words):
+    with pytest.raises(ValueError, match=words):
+        lab.split(np.zeros((20, 2)), np.zeros(labels), sizes, seed=0)
+
+
+def test_load_dataset_refuses_other_names():
+    with pytest.raises(ValueError, match="dataset must be digits, glyphs or npz:FILE, got 'mnist'"):
+        lab.load_dataset("mnist")
+
+
+def test_no_workers():
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        lab.run_grid(toy_demo.run, configurations("a"), 0, "toy")
+
+
+def test_table_is_aligned():
+    assert lab.align([["arm", "error"], ["S=128", "5.6"], ["no", "10.25"]]) == [
+        "arm    error",
+        "-----  -----",
+        "S=128    5.6",
+        "no     10.25",
+    ]
+
+
+def test_band_is_the_t_interval_over_seeds():
+    values = np.array([[1.0, 2.0, np.nan], [3.0, 2.5, 1.0], [2.0, 4.0, 1.0]])
+    with plots.style():
+        fig, ax = plots.plt.subplots()
+        plots.line_with_band(ax, [1, 2, 3], values, "three seeds", plots.PALETTE[0])
+    line = ax.lines[0].get_ydata()
+    assert line[:2] == pytest.approx(values[:, :2].mean(axis=0)) and np.isnan(line[2])
+    corners = ax.collections[0].get_paths()[0].vertices
+    low, high = statistics.mean_ci(values[:, 0])[1]
+    at_one = corners[corners[:, 0] == 1, 1]
+    assert (at_one.min(), at_one.max()) == pytest.approx((low, high))
+    plots.plt.close(fig)
+
+
+def test_run_is_described_in_few_words():
+    assert grid.describe({"arm": "S=8", "seed": 1000, "lr": 0.1, "steps": 5}) == "S=8, lr 0.1, seed 1000"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_ends_cleanly(tmp_path):
+    # as in a terminal, SIGINT goes to the whole group: the parent and its workers
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toy_demo", "--workers", "2", "--out", str(tmp_path)],
+        cwd=HERE,
+        env={**os.environ, "TOY_SLEEP": "60", "PYTHONPATH": str(HERE.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "toy: 6 runs, workers: 2\n"
+    time.sleep(1.5)  # the workers are starting or sleeping
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert (out, err) == ("", "toy: interrupted, its runs are not kept\n")
+    with pytest.raises(ProcessLookupError):  # nobody is left in the group
+        for _ in range(50):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
