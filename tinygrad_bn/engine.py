@@ -17,6 +17,7 @@ Read in this order: ``Tensor``, ``Node``, ``differentiable``, ``walk``.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import threading
 import weakref
@@ -332,8 +333,8 @@ def _kept(pullback: Pullback) -> list[Array]:
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
     """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
 
-    Positional arguments may be tensors; everything else (keyword arguments, numbers, None, index arrays) is a
-    constant and is passed on as it is. The pullback maps dy, an array of the result's shape, to the gradient of
+    The arguments may be tensors; numbers, None, index arrays, and keyword-only arguments (after ``*``) are
+    constants and are passed on as they are. The pullback maps dy, an array of the result's shape, to the gradient of
     the first argument, or to a tuple with one entry per positional argument: an array, None (no gradient), or a
     function without arguments that computes the array only if that gradient is wanted. Where an argument was
     broadcast, the engine sums the gradient back to the argument's shape. The arrays returned must be new, dy, or
@@ -353,8 +354,20 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
     if rule is None:
         return functools.partial(differentiable, definition=definition)
 
+    parameters = list(inspect.signature(rule).parameters.values())
+    positional = [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
     @functools.wraps(rule)
     def op(*args: Any, **kwargs: Any) -> Any:
+        if len(args) < len(positional):  # f(x, bias=b) is f(x, None, b): a tensor is always a positional argument
+            rest = [(n, kwargs.pop(n, default)) for n, default in positional[len(args) :]]
+            missing = [n for n, value in rest if value is inspect.Parameter.empty]
+            if missing:
+                raise TypeError(f"{op.__name__} is missing its argument {missing[0]}")
+            args += tuple(value for _, value in rest)
+        for n, value in kwargs.items():
+            if isinstance(value, Tensor):
+                raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
         arrays, dtype, requires_grad, any_tensor = [], None, False, False
         for a in args:
             if isinstance(a, Tensor):

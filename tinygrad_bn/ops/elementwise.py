@@ -7,6 +7,7 @@ NumPy; the engine sums the gradients back.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,9 @@ def power(a: Any, b: Any) -> Any:
 
     if isinstance(b, (int, float)):  # x**2: no arrays of exponents
         return a**b, lambda dy: dy * (b * a ** (b - 1)) if b != 0 else dy * 0
+    if isinstance(a, (int, float)):  # 2**x
+        slope = math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
+        return a**b, lambda dy: (None, dy * a**b * slope)
     return a**b, lambda dy: (lambda: da(dy), lambda: db(dy))
 
 

@@ -74,6 +74,8 @@ def getitem(x: Any, *, index: Any) -> Any:
 @differentiable
 def put(x: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     """Zeros of this shape with x added at index; an index that occurs twice adds twice. The reverse of getitem."""
+    if isinstance(x, Tensor):  # the rule runs on tensors, for second derivatives
+        return put(x, index=index, shape=shape), lambda dy: dy[index]
     y = np.zeros(shape, x.dtype)
     parts = index if isinstance(index, tuple) else (index,)
     if all(isinstance(p, (int, slice, type(None), type(Ellipsis))) for p in parts):

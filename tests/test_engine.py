@@ -1,0 +1,235 @@
+"""What the engine promises."""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+import tinygrad_bn as tb
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import Tensor, grad, nn, no_grad, optim, tensor
+
+
+def leaf(*values):
+    return tensor(list(values), dtype=np.float64, requires_grad=True)
+
+
+def test_chain_of_100_000_ops():
+    x = leaf(1.0)
+    y = x
+    for _ in range(100_000):
+        y = y + x
+    y.backward()
+    assert x.grad == [100_001.0]
+    del y  # an unwalked chain must be freed without recursion too
+    y = x
+    for _ in range(100_000):
+        y = y * 1.0
+    del y
+
+
+def test_live_tensors_stay_flat_with_the_collector_off():
+    def live():
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())  # isinstance would wake lazy modules
+
+    tb.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    sgd = optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    x, y = Tensor(np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)), np.array([0, 1, 0, 1])
+    gc.collect()
+    gc.disable()
+    try:
+        counts = []
+        for step in range(10_000):
+            loss = F.cross_entropy(net(x), y)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            if step % 2_500 == 10:
+                counts.append(live())
+    finally:
+        gc.enable()
+    assert len(set(counts)) == 1
+
+
+def test_second_backward_names_retain_graph():
+    x = leaf(2.0)
+    y = x * x
+    y.backward()
+    with pytest.raises(RuntimeError, match="retain_graph=True"):
+        y.backward()
+    z = x * x
+    x.grad = None
+    z.backward(retain_graph=True)
+    z.backward()
+    assert x.grad == [8.0]
+
+
+def change_leaf(x, y):
+    with no_grad():
+        x += 1
+
+
+def change_through_data(x, y):
+    x.data -= 0.5
+
+
+def change_detached(x, y):
+    x.detach()[0] = 3.0
+
+
+def change_result(x, y):
+    with no_grad():
+        y *= 2
+
+
+@pytest.mark.parametrize("change", [change_leaf, change_through_data, change_detached, change_result])
+def test_change_in_place_of_a_needed_array_raises(change):
+    x = leaf(1.0, 2.0)
+    y = (x * 1.0).exp() if change is change_result else x * x
+    change(x, y)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.sum().backward()
+
+
+def test_change_in_place_of_an_array_that_is_not_needed_passes():
+    x = leaf(1.0, 2.0)
+    y = x + 1
+    change_leaf(x, y)
+    y.sum().backward()
+    assert np.array_equal(x.grad, [1, 1])
+
+
+def test_a_step_between_forward_and_backward_is_detected():
+    layer = nn.Linear(2, 2)
+    sgd = optim.SGD(layer.parameters(), lr=0.1)
+    x = tensor([[1.0, 2.0]], requires_grad=True)
+    first = layer(x).sum()
+    second = layer(x).sum()
+    first.backward()
+    sgd.step()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        second.backward()
+
+
+def test_in_place_change_while_recording_raises():
+    x = leaf(1.0)
+    with pytest.raises(RuntimeError, match="no_grad"):
+        x += 1
+
+
+def test_no_grad_is_per_thread_and_nests():
+    x = leaf(1.0)
+    seen = {}
+    with no_grad():
+        thread = threading.Thread(target=lambda: seen.update(other=(x * 2).requires_grad))
+        thread.start()
+        thread.join()
+        with tb.enable_grad():
+            seen["inside"] = (x * 2).requires_grad
+        seen["here"] = (x * 2).requires_grad
+    seen["after"] = (x * 2).requires_grad
+    assert seen == {"other": True, "inside": True, "here": False, "after": True}
+
+
+def test_gradients_do_not_share_memory():
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    seed = np.array([1.0, 1.0])
+    (a + b).backward(seed)
+    for one, other in ((a.grad, b.grad), (a.grad, seed), (b.grad, seed)):
+        assert not np.shares_memory(one, other)
+
+
+def test_grad_returns_and_leaves_dot_grad_alone():
+    x, unused = leaf(3.0), leaf(1.0)
+    h = x * x
+    y = h * x
+    gh, gx = grad(y, [h, x])
+    assert (gh, gx, x.grad) == ([3.0], [27.0], None)
+    with pytest.raises(RuntimeError, match="allow_unused"):
+        grad(x * 1, [unused])
+    assert grad(x * 1, [unused], allow_unused=True) == (None,)
+
+
+def test_higher_derivatives():
+    x = leaf(2.0)
+    (first,) = grad(x**4, x, create_graph=True)
+    (second,) = grad(first, x, create_graph=True)
+    (third,) = grad(second, x)
+    assert (first.item(), second.item(), third.item()) == (32.0, 48.0, 48.0)
+
+
+def test_retain_grad_and_accumulation():
+    x = leaf(2.0)
+    h = x * 3
+    h.retain_grad()
+    (h * h).backward()
+    assert h.grad == [12.0] and x.grad == [36.0]
+    (x * 1).backward()
+    assert x.grad == [37.0]
+
+
+def test_mixing_dtypes_raises():
+    with pytest.raises(TypeError, match="float32 and float64"):
+        tensor([1.0]) + leaf(1.0)
+    with pytest.raises(TypeError, match="float32"):
+        tensor([1.0]) * np.arange(1)
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype", "expected"),
+    [
+        (1, None, np.float32),
+        ([1.5, 2], None, np.float32),
+        (True, None, np.float32),
+        (np.arange(3), None, np.float32),
+        (np.zeros(2), None, np.float64),
+        (np.zeros(2, np.float32), None, np.float32),
+        ([1], np.float64, np.float64),
+    ],
+)
+def test_dtype_of_tensor(data, dtype, expected):
+    assert tensor(data, dtype=dtype).dtype == expected
+
+
+@pytest.mark.parametrize("data", ["a", [1j], np.zeros(2, np.float16), None, [object()]])
+def test_tensor_rejects(data):
+    with pytest.raises(TypeError):
+        tensor(data)
+
+
+def test_tensor_copies_and_Tensor_wraps():
+    array = np.zeros(3)
+    assert not np.shares_memory(tensor(array).data, array)
+    assert Tensor(array).data is array
+
+
+def test_numpy_functions_on_tensors():
+    x = leaf(1.0, 2.0)
+    assert isinstance(np.exp(x), Tensor) and isinstance(np.ones(2) + x, Tensor)
+    np.sum(np.ones(2) * x * x, axis=0).backward()
+    assert np.array_equal(x.grad, [2, 4])
+    with pytest.raises(TypeError, match="not defined on tensors"):
+        np.sinh(x)
+
+
+def test_wrong_pullbacks_are_reported():
+    x = leaf(1.0, 2.0)
+    for pullback, error, words in (
+        (lambda dy: (dy, dy), ValueError, "2 gradients for 1"),
+        (lambda dy: dy[:1].reshape(1, 1) * np.ones((3, 3)), ValueError, "shape"),
+        (lambda dy: dy.astype(np.float32), TypeError, "float32"),
+    ):
+        op = tb.differentiable(lambda a, *, pullback=pullback: (a * 1, pullback))
+        with pytest.raises(error, match=words):
+            op(x).sum().backward()
+
+
+def test_gradcheck_says_where():
+    x = leaf(1.0, 2.0)
+    wrong = tb.differentiable(lambda a: (a * a, lambda dy: dy * a * np.array([2.0, 2.1])))
+    with pytest.raises(tb.GradcheckError, match=r"input 0, element \(1,\)"):
+        tb.gradcheck(wrong, x)
+    with pytest.raises(ValueError, match="float64"):
+        tb.gradcheck(lambda a: a * a, tensor([1.0], requires_grad=True))
