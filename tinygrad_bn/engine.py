@@ -381,7 +381,7 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
                     raise TypeError(f"{op.__name__} mixes {dtype} and {a.dtype}; convert one of them first")
                 dtype = a.dtype
             arrays.append(a)
-        if dtype not in FLOATS:
+        if dtype is None or dtype not in FLOATS:
             got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
             raise TypeError(f"{op.__name__} needs a Tensor, got ({got})")
         y, pullback = rule(*arrays, **kwargs)
