@@ -3,7 +3,8 @@
 __version__ = "0.1.0"
 
 from . import data, nn, optim
-from .engine import Tensor, differentiable, enable_grad, grad, is_grad_enabled, no_grad, tensor
+from .backward import grad
+from .engine import Tensor, differentiable, enable_grad, is_grad_enabled, no_grad, tensor
 from .gradient_checks import GradcheckError, gradcheck, gradgradcheck
 from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, where
 from .ops.linear import matmul

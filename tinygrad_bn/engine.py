@@ -1,4 +1,4 @@
-"""The engine: tensors, the tape, and the walk back along it.
+"""The engine: tensors, and the tape that records what is computed from them.
 
 An op is a function from arrays to ``(result, pullback)``. The pullback takes dy, the gradient of the final scalar
 with respect to the result, and returns the gradients with respect to the op's inputs. ``@differentiable`` lifts
@@ -11,7 +11,7 @@ such a function to tensors and records one ``Node`` per call:
 Tensor -> its node -> the node's input tensors -> their nodes ... is the whole graph. Nodes never point at their
 outputs, so there are no reference cycles: what is no longer used is freed at once, without the garbage collector.
 
-Read in this order: ``Tensor``, ``Node``, ``differentiable``, ``walk``.
+Read in this order: ``Tensor``, ``Node``, ``differentiable``; then backward.py, the walk back along the tape.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import inspect
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from .operators import Operators
+from .operators import OPS, Operators
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 Array = np.ndarray
@@ -43,7 +43,7 @@ _serials = itertools.count(1)
 
 
 @contextmanager
-def _grad_enabled(enabled: bool) -> Iterator[None]:
+def grad_enabled(enabled: bool) -> Iterator[None]:
     previous, _mode.enabled = _mode.enabled, enabled
     try:
         yield
@@ -53,12 +53,12 @@ def _grad_enabled(enabled: bool) -> Iterator[None]:
 
 def no_grad() -> Any:
     """``with no_grad():`` (or ``@no_grad()``) computes without recording, in the current thread."""
-    return _grad_enabled(False)
+    return grad_enabled(False)
 
 
 def enable_grad() -> Any:
     """``with enable_grad():`` records again inside a ``no_grad()``."""
-    return _grad_enabled(True)
+    return grad_enabled(True)
 
 
 def is_grad_enabled() -> bool:
@@ -176,8 +176,7 @@ class Tensor(Operators):
         retain_graph: keep the graph for another backward (default: it is freed; create_graph=True keeps it too).
         create_graph: make the gradients Tensors with a history, so that they can be differentiated again.
         """
-        retain = retain_graph or create_graph
-        walk([self], [_seed(self, gradient, "gradient")], None, retain, create_graph)
+        OPS["backward"](self, gradient, retain_graph, create_graph)  # backward.py
 
     # in-place changes are for data, not for the tape
 
@@ -288,43 +287,18 @@ class Node:
                 "to go through it again, say retain_graph=True the first time"
             )
         for counter, seen, array in self.changes:
-            if counter[0] != seen and any(np.may_share_memory(array, kept) for kept in _kept(self.pullback)):
+            if counter[0] != seen and any(np.may_share_memory(array, kept) for kept in kept_by(self.pullback)):
                 raise RuntimeError(
                     f"an array of shape {array.shape} that the gradient of {self.op.__name__} needs was changed "
                     f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
                 )
-
-    def pullback_on_tensors(self) -> Pullback:
-        """The pullback as a formula of tensors, recorded as it is computed: the way to second derivatives.
-
-        A primitive's own code runs once more, on tensors instead of arrays. A fused op runs its definition,
-        and the gradient of that composition is taken.
-        """
-        op = self.op
-        if op.definition is None:
-            try:
-                return op.rule(*self.args, **self.kwargs)[1]
-            except Exception as error:
-                raise RuntimeError(
-                    f"{op.__name__} cannot be differentiated twice: write it with NumPy functions that tensors "
-                    "know, or name such a formula with @differentiable(definition=...)"
-                ) from error
-
-        def pullback(dy: Any) -> tuple:
-            args = [_alias(a) if isinstance(a, Tensor) else a for a in self.args]
-            y = op.definition(*args, **self.kwargs)
-            inputs = [a for a in args if isinstance(a, Tensor) and a._requires_grad]
-            gradients = iter(walk([y], [dy], inputs, True, True))
-            return tuple(next(gradients) if isinstance(a, Tensor) and a._requires_grad else None for a in args)
-
-        return pullback
 
     def free(self) -> None:
         self.pullback = None  # type: ignore[assignment]
         self.args, self.kwargs, self.changes = (), {}, []
 
 
-def _kept(pullback: Pullback) -> list[Array]:
+def kept_by(pullback: Pullback) -> list[Array]:
     """The arrays that a pullback holds on to: the cells of its closure."""
     cells = getattr(pullback, "__closure__", None) or ()
     return [c.cell_contents for c in cells if isinstance(c.cell_contents, np.ndarray)]
@@ -403,178 +377,3 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
     op.rule = rule  # type: ignore[attr-defined]
     op.definition = definition  # type: ignore[attr-defined]
     return op
-
-
-@differentiable
-def _alias(x: Any) -> Any:
-    """The same value under a new node, to differentiate with respect to x here and nowhere earlier."""
-    return x, lambda dy: dy
-
-
-def _sum_to(g: Any, shape: tuple[int, ...], name: str) -> Any:
-    """Undo broadcasting: sum g over the axes along which an argument of this shape was repeated."""
-    extra = g.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
-        raise ValueError(f"the pullback of {name} gave a gradient of shape {g.shape} for an argument of {shape}")
-    return g.sum(axis=axes, keepdims=True).reshape(shape)
-
-
-def _seed(output: Tensor, gradient: Any, name: str) -> Any:
-    """Check the gradient at which a walk starts; 1 where an output of one element came with none."""
-    if not isinstance(output, Tensor):
-        raise TypeError(f"outputs must be Tensors, got {type(output).__name__}")
-    if not output._requires_grad:
-        raise RuntimeError("backward() needs a tensor that was computed from one with requires_grad=True")
-    if gradient is None:
-        if output.size != 1:
-            raise RuntimeError(f"{name} must be given for an output of shape {output.shape} (not one element)")
-        return np.ones_like(output._data)
-    if not isinstance(gradient, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} must be an array or a Tensor, got {type(gradient).__name__}")
-    if gradient.shape != output.shape or gradient.dtype != output.dtype:
-        got = f"{gradient.dtype} {gradient.shape}"
-        raise ValueError(f"{name} must be {output.dtype} of shape {output.shape}, got {got}")
-    return gradient
-
-
-def walk(
-    outputs: Sequence[Tensor], seeds: Sequence[Any], targets: Sequence[Tensor] | None, retain: bool, create_graph: bool
-) -> list[Any]:
-    """Carry gradients from the outputs back along the tape. The one place where gradients flow.
-
-    With targets, returns their gradients (None where the outputs do not depend on one). Without, adds to the
-    .grad of every leaf. Gradients travel in a table beside the graph, under the identity of the node that made
-    the tensor (of the tensor itself where it is a leaf).
-    """
-
-    def key(t: Tensor) -> Any:
-        return t._node or t
-
-    # 1. Collect what the outputs were computed from. Nothing older than the oldest target can depend on it.
-    wanted = {id(key(t)) for t in targets or ()}
-    oldest = min((t._node.serial if t._node else 0 for t in targets or ()), default=0)
-    found: dict[int, Any] = {}
-    stack = [key(t) for t in outputs]
-    while stack:
-        item = stack.pop()
-        if id(item) in found:
-            continue
-        found[id(item)] = item
-        if isinstance(item, Node) and item.serial > oldest:
-            item.check()
-            stack.extend(key(a) for a in item.args if isinstance(a, Tensor) and a._requires_grad)
-
-    # 2. Sort by age. A node is younger than all it was computed from, so youngest first means that a node is
-    #    visited only after everything that uses its result: its gradient is then complete.
-    nodes = sorted((n for n in found.values() if isinstance(n, Node)), key=lambda n: n.serial)
-    if targets is None:
-        needed = set(found)
-    else:
-        reach = set(wanted)  # what leads to a target; the gradients of the rest are not computed
-        for n in nodes:
-            if any(isinstance(a, Tensor) and id(key(a)) in reach for a in n.args):
-                reach.add(id(n))
-        needed = reach
-
-    # 3. Walk.
-    table: dict[int, Any] = {}
-    owned: set[int] = set()  # arrays in the table that nobody else can see
-
-    def add(item: Any, g: Any, shared: bool) -> None:
-        i = id(item)
-        if i in table:
-            table[i] = table[i] + g
-        elif isinstance(item, Node) or create_graph:
-            table[i] = g
-        else:  # this array will be a .grad: it must not be anyone else's memory
-            table[i] = g.copy() if shared or g.base is not None or id(g) in owned else g
-            owned.add(id(table[i]))
-
-    for t, seed in zip(outputs, seeds, strict=True):
-        if not create_graph and isinstance(seed, Tensor):
-            seed = seed._data
-        elif create_graph and not isinstance(seed, Tensor):
-            seed = Tensor(seed)
-        add(key(t), seed, True)
-
-    with _grad_enabled(create_graph):
-        for n in reversed(nodes):
-            dy = table.get(id(n))
-            if dy is None or id(n) not in needed:
-                continue
-            if targets is None and n.retained is not None and (t := n.retained()) is not None:
-                t.grad = dy.copy() if t.grad is None and not create_graph else dy if t.grad is None else t.grad + dy
-            if n.serial <= oldest:
-                continue
-            pullback = n.pullback_on_tensors() if create_graph else n.pullback
-            gradients = pullback(dy)
-            gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-            if len(gradients) > len(n.args):
-                raise ValueError(
-                    f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(n.args)} arguments"
-                )
-            for i, a in enumerate(n.args):
-                if not isinstance(a, Tensor) or not a._requires_grad or id(key(a)) not in needed:
-                    continue
-                g = gradients[i] if i < len(gradients) else None
-                g = g() if callable(g) else g
-                if g is None:
-                    continue
-                if not isinstance(g, (Tensor, np.ndarray)):
-                    g = np.asarray(g)
-                if g.shape != a.shape:
-                    g = _sum_to(g, a.shape, n.op.__name__)
-                if g.dtype != a.dtype:
-                    raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
-                item = key(a)
-                shared = g is dy or (isinstance(item, Tensor) and any(g is k for k in _kept(n.pullback)))
-                add(item, g, shared)
-            if id(n) not in wanted:
-                del table[id(n)]
-
-    if not retain:
-        for n in nodes:
-            n.free()
-    if targets is not None:
-        return [table.get(id(key(t))) for t in targets]
-    for item in found.values():
-        if isinstance(item, Tensor) and id(item) in table:
-            g = table[id(item)]
-            item.grad = g if item.grad is None else item.grad + g
-    return []
-
-
-def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Any = None,
-    retain_graph: bool = False,
-    create_graph: bool = False,
-    allow_unused: bool = False,
-) -> tuple[Any, ...]:
-    """The gradients of the outputs with respect to the inputs, as a tuple of arrays; no .grad is touched.
-
-    outputs, inputs: a Tensor or a sequence of them; inputs may be leaves or computed tensors.
-    grad_outputs: the gradient with respect to each output (default 1, for outputs with one element).
-    retain_graph: keep the graph for another walk. create_graph: return Tensors with a history, for second
-        derivatives; keeps the graph too.
-    allow_unused: give None for an input that the outputs do not depend on, instead of raising.
-    """
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, (Tensor, np.ndarray)):
-        grad_outputs = [grad_outputs] * len(outputs) if grad_outputs is None else [grad_outputs]
-    if len(grad_outputs) != len(outputs):
-        raise ValueError(f"grad_outputs must have one entry per output ({len(outputs)}), got {len(grad_outputs)}")
-    for i, t in enumerate(inputs):
-        if not isinstance(t, Tensor):
-            raise TypeError(f"inputs[{i}] must be a Tensor, got {type(t).__name__}")
-        if not t._requires_grad:
-            raise ValueError(f"inputs[{i}] must require grad")
-    seeds = [_seed(t, g, "grad_outputs") for t, g in zip(outputs, grad_outputs, strict=True)]
-    result = walk(outputs, seeds, inputs, retain_graph or create_graph, create_graph)
-    for i, g in enumerate(result):
-        if g is None and not allow_unused:
-            raise RuntimeError(f"the outputs do not depend on inputs[{i}]; allow_unused=True gives None for it")
-    return tuple(result)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Array, Tensor, enable_grad, grad, no_grad
+from .backward import grad
+from .engine import Array, Tensor, enable_grad, no_grad
 
 
 class GradcheckError(AssertionError):
