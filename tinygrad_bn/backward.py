@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Node, Pullback, Tensor, differentiable, grad_enabled, kept_by
+from .engine import Node, Pullback, Tensor, differentiable, grad_enabled
 from .operators import implements
 
 
@@ -85,60 +85,47 @@ def walk(
     the tensor (of the tensor itself where it is a leaf).
     """
 
-    def key(t: Tensor) -> Any:
-        return t._node or t
-
     # 1. Collect what the outputs were computed from. Nothing older than the oldest target can depend on it.
-    wanted = {id(key(t)) for t in targets or ()}
-    oldest = min((t._node.serial if t._node else 0 for t in targets or ()), default=0)
-    found: dict[int, Any] = {}
-    stack = [key(t) for t in outputs]
+    sources = [t._node or t for t in targets or ()]
+    oldest = min((s.serial if isinstance(s, Node) else 0 for s in sources), default=0)
+    leaves: dict[int, Tensor] = {}
+    found: dict[int, Node] = {}
+    stack: list[Any] = [t._node or t for t in outputs]
     while stack:
         item = stack.pop()
-        if id(item) in found:
-            continue
-        found[id(item)] = item
-        if isinstance(item, Node) and item.serial > oldest:
-            item.check()
-            stack.extend(key(a) for a in item.args if isinstance(a, Tensor) and a._requires_grad)
+        if isinstance(item, Tensor):
+            leaves[id(item)] = item
+        elif id(item) not in found:
+            found[id(item)] = item
+            if item.serial > oldest:
+                item.check()
+                stack.extend(source for _, source in item.inputs)
 
     # 2. Sort by age. A node is younger than all it was computed from, so youngest first means that a node is
     #    visited only after everything that uses its result: its gradient is then complete.
-    nodes = sorted((n for n in found.values() if isinstance(n, Node)), key=lambda n: n.serial)
-    if targets is None:
-        needed = set(found)
-    else:
-        reach = set(wanted)  # what leads to a target; the gradients of the rest are not computed
+    nodes = sorted(found.values(), key=lambda n: n.serial)
+    wanted = {id(s) for s in sources}
+    needed = None  # with targets: the gradients that lead to one; the others are not computed
+    if targets is not None:
+        needed = set(wanted)
         for n in nodes:
-            if any(isinstance(a, Tensor) and id(key(a)) in reach for a in n.args):
-                reach.add(id(n))
-        needed = reach
+            if any(id(source) in needed for _, source in n.inputs):
+                needed.add(id(n))
 
     # 3. Walk.
     table: dict[int, Any] = {}
-    owned: set[int] = set()  # arrays in the table that nobody else can see
-
-    def add(item: Any, g: Any, shared: bool) -> None:
-        i = id(item)
-        if i in table:
-            table[i] = table[i] + g
-        elif isinstance(item, Node) or create_graph:
-            table[i] = g
-        else:  # this array will be a .grad: it must not be anyone else's memory
-            table[i] = g.copy() if shared or g.base is not None or id(g) in owned else g
-            owned.add(id(table[i]))
-
     for t, seed in zip(outputs, seeds, strict=True):
-        if not create_graph and isinstance(seed, Tensor):
-            seed = seed._data
-        elif create_graph and not isinstance(seed, Tensor):
+        if create_graph and not isinstance(seed, Tensor):
             seed = Tensor(seed)
-        add(key(t), seed, True)
+        elif not create_graph:
+            seed = (seed._data if isinstance(seed, Tensor) else seed).copy()
+        source = id(t._node or t)
+        table[source] = table[source] + seed if source in table else seed
 
     with grad_enabled(create_graph):
         for n in reversed(nodes):
             dy = table.get(id(n))
-            if dy is None or id(n) not in needed:
+            if dy is None or (needed is not None and id(n) not in needed):
                 continue
             if targets is None and n.retained is not None and (t := n.retained()) is not None:
                 t.grad = dy.copy() if t.grad is None and not create_graph else dy if t.grad is None else t.grad + dy
@@ -151,22 +138,26 @@ def walk(
                 raise ValueError(
                     f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(n.args)} arguments"
                 )
-            for i, a in enumerate(n.args):
-                if not isinstance(a, Tensor) or not a._requires_grad or id(key(a)) not in needed:
+            for i, item in n.inputs:
+                source = id(item)
+                if i >= len(gradients) or (needed is not None and source not in needed):
                     continue
-                g = gradients[i] if i < len(gradients) else None
-                g = g() if callable(g) else g
+                g = gradients[i]() if callable(gradients[i]) else gradients[i]
                 if g is None:
                     continue
                 if not isinstance(g, (Tensor, np.ndarray)):
                     g = np.asarray(g)
+                a = n.args[i]
                 if g.shape != a.shape:
                     g = _sum_to(g, a.shape, n.op.__name__)
                 if g.dtype != a.dtype:
                     raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
-                item = key(a)
-                shared = g is dy or (isinstance(item, Tensor) and any(g is k for k in kept_by(n.pullback)))
-                add(item, g, shared)
+                if source in table:
+                    table[source] = table[source] + g
+                elif source in leaves and not create_graph and is_shared(g, dy, gradients, n):
+                    table[source] = g.copy()  # it will be a .grad: it must not be anyone else's memory
+                else:
+                    table[source] = g
             if id(n) not in wanted:
                 del table[id(n)]
 
@@ -174,12 +165,17 @@ def walk(
         for n in nodes:
             n.free()
     if targets is not None:
-        return [table.get(id(key(t))) for t in targets]
-    for item in found.values():
-        if isinstance(item, Tensor) and id(item) in table:
-            g = table[id(item)]
-            item.grad = g if item.grad is None else item.grad + g
+        return [table.get(id(source)) for source in sources]
+    for source, leaf in leaves.items():
+        if source in table:
+            leaf.grad = table[source] if leaf.grad is None else leaf.grad + table[source]
     return []
+
+
+def is_shared(g: Any, dy: Any, gradients: tuple, node: Node) -> bool:
+    """Whether the gradient g, one of these, may be an array that someone else holds, or a view of it."""
+    twice = sum(g is other for other in gradients) > 1
+    return twice or g is dy or g.base is not None or any(g is kept for kept in node.kept_arrays())
 
 
 @implements("backward")

@@ -269,15 +269,27 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 
 class Node:
-    """One recorded operation: where a tensor came from, and how to pull a gradient back through it."""
+    """One recorded operation: where a tensor came from, and how to pull a gradient back through it.
 
-    __slots__ = ("args", "changes", "kwargs", "op", "pullback", "retained", "serial")
+    inputs: (i, source) for each args[i] that a gradient flows to; the source is the node that made it, or the leaf.
+    serial: counts up, so that a node is younger than all it was computed from.
+    changes: (counter, what it showed, array) of every tensor involved, for ``check``.
+    retained: a weak reference to the result, if it asked for its .grad.
+    """
+
+    __slots__ = ("args", "changes", "inputs", "kwargs", "op", "pullback", "retained", "serial")
 
     def __init__(self, op: Any, args: tuple, kwargs: dict, pullback: Pullback, out: Tensor) -> None:
         self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
-        self.serial = next(_serials)  # younger than every node it was computed from
-        self.retained: Any = None  # weak reference to a tensor that asked for its .grad
-        self.changes = [(t._changes, t._changes[0], t._data) for t in (*args, out) if isinstance(t, Tensor)]
+        self.serial = next(_serials)
+        self.retained: Any = None
+        self.inputs: list[tuple[int, Any]] = []
+        self.changes = [(out._changes, out._changes[0], out._data)]
+        for i, a in enumerate(args):
+            if isinstance(a, Tensor):
+                self.changes.append((a._changes, a._changes[0], a._data))
+                if a._requires_grad:
+                    self.inputs.append((i, a._node or a))
 
     def check(self) -> None:
         """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since."""
@@ -287,21 +299,29 @@ class Node:
                 "to go through it again, say retain_graph=True the first time"
             )
         for counter, seen, array in self.changes:
-            if counter[0] != seen and any(np.may_share_memory(array, kept) for kept in kept_by(self.pullback)):
+            if counter[0] != seen and any(np.may_share_memory(array, kept) for kept in self.kept_arrays()):
                 raise RuntimeError(
                     f"an array of shape {array.shape} that the gradient of {self.op.__name__} needs was changed "
                     f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
                 )
 
+    def kept_arrays(self) -> list[Array]:
+        """The arrays that the pullback holds on to: the cells of its closure, and of the functions in them."""
+        arrays, functions, seen = [], [self.pullback], set()
+        while functions:
+            function = functions.pop()
+            seen.add(id(function))
+            for cell in getattr(function, "__closure__", None) or ():
+                value = cell.cell_contents
+                if isinstance(value, np.ndarray):
+                    arrays.append(value)
+                elif inspect.isfunction(value) and id(value) not in seen:
+                    functions.append(value)
+        return arrays
+
     def free(self) -> None:
         self.pullback = None  # type: ignore[assignment]
-        self.args, self.kwargs, self.changes = (), {}, []
-
-
-def kept_by(pullback: Pullback) -> list[Array]:
-    """The arrays that a pullback holds on to: the cells of its closure."""
-    cells = getattr(pullback, "__closure__", None) or ()
-    return [c.cell_contents for c in cells if isinstance(c.cell_contents, np.ndarray)]
+        self.args, self.kwargs, self.inputs, self.changes = (), {}, [], []
 
 
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:

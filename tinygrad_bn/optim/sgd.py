@@ -97,31 +97,29 @@ class SGD:
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
         for group in self.param_groups:
+            numbers = {dtype: _numbers(group, dtype.type) for dtype in {p.dtype for p in group["params"]}}
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step(p, group)
+                    self._step(p, group["maximize"], numbers[p.dtype])
 
-    def _step(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _step(self, p: Tensor, maximize: bool, numbers: tuple) -> None:
         g = p.grad.data if isinstance(p.grad, Tensor) else p.grad
         if g.shape != p.shape or g.dtype != p.dtype:
             raise ValueError(f"the gradient of a {p.dtype} parameter {p.shape} must be alike, got {g.dtype} {g.shape}")
-        g = -g if group["maximize"] else contiguous(g)
+        g = (-g if maximize else contiguous(g)).reshape(-1)
         if not p._data.flags.c_contiguous or not p._data.flags.writeable:
             p._data = np.array(p._data, order="C")
-        first = id(p) not in self._buffers
-        if first and group["momentum"] != 0:
-            self._buffers[id(p)] = np.empty_like(p._data)
-        buffer = self._buffers.get(id(p), g)
-        number = p.dtype.type  # the numbers in the parameter's dtype, so that float32 stays float32
-        sgd_kernel(
-            p._data.reshape(-1),
-            g.reshape(-1),
-            buffer.reshape(-1),
-            number(group["lr"]),
-            number(group["momentum"]),
-            number(1 - group["dampening"]),
-            number(group["weight_decay"]),
-            bool(group["nesterov"]),
-            first,
-        )
+        buffer = self._buffers.get(id(p))
+        first = buffer is None
+        if buffer is None:
+            buffer = np.empty_like(g) if numbers[1] else g  # without momentum it is not used
+            if numbers[1]:
+                self._buffers[id(p)] = buffer
+        sgd_kernel(p._data.reshape(-1), g, buffer, *numbers, first)
         p._changes[0] += 1
+
+
+def _numbers(group: dict[str, Any], number: Any) -> tuple:
+    """lr, momentum, 1 - dampening, weight decay in the parameter's dtype, so that float32 stays float32; nesterov."""
+    lr, momentum, dampening = number(group["lr"]), number(group["momentum"]), number(1 - group["dampening"])
+    return lr, momentum, dampening, number(group["weight_decay"]), bool(group["nesterov"])
