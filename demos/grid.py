@@ -27,7 +27,12 @@ from tqdm import tqdm
 Config = dict[str, Any]
 Run = Callable[[Config], dict[str, Any]]
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+# What workers inherit. One thread per library; and glibc, which returns each freed array of more than 128 kB to the
+# system (getting the next one costs more than a small net's arithmetic), is told to keep up to 64 MB.
+SETTINGS = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(64 << 20)),
+}
 
 
 def run_grid(
@@ -125,9 +130,9 @@ def _in_pool(
 
 @contextmanager
 def _what_workers_inherit() -> Iterator[None]:
-    """One thread per library, and no SIGINT: Ctrl-C reaches all processes, but only the parent answers."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    """The settings above, and no SIGINT: Ctrl-C reaches all processes, but only the parent answers."""
+    before = {name: os.environ.get(name) for name in SETTINGS}
+    os.environ.update(SETTINGS)
     can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
     try:

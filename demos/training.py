@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import Tensor, nn, no_grad, optim
+from tinygrad_bn import Tensor, differentiable, nn, no_grad, optim
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
@@ -29,6 +29,17 @@ def batches(n: int, m: int, seed: int) -> Iterator[np.ndarray]:
         order = rng.permutation(n)
         for start in range(0, n - m + 1, m):
             yield order[start : start + m]
+
+
+@differentiable
+def noisy_affine(x: Any, weight: Any, bias: Any, *, shift: np.ndarray, scale: np.ndarray) -> Any:
+    """y = weight (x - shift) scale + bias, the noise being constant"""
+    noisy = (x - shift) * scale
+    return noisy * weight + bias, lambda dy: (
+        lambda: dy * (scale * weight),
+        lambda: (dy * noisy).sum(axis=0),
+        lambda: dy.sum(axis=0),
+    )
 
 
 class ChosenBatchNorm(nn.Module):
@@ -57,15 +68,17 @@ class ChosenBatchNorm(nn.Module):
         if self.group is None and self.noise is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
         rows, features = x.shape
-        g = self.group or rows
-        # (groups, g, features) -> (g, groups x features): each group's features are channels of their own
-        y = x.reshape(rows // g, g, features).swapaxes(0, 1).reshape(g, -1)
-        y = F.batch_norm(y, None, None, training=True)
-        y = y.reshape(g, rows // g, features).swapaxes(0, 1).reshape(rows, features)
-        if self.noise is not None:
-            shift, scale = self._noise(y.data)
-            y = (y - shift) * scale
-        return y * self.weight + self.bias
+        if self.group is None:
+            y = F.batch_norm(x, None, None, training=True)
+        else:  # (groups, g, features) -> (g, groups x features): each group's features are channels of their own
+            g = self.group
+            y = x.reshape(rows // g, g, features).swapaxes(0, 1).reshape(g, -1)
+            y = F.batch_norm(y, None, None, training=True)
+            y = y.reshape(g, rows // g, features).swapaxes(0, 1).reshape(rows, features)
+        if self.noise is None:
+            return y * self.weight + self.bias
+        shift, scale = self._noise(y.data)
+        return noisy_affine(y, self.weight, self.bias, shift=shift, scale=scale)
 
     def _noise(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (rows, features), s = x.shape, self.noise_rows
