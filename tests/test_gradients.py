@@ -86,6 +86,14 @@ TABLE = {
 ROWS = [(name, i) for name, rows in TABLE.items() for i in range(len(rows))]
 
 
+MODULES = {}  # name of an op -> the module that defines it
+for _info in pkgutil.iter_modules(ops.__path__):
+    _module = importlib.import_module(f"tinygrad_bn.ops.{_info.name}")
+    for _name, _value in vars(_module).items():
+        if hasattr(_value, "rule") and _value.__module__ == _module.__name__:
+            MODULES.setdefault(_name, _module)
+
+
 def inputs(shapes, layout="contiguous", dtype=np.float64):
     rng = np.random.default_rng(SEED)
     arrays = [rng.standard_normal(shape) for shape in shapes]
@@ -95,12 +103,7 @@ def inputs(shapes, layout="contiguous", dtype=np.float64):
 
 
 def test_every_op_has_a_row():
-    found = set()
-    for module in pkgutil.iter_modules(ops.__path__):
-        for name, value in vars(importlib.import_module(f"tinygrad_bn.ops.{module.name}")).items():
-            if hasattr(value, "rule"):
-                found.add(name)
-    assert found - set(TABLE) == set()
+    assert set(MODULES) == set(TABLE)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
@@ -124,6 +127,57 @@ def test_float32_agrees_with_float64(name, i):
     for a, b in zip(results[np.float32], results[np.float64], strict=True):
         assert a.dtype == np.float32
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+FUSED = [(name, i) for name, i in ROWS if getattr(getattr(MODULES[name], name), "definition", None)]
+
+
+@pytest.mark.parametrize(("name", "i"), FUSED)
+def test_fused_ops_equal_their_definitions(name, i, monkeypatch):
+    fn, shapes = TABLE[name][i]
+    op, results = getattr(MODULES[name], name), []
+
+    def formula_instead(*args, keep=None, **constants):
+        if keep is not None:
+            keep.append((np.zeros(1), np.ones(1)))  # batch statistics, which nobody asks for here
+        return op.definition(*args, **constants, **({"keep": None} if name.endswith("_norm") else {}))
+
+    for _ in range(2):
+        args = inputs(shapes)
+        out = fn(*args)
+        out.backward(np.random.default_rng(1).standard_normal(out.shape))
+        results.append([out.data, *(a.grad for a in args)])
+        for module in (MODULES[name], F, ops.norms):  # the second time the formula runs in place of the kernels
+            if getattr(module, name, None) is op:
+                monkeypatch.setattr(module, name, formula_instead)
+    for kernel, formula in zip(*results, strict=True):
+        np.testing.assert_allclose(kernel, formula, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "i"), ROWS)
+def test_a_change_in_place_raises_or_does_not_matter(name, i):
+    """Whichever array of the graph is changed before backward: the right gradient, or an error; never a wrong one."""
+    fn, shapes = TABLE[name][i]
+
+    def gradients(change):
+        args = inputs(shapes)
+        out = fn(*args)
+        if change is not None:
+            target = [*args, out][change]
+            with tb.no_grad():
+                target += 1.0
+        out.backward(np.random.default_rng(1).standard_normal(out.shape))
+        return [a.grad for a in args]
+
+    expected = gradients(None)
+    for change in range(len(shapes) + 1):
+        try:
+            found = gradients(change)
+        except RuntimeError as error:
+            assert "changed in place" in str(error)
+        else:
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_ones_as_cotangent_would_accept_a_zero_gradient():

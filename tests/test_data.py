@@ -1,0 +1,107 @@
+"""Data sets and mini-batches."""
+
+import re
+
+import numpy as np
+import pytest
+
+import tinygrad_bn as tb
+from tinygrad_bn import data
+
+
+def test_digits_are_the_1797_of_the_source():
+    x, y = data.load_digits()
+    assert (x.shape, x.dtype, y.dtype) == ((1797, 64), np.float32, np.int64)
+    assert np.array_equal(np.bincount(y), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180])  # UCI's counts
+    assert x.min() == 0 and x.max() == 1 and np.array_equal(x * 16, np.round(x * 16))
+    x[:] = 0
+    assert data.load_digits()[0].max() == 1  # each call gives a new array
+
+
+def test_glyphs_are_balanced_and_repeatable():
+    x, y = data.glyphs(1003, seed=1)
+    assert (x.shape, x.dtype, y.dtype) == ((1003, 144), np.float32, np.int64)
+    assert set(np.bincount(y)) == {100, 101} and x.min() >= 0 and x.max() <= 1
+    again, labels = data.glyphs(1003, seed=1)
+    assert np.array_equal(again, x) and np.array_equal(labels, y)
+    assert not np.array_equal(data.glyphs(1003, seed=2)[0], x)
+    assert data.glyphs(0)[0].shape == (0, 144)
+
+
+def test_glyphs_can_be_told_apart_but_not_by_a_line():
+    """The nearest class mean is far better than chance and far from perfect."""
+    x, y = data.glyphs(2000, seed=0)
+    means = np.array([x[:1000][y[:1000] == c].mean(axis=0) for c in range(10)])
+    distance = ((x[1000:, None] - means) ** 2).sum(axis=2)
+    accuracy = float((distance.argmin(axis=1) == y[1000:]).mean())
+    print("accuracy", accuracy)
+    assert 0.5 < accuracy < 0.95
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_load_npz_returns_what_was_saved(tmp_path):
+    x, y = np.arange(6.0).reshape(3, 2), np.array([0, 1, 1], np.uint8)
+    loaded = data.load_npz(save(tmp_path / "a.npz", x=x, y=y))
+    assert loaded[0].dtype == np.float64 and np.array_equal(loaded[0], x)
+    assert loaded[1].dtype == np.int64 and np.array_equal(loaded[1], y)
+    assert data.load_npz(save(tmp_path / "b.npz", x=x.astype(int), y=y))[0].dtype == np.float32
+
+
+BAD = {
+    "no y": ({"x": np.ones((2, 2))}, "missing"),
+    "x of one axis": ({"x": np.ones(2), "y": np.zeros(2, int)}, "shape"),
+    "other lengths": ({"x": np.ones((2, 2)), "y": np.zeros(3, int)}, "shape"),
+    "float y": ({"x": np.ones((2, 2)), "y": np.zeros(2)}, "y must hold integers"),
+    "negative y": ({"x": np.ones((2, 2)), "y": np.array([0, -1])}, "y must hold integers"),
+    "NaN": ({"x": np.full((2, 2), np.nan), "y": np.zeros(2, int)}, "finite"),
+    "text": ({"x": np.array([["a"]]), "y": np.zeros(1, int)}, "x must be"),
+    "objects": ({"x": np.array([[None]]), "y": np.zeros(1, int)}, "not a usable"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_load_npz_names_the_file_and_the_fault(tmp_path, kind):
+    arrays, words = BAD[kind]
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + words):
+        data.load_npz(path)
+
+
+def test_load_npz_rejects_a_file_that_is_none(tmp_path):
+    path = tmp_path / "text.npz"
+    path.write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.npz.*not a usable"):
+        data.load_npz(path)
+
+
+def test_loader_covers_every_row_once_and_keeps_rows_together():
+    x, y = np.arange(10.0)[:, None], np.arange(10)
+    loader = data.DataLoader((x, y), batch_size=4, shuffle=True, seed=0)
+    epochs = [list(loader) for _ in range(2)]
+    assert [len(b[0]) for b in epochs[0]] == [4, 4, 2] and len(loader) == 3
+    for epoch in epochs:
+        assert all(np.array_equal(a[:, 0], b) for a, b in epoch)
+        assert sorted(np.concatenate([b for _, b in epoch])) == list(range(10))
+    first, second = (np.concatenate([b for _, b in epoch]) for epoch in epochs)
+    assert not np.array_equal(first, second) and not np.array_equal(first, y)
+
+
+def test_loader_drop_last_and_order():
+    loader = data.DataLoader(np.arange(10), batch_size=4, drop_last=True)
+    assert len(loader) == 2 and [list(b) for (b,) in loader] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_loader_shuffles_repeatably():
+    def order(**settings):
+        return [int(i) for (b,) in data.DataLoader(np.arange(20), batch_size=3, shuffle=True, **settings) for i in b]
+
+    assert order(seed=1) == order(seed=1) != order(seed=2)
+    tb.manual_seed(1)
+    first = order()
+    tb.manual_seed(1)
+    assert order() == first

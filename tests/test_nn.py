@@ -1,0 +1,265 @@
+"""Modules: the tree of parameters and buffers, state, hooks, modes; initialization and dropout by their statistics."""
+
+import copy
+import math
+import threading
+
+import numpy as np
+import pytest
+
+import tinygrad_bn as tb
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import Tensor, nn, optim, tensor
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(np.ones(1, np.float32))
+        self.body = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU())
+        self.heads = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 1, bias=False)])
+
+    def forward(self, x):
+        h = self.body(x) * self.scale
+        return [head(h) for head in self.heads]
+
+
+def batch(n=5):
+    return Tensor(np.random.default_rng(0).standard_normal((n, 4)).astype(np.float32))
+
+
+def test_names_follow_the_order_of_assignment():
+    net = Net()
+    parameters = ["scale", "body.0.weight", "body.0.bias", "body.1.weight", "body.1.bias"]
+    parameters += ["heads.0.weight", "heads.0.bias", "heads.1.weight"]
+    assert [name for name, _ in net.named_parameters()] == parameters
+    buffers = ["body.1.running_mean", "body.1.running_var", "body.1.num_batches_tracked"]
+    assert [name for name, _ in net.named_buffers()] == buffers
+    assert list(net.state_dict()) == parameters[:5] + buffers + parameters[5:]
+    names = ["", "body", "body.0", "body.1", "body.2", "heads", "heads.0", "heads.1"]
+    assert [name for name, _ in net.named_modules()] == names
+    assert [name for name, _ in net.named_children()] == ["body", "heads"]
+
+
+def test_a_shared_parameter_counts_once_and_gets_both_gradients():
+    first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    second.weight = first.weight
+    net = nn.Sequential(first, second)
+    assert len(list(net.parameters())) == 1
+    x = tensor([[1.0, 2.0]])
+    net(x).sum().backward()
+    w = first.weight.data
+    expected = np.outer([1, 1], x.data[0] @ w.T) + np.outer(w.sum(axis=0), x.data[0])
+    np.testing.assert_allclose(first.weight.grad, expected, rtol=1e-6)
+
+
+def test_train_and_eval_reach_every_module():
+    net = Net()
+    assert net.eval() is net and not any(m.training for m in net.modules())
+    assert net.train() is net and all(m.training for m in net.modules())
+
+
+def test_state_dict_round_trip_gives_the_same_outputs():
+    one, other = Net(), Net()
+    one(batch())
+    other.load_state_dict(one.state_dict())
+    one.eval(), other.eval()
+    for a, b in zip(one(batch()), other(batch()), strict=True):
+        assert np.array_equal(a.data, b.data)
+
+
+def test_state_dict_is_a_copy():
+    net = Net()
+    net.state_dict()["scale"][0] = 7
+    assert net.scale.data[0] == 1
+
+
+BROKEN = {
+    "missing": (lambda s: s.pop("heads.1.weight"), ValueError, ["missing", "heads.1.weight"]),
+    "unexpected": (lambda s: s.update(more=np.ones(1)), ValueError, ["unexpected", "more"]),
+    "shape": (lambda s: s.update({"heads.1.weight": np.ones((1, 4), np.float32)}), ValueError, ["(1, 3)", "(1, 4)"]),
+    "dtype": (lambda s: s.update({"heads.1.weight": np.ones((1, 3))}), TypeError, ["float32", "float64"]),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_failed_load_changes_nothing(kind):
+    spoil, error, words = BROKEN[kind]
+    net = Net()
+    before = net.state_dict()
+    state = {k: v + 1 for k, v in Net().state_dict().items()}
+    spoil(state)
+    with pytest.raises(error) as caught:
+        net.load_state_dict(state)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert all(np.array_equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_strict_false_loads_what_fits():
+    net = Net()
+    net.load_state_dict({"scale": np.array([3.0], np.float32), "other": np.zeros(2)}, strict=False)
+    assert net.scale.data[0] == 3
+
+
+def test_forward_hooks_see_and_replace_the_output():
+    layer, seen = nn.Linear(4, 3), []
+    watch = layer.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0].shape)))
+    double = layer.register_forward_hook(lambda module, inputs, output: output * 2)
+    doubled = layer(batch()).data
+    double.remove()
+    assert np.array_equal(doubled, 2 * layer(batch()).data)
+    watch.remove()
+    layer(batch())
+    assert seen == [(layer, (5, 4))] * 2
+
+
+def test_repr_shows_the_tree():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.ReLU()), nn.BatchNorm1d(3))
+    assert repr(net) == (
+        "Sequential(\n"
+        "  (0): Linear(in_features=4, out_features=3, bias=True)\n"
+        "  (1): Sequential(\n"
+        "    (0): ReLU()\n"
+        "  )\n"
+        "  (2): BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)\n"
+        ")"
+    )
+
+
+def test_deepcopy_is_independent():
+    net = Net()
+    clone = copy.deepcopy(net)
+    assert [k for k, _ in clone.named_parameters()] == [k for k, _ in net.named_parameters()]
+    for p in clone.parameters():
+        p.data = p.data + 1
+    clone(batch())
+    assert net.scale.data[0] == 1 and net.body[1].num_batches_tracked == 0
+    assert all(isinstance(p, nn.Parameter) for p in clone.parameters())
+
+
+def test_double_and_float_convert_everything_but_counters():
+    net = Net().double()
+    assert {str(v.dtype) for v in net.state_dict().values()} == {"float64", "int64"}
+    assert net(Tensor(batch().data.astype(np.float64)))[0].dtype == np.float64
+    assert {str(v.dtype) for v in net.float().state_dict().values()} == {"float32", "int64"}
+
+
+def test_zero_grad_and_requires_grad_():
+    net = nn.Linear(4, 3)
+    net(batch()).sum().backward()
+    assert net.weight.grad is not None
+    net.zero_grad()
+    assert net.weight.grad is None
+    net.requires_grad_(False)
+    assert not net(batch()).requires_grad
+
+
+def test_apply_visits_children_first():
+    order = []
+    nn.Sequential(nn.ReLU(), nn.Tanh()).apply(lambda m: order.append(type(m).__name__))
+    assert order == ["ReLU", "Tanh", "Sequential"]
+
+
+def test_containers_index_slice_and_append():
+    net = nn.Sequential(nn.ReLU(), nn.Tanh(), nn.Sigmoid())
+    assert len(net) == 3 and isinstance(net[-1], nn.Sigmoid)
+    assert [type(m) for m in net[1:]] == [nn.Tanh, nn.Sigmoid]
+    modules = nn.ModuleList([nn.ReLU()]).append(nn.Linear(2, 1))
+    assert len(modules) == 2 and len(list(modules.parameters())) == 2
+
+
+def test_assignment_before_init_says_what_is_missing():
+    class Wrong(nn.Module):
+        def __init__(self):
+            self.layer = nn.ReLU()
+
+    with pytest.raises(AttributeError, match="super"):
+        Wrong()
+    with pytest.raises(NotImplementedError, match="Module"):
+        nn.Module()(1)
+
+
+# initialization: mean and variance of many draws, within five standard errors
+
+INITS = {  # name -> (function, variance, bound of the support or None)
+    "uniform_": (lambda t: nn.init.uniform_(t, -2, 2), 4 / 3, 2.0),
+    "normal_": (lambda t: nn.init.normal_(t, 0, 0.3), 0.09, None),
+    "xavier_uniform_": (lambda t: nn.init.xavier_uniform_(t, 2.0), 4 * 2 / 500, 2 * math.sqrt(6 / 500)),
+    "xavier_normal_": (nn.init.xavier_normal_, 2 / 500, None),
+    "kaiming_uniform_": (lambda t: nn.init.kaiming_uniform_(t, nonlinearity="relu"), 2 / 300, math.sqrt(6 / 300)),
+    "kaiming_normal_": (lambda t: nn.init.kaiming_normal_(t, mode="fan_out", nonlinearity="tanh"), 25 / 9 / 200, None),
+}
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_initializations_have_their_moments(name):
+    fn, variance, bound = INITS[name]
+    tb.manual_seed(0)
+    t = nn.Parameter(np.empty((200, 300), np.float32))
+    assert fn(t) is t
+    x = t.data.astype(np.float64)
+    kurtosis = 1.8 if bound else 3.0
+    assert abs(x.mean()) < 5 * math.sqrt(variance / x.size)
+    assert abs(x.var() / variance - 1) < 5 * math.sqrt((kurtosis - 1) / x.size)
+    assert np.isclose((x**4).mean() / x.var() ** 2, kurtosis, rtol=0.05)
+    if bound:
+        assert np.abs(x).max() <= np.float32(bound) and np.abs(x).max() > 0.99 * bound
+
+
+def test_constants():
+    t = tensor(np.ones((2, 3)))
+    assert np.array_equal(nn.init.constant_(t, 2.5).data, np.full((2, 3), 2.5))
+    assert nn.init.zeros_(t).data.sum() == 0 and nn.init.ones_(t).data.sum() == 6
+
+
+def test_linear_starts_uniform_within_one_over_root_fan_in():
+    tb.manual_seed(0)
+    layer = nn.Linear(400, 300)
+    for p in (layer.weight, layer.bias):
+        assert 0.97 / 20 < np.abs(p.data).max() <= 1 / 20
+
+
+def test_dropout_zeroes_a_share_p_and_keeps_the_mean():
+    tb.manual_seed(0)
+    x = tensor(np.ones(100_000), requires_grad=True)
+    y = nn.Dropout(0.3)(x)
+    zeros = float((y.data == 0).mean())
+    assert abs(zeros - 0.3) < 5 * math.sqrt(0.3 * 0.7 / x.size)
+    assert np.allclose(y.data[y.data != 0], 1 / 0.7)
+    y.sum().backward()
+    assert np.array_equal(x.grad, y.data)  # the same mask backwards
+    assert nn.Dropout(0.3).eval()(x) is x
+    assert nn.Dropout(1.0)(x).data.sum() == 0 and nn.Dropout(0.0)(x) is x
+
+
+# repeatability
+
+
+def run(seed):
+    tb.manual_seed(seed)
+    x, y = tb.data.load_digits()
+    net = nn.Sequential(nn.Linear(64, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Dropout(0.2), nn.Linear(20, 10))
+    sgd = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for images, labels in tb.data.DataLoader((x[:200], y[:200]), batch_size=32, shuffle=True):
+        loss = F.cross_entropy(net(Tensor(images)), labels)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    return net.state_dict()
+
+
+def test_manual_seed_makes_a_run_repeatable_to_the_bit():
+    one, again, other = run(3), run(3), run(4)
+    assert all(np.array_equal(one[k], again[k]) for k in one)
+    assert not np.array_equal(one["0.weight"], other["0.weight"])
+
+
+def test_threads_do_not_take_each_others_random_numbers():
+    tb.manual_seed(5)
+    alone = [nn.init.normal_(tensor(np.zeros(3))).data for _ in range(2)]
+    tb.manual_seed(5)
+    first = nn.init.normal_(tensor(np.zeros(3))).data
+    thread = threading.Thread(target=lambda: nn.init.normal_(tensor(np.zeros(3))))
+    thread.start()
+    thread.join()
+    assert np.array_equal([first, nn.init.normal_(tensor(np.zeros(3))).data], alone)
