@@ -28,6 +28,7 @@ SIZES = {"train": 1000, "valid": 297, "test": 500}
 LRS = [float(f"{10 ** (k / 2):.3g}") for k in range(-6, 5)]  # 0.001, 0.00316, ... 100
 NORMS = ["none", "none, tuned init", "BN", "BN before last", "LN"]
 NETS = [(3, "relu"), (3, "sigmoid"), (8, "relu"), (8, "sigmoid")]
+LABELS = {"relu": "ReLU", "sigmoid": "sigmoid"}
 LEARNED, NEAR = 50.0, 2.0  # a net has learned below 50 % error; "near the best" is within 2 points
 LOW_LR = 0.0316
 
@@ -222,7 +223,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         for ax, (d, a) in zip(axes.flat, NETS, strict=True):
             for norm, color in zip(settings["norms"], plots.PALETTE, strict=False):
                 plots.line_with_band(ax, LRS, error[name(d, a, norm)], norm, color)
-            ax.set(xscale="log", title=f"{d} hidden layers, {a}", ylim=(0, 95))
+            ax.set(xscale="log", title=f"{d} hidden layers, {LABELS[a]}", ylim=(0, 95))
         for ax in axes[1]:
             ax.set_xlabel("learning rate")
         for ax in axes[:, 0]:
@@ -233,6 +234,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
 
         fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5))
         for ax, activation in zip(axes, ("relu", "sigmoid"), strict=True):
+            ax.set_yscale("log" if activation == "relu" else "linear")
             for norm, color in zip(settings["norms"], plots.PALETTE, strict=False):
                 curves = [r["rms"] for r in runs if r["arm"] == name(8, activation, norm) and len(r["rms"]) == 8]
                 if curves:
@@ -240,9 +242,9 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             ax.set(
                 xlabel="hidden layer",
                 ylabel="RMS of its activations",
-                yscale="log",
-                title=f"8 layers, {activation}, after 50 steps at lr 1",
+                title=f"8 layers, {LABELS[activation]}, after 50 steps at lr 1",
             )
+        axes[1].set_ylim(0, 1)
         axes[0].legend()
         files.append(plots.save(fig, folder / "activations_against_depth.png"))
     return files

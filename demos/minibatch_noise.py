@@ -257,6 +257,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         ax.set(
             xscale="log", xlabel="train NLL (nats)", ylabel="test NLL (nats)", title="Fitting less, predicting better?"
         )
+        plots.label_decades(ax.xaxis)
         ax.legend(fontsize=8)
         files.append(plots.save(fig, folder / "train_against_test.png"))
 
@@ -269,6 +270,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             )
         ax.axvline(0, color="0.4", lw=1)
         ax.set_yticks(range(len(others)), others)
+        ax.invert_yaxis()
         ax.set(xlabel="test error minus that of S=N, points (95 % intervals)", title="Paired differences")
         files.append(plots.save(fig, folder / "paired_differences.png"))
     return files

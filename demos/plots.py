@@ -15,7 +15,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from demos.statistics import mean_ci
@@ -50,16 +52,29 @@ def style() -> Iterator[None]:
 def line_with_band(ax: Axes, x: ArrayLike, values_by_seed: ArrayLike, label: str, color: str | None = None) -> None:
     """The mean over seeds of values_by_seed[seed, i] at x[i], with its 95 % t-interval as a band.
 
+    On a logarithmic y axis both are taken of the logarithms: the geometric mean, and a band that stays above 0.
     A column that holds nan or inf leaves a gap; with a single seed there is a line and no band.
     """
     points, columns = np.size(x), np.asarray(values_by_seed, dtype=np.float64)
     if columns.ndim != 2 or columns.shape[1] != points:
         raise ValueError(f"values_by_seed must have the shape (seeds, {points}), got {columns.shape}")
-    nan = float("nan")
+    nan, logarithmic = float("nan"), ax.get_yscale() == "log"
+    if logarithmic:
+        with np.errstate(divide="ignore"):
+            columns = np.log(columns)
     bands = [mean_ci(c) if np.isfinite(c).all() else (nan, (nan, nan)) for c in columns.T]
-    (line,) = ax.plot(x, [mean for mean, _ in bands], marker="o", label=label, color=color)
-    low, high = [ci[0] for _, ci in bands], [ci[1] for _, ci in bands]
+    mean, low, high = np.array([(mean, *ci) for mean, ci in bands]).T
+    if logarithmic:
+        mean, low, high = np.exp([mean, low, high])
+    (line,) = ax.plot(x, mean, marker="o", label=label, color=color)
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def label_decades(axis: Axis) -> None:
+    """Label 1, 2 and 5 of every decade of a logarithmic axis, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(fig: Figure, path: str | Path) -> Path:

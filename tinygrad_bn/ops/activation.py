@@ -135,7 +135,7 @@ def softmax_forward(x, y, log):  # type: ignore[no-untyped-def]
 def softmax_backward(y, dy, dx, log):  # type: ignore[no-untyped-def]
     rows, n = y.shape
     for r in range(rows):
-        total = 0.0
+        total = np.float64(0)
         for j in range(n):
             total += dy[r, j] if log else dy[r, j] * y[r, j]
         for j in range(n):

@@ -19,7 +19,8 @@ so no mean(g); in eval mode batch norm's statistics are constants, so neither te
 
 Two memory layouts carry the family. Batch norm: a channel of (N, C, L). All others: contiguous rows, (N, G, J, L),
 with statistics over the J channels of a group and their L positions; layer norm is G = 1, L = 1, instance norm J = 1.
-Statistics are two-pass sums in float64, also for float32 input, and are kept in float64 for the backward.
+Statistics are two-pass sums in float64, also for float32 input, and are kept in float64 for the backward. (Sums start
+at np.float64(0): where the kernels run as plain Python, 0.0 plus a float32 would be a float32.)
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def channel_statistics(x, mean, var):  # type: ignore[no-untyped-def]
         else:
             for c in range(C):
                 row = x[n, c]
-                total = 0.0
+                total = np.float64(0)
                 for i in range(L):
                     total += row[i]
                 mean[c] += total
@@ -69,7 +70,7 @@ def channel_statistics(x, mean, var):  # type: ignore[no-untyped-def]
             for c in range(C):
                 row = x[n, c]
                 center = mean[c]
-                total = 0.0
+                total = np.float64(0)
                 for i in range(L):
                     d = row[i] - center
                     total += d * d
@@ -112,7 +113,7 @@ def channel_sums(x, dy, mean, rstd, dweight, dbias):  # type: ignore[no-untyped-
         else:
             for c in range(C):
                 row, grad = x[n, c], dy[n, c]
-                center, s, t = mean[c], 0.0, 0.0
+                center, s, t = mean[c], np.float64(0), np.float64(0)
                 for i in range(L):
                     s += grad[i]
                     t += grad[i] * (row[i] - center)
@@ -152,13 +153,13 @@ def row_forward(x, weight, bias, eps, centered, mean, rstd, var, y):  # type: ig
     for n in range(N):
         for g in range(G):
             row, out = x[n, g].reshape(K), y[n, g].reshape(K)
-            total = 0.0
+            total = np.float64(0)
             if centered:
                 for i in range(K):
                     total += row[i]
                 total /= K
             center = total
-            total = 0.0
+            total = np.float64(0)
             for i in range(K):
                 d = row[i] - center
                 total += d * d
@@ -185,7 +186,7 @@ def row_backward(x, dy, weight, centered, mean, rstd, dx, dweight, dbias):  # ty
         for g in range(G):
             row, grad, out = x[n, g].reshape(K), dy[n, g].reshape(K), dx[n, g].reshape(K)
             center, r = mean[n, g], rstd[n, g]
-            mean_g, mean_g_xhat = 0.0, 0.0
+            mean_g, mean_g_xhat = np.float64(0), np.float64(0)
             if L == 1:
                 w, dw, db = weight[g], dweight[g], dbias[g]
                 for j in range(J):
@@ -196,7 +197,7 @@ def row_backward(x, dy, weight, centered, mean, rstd, dx, dweight, dbias):  # ty
                     mean_g_xhat += grad[j] * w[j] * xhat
             else:
                 for j in range(J):
-                    s, t = 0.0, 0.0
+                    s, t = np.float64(0), np.float64(0)
                     for i in range(j * L, (j + 1) * L):
                         s += grad[i]
                         t += grad[i] * (row[i] - center)
