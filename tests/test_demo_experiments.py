@@ -1,0 +1,173 @@
+"""The two headline experiments: what they train is what they say, and their verdicts follow planted effects."""
+
+import math
+
+import numpy as np
+import pytest
+
+for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
+    pytest.importorskip(package, reason="needs the extra [demos]")
+
+from demos import learning_rate, minibatch_noise, training  # noqa: E402
+from tinygrad_bn import Tensor, nn  # noqa: E402
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def standardized(x):
+    return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
+
+
+def test_ghost_batches_are_normalized_group_by_group():
+    norm, x = training.ChosenBatchNorm(5, 8, None, 0, 0), normal(32, 5)
+    expected = np.concatenate([standardized(x[i : i + 8]) for i in range(0, 32, 8)])
+    np.testing.assert_allclose(norm(Tensor(x)).data, expected, atol=1e-5)
+
+
+def test_extra_rows_take_part_in_the_statistics():
+    norm, x = training.ChosenBatchNorm(5, None, None, 0, 0), normal(100, 5)
+    np.testing.assert_allclose(norm(Tensor(x)).data, standardized(x), atol=1e-5)
+
+
+def test_noise_has_the_spread_of_a_mean_and_a_deviation_of_s_values():
+    norm, s = training.ChosenBatchNorm(500, None, "gaussian", 8, 0), 8
+    shift, scale = norm._noise(normal(40, 500))
+    assert np.array_equal(shift[:s], np.repeat(shift[:1], s, axis=0))  # one draw per group of 8 rows
+    assert shift[::s].std() == pytest.approx(1 / math.sqrt(s), rel=0.05)
+    assert scale[::s].std() == pytest.approx(1 / math.sqrt(2 * s), rel=0.05)
+    assert scale[::s].mean() == pytest.approx(1, abs=0.03)
+    ghost = training.ChosenBatchNorm(500, None, "ghost", 8, 0)
+    shift, scale = ghost._noise(normal(40, 500))
+    assert shift[::s].std() == pytest.approx(1 / math.sqrt(s), rel=0.05)
+    assert np.median(scale[::s]) > 1  # the deviation of 8 values is mostly below 1
+
+
+def test_noise_is_left_out_in_eval():
+    norm = training.ChosenBatchNorm(3, None, "gaussian", 8, 0)
+    norm.eval()
+    x = normal(4, 3)
+    np.testing.assert_allclose(norm(Tensor(x)).data, x, atol=1e-4)  # mean 0 and variance 1 before any is taken
+
+
+def test_noisy_affine_gradients():
+    from tinygrad_bn import gradcheck, tensor
+
+    rng = np.random.default_rng(0)
+    shift, scale = rng.standard_normal((2, 4, 3))
+    inputs = [tensor(rng.standard_normal(shape), requires_grad=True) for shape in ((4, 3), (3,), (3,))]
+    assert gradcheck(lambda x, w, b: training.noisy_affine(x, w, b, shift=shift, scale=scale), inputs)
+
+
+def test_population_statistics_are_those_of_the_whole_training_set():
+    x = normal(200, 4)
+    norms = [training.ChosenBatchNorm(4, 8, "ghost", 8, i) for i in range(2)]
+    training.take_population_statistics(nn.Sequential(norms[0], nn.Dropout(0.5), norms[1]), x)
+    for norm, rows in zip(norms, (x, standardized(x)), strict=True):
+        np.testing.assert_allclose(norm.mean, rows.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(norm.var, rows.var(axis=0, ddof=1), rtol=1e-5)
+
+
+def config(**changes):
+    return {"arm": "S=8", "seed": 0, "lr": 0.1, "dataset": "digits", "steps": 5, "m": 32, "drop_at": 0.75} | changes
+
+
+@pytest.mark.parametrize("arm", minibatch_noise.ARMS)
+def test_arms_differ_in_the_mechanism_alone(arm, monkeypatch):
+    """Batches and initial weights are equal in every arm; the statistics have the rows that the arm's name says."""
+    seen = {}
+
+    def fake(model, data, config, rows):
+        batch = next(training.batches(minibatch_noise.N, 32, config["seed"]))
+        seen["batch"], seen["rows"] = batch, rows(batch)
+        seen["weights"] = [m.weight.data for m in model.modules() if isinstance(m, nn.Linear)]
+        return {}
+
+    monkeypatch.setattr(minibatch_noise, "train", fake)
+    minibatch_noise.run(config(arm="no norm"))
+    reference = dict(seen)
+    minibatch_noise.run(config(arm=arm))
+    assert np.array_equal(seen["batch"], reference["batch"])
+    assert all(np.array_equal(a, b) for a, b in zip(seen["weights"], reference["weights"], strict=True))
+    wanted = minibatch_noise.ARMS[arm][0] or 32
+    assert len(seen["rows"]) == len(set(seen["rows"])) == max(32, wanted)
+    assert np.array_equal(seen["rows"][:32], seen["batch"])
+
+
+def test_the_loss_is_taken_over_the_batch_alone():
+    """Other labels on the rows that only take part in the statistics give the same gradients."""
+    data = minibatch_noise.load("digits", 0)
+    x, y = data["train"]
+    batch = next(training.batches(500, 32, 0))
+    others = np.setdiff1d(np.arange(500), batch)
+    gradients = []
+    for change in ([], others, batch):  # the last shows that labels of the batch do matter
+        labels = y.copy()
+        labels[change] = (labels[change] + 1) % 10
+        model = minibatch_noise.net("S=N", 64, 10, 0)
+        parts = {**data, "train": (x, labels)}
+        training.train(model, parts, config(steps=1), lambda batch: np.concatenate([batch, others]))
+        gradients.append(next(model.parameters()).grad)
+    assert np.array_equal(gradients[0], gradients[1])
+    assert not np.array_equal(gradients[0], gradients[2])
+
+
+def test_a_diverged_run_counts_as_chance():
+    with np.errstate(all="ignore"):
+        result = minibatch_noise.run(config(arm="no norm", lr=1e9, steps=20))
+    assert result["diverged"] and result["test_error"] == 90 and result["test_nll"] == pytest.approx(math.log(10))
+
+
+@pytest.mark.parametrize(
+    ("curve", "width"),
+    [
+        ([90, 50, 5, 4, 6, 90], 1.5),  # three rates within 2 points of the best
+        ([90, 90, 3, 90, 90, 90], 0.5),
+        ([90, 89, 91, 90, 90, 90], 0.0),  # never learned
+    ],
+)
+def test_window(curve, width):
+    assert learning_rate.window(np.array(curve, float)) == width
+
+
+def noise_runs(effect, seeds):
+    """Runs of D1 in which error falls by `effect` points from S=N to S=8, plus seed-to-seed scatter."""
+    settings = {**minibatch_noise.PRESETS["full"], "seeds": seeds, "dataset": "digits", "preset": "full"}
+    place = {"S=4": 0.9, "S=8": 1.0, "S=32": 0.7, "S=128": 0.3, "S=N + ghost noise": 0.8, "S=N + Gaussian noise": 0.6}
+    runs = []
+    for c in minibatch_noise.plan(settings):
+        scatter = np.random.default_rng([c["seed"], len(c["arm"]), int(100 * c["lr"])]).normal(0, 0.3)
+        error = 6 + np.random.default_rng(c["seed"]).normal() - effect * place.get(c["arm"], 0) + scatter
+        runs.append({**c, "valid_error": error, "test_error": error, "test_nll": error / 30, "train_nll": 0.01})
+        runs[-1]["diverged"] = False
+    return runs, settings
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(1.5, True), (0.0, False), (-1.5, False)])
+def test_verdicts_of_minibatch_noise_follow_the_planted_effect(effect, verdict):
+    runs, settings = noise_runs(effect, list(range(20)))
+    analysis = minibatch_noise.analyse(runs, settings)
+    assert [c.passed for c in analysis.criteria] == [verdict] * 4
+    assert analysis.criteria[0].measured == pytest.approx(-effect, abs=0.3)
+
+
+def rate_runs(decades):
+    """Runs of D2 in which BN's window is `decades` wider than that of the nets without."""
+    settings = {**learning_rate.PRESETS["full"], "seeds": list(range(10)), "dataset": "digits", "preset": "full"}
+    runs = []
+    for c in learning_rate.plan(settings):
+        width = 1 + (decades if c["norm"] == "BN" else 0) + 0.5 * (c["seed"] % 2)
+        error = 5.0 if learning_rate.LRS.index(c["lr"]) < 2 * width else 90.0
+        runs.append({**c, "test_error": error, "valid_error": error, "diverged": False, "rms": []})
+    return runs, settings
+
+
+@pytest.mark.parametrize(("decades", "verdict"), [(1.0, True), (0.0, False), (-0.5, False)])
+def test_verdicts_of_learning_rate_follow_the_planted_effect(decades, verdict):
+    runs, settings = rate_runs(decades)
+    analysis = learning_rate.analyse(runs, settings)
+    windows = [c for c in analysis.criteria if c.name.startswith("window")]
+    assert [c.passed for c in windows] == [verdict] * 6
+    assert all(c.measured == pytest.approx(decades) for c in windows)
+    assert analysis.criteria[-1].passed  # BN fails at the highest rates, as planted
