@@ -38,6 +38,8 @@ TABLE = [
     (lambda: F.dropout(X, 1.5), ValueError, ["p", "1.5"]),
     (lambda: F.cross_entropy(X, np.zeros(4)), TypeError, ["target", "float64"]),
     (lambda: F.cross_entropy(X, np.array([0, 1, 2, 6])), ValueError, ["target", "[0, 6)", "6"]),
+    (lambda: F.cross_entropy(X, np.array([0, -1, 2, 5])), ValueError, ["target", "[0, 6)", "-1"]),
+    (lambda: F.nll_loss(X, np.array([0, 1, 2, 6])), ValueError, ["target", "[0, 6)", "6"]),
     (lambda: F.cross_entropy(X, np.zeros(3, int)), ValueError, ["target", "(4,)", "(3,)"]),
     (lambda: F.cross_entropy(X, np.zeros(4, int), reduction="max"), ValueError, ["reduction", "max"]),
     (lambda: F.mse_loss(X, X[:1]), ValueError, ["target", "(4, 6)", "(1, 6)"]),

@@ -233,3 +233,37 @@ def test_gradcheck_says_where():
         tb.gradcheck(wrong, x)
     with pytest.raises(ValueError, match="float64"):
         tb.gradcheck(lambda a: a * a, tensor([1.0], requires_grad=True))
+
+
+def test_gradients_are_new_arrays_whatever_the_pullback_returns():
+    """A rule may return one array twice, or one that it keeps: changing a .grad must not change anything else."""
+    constant = np.array([2.0, 3.0])
+    scaled = tb.differentiable(lambda a: ((a * constant).sum(), lambda dy: constant))
+    x = leaf(1.0, 1.0)
+    scaled(x).backward()
+    x.grad *= 10
+    assert np.array_equal(constant, [2, 3])
+
+    def pullback(dy):
+        g = dy * 2
+        return g, g
+
+    both = tb.differentiable(lambda a, b: (a + b, pullback))
+    x, y = leaf(1.0), leaf(2.0)
+    both(x, y).backward()
+    assert not np.shares_memory(x.grad, y.grad)
+
+
+def test_grad_stops_at_its_inputs():
+    """What lies behind an input is not needed, even if its graph was freed."""
+    x = leaf(3.0)
+    h = x * x
+    h.backward()  # frees the graph behind h
+    assert grad(h * 2, h) == ([2.0],)
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        grad(h * 2, x)
+
+
+def test_gradcheck_names_a_function_that_is_not_deterministic():
+    with pytest.raises(tb.GradcheckError, match="not deterministic"):
+        tb.gradcheck(lambda a: F.dropout(a, 0.5), leaf(*range(1, 20)))

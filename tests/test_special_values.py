@@ -1,0 +1,71 @@
+"""NaN, infinity and huge values go through every kernel as they do in NumPy."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import nn, optim, tensor
+
+X = np.array([[np.nan, 1.0, -2.0], [np.inf, 0.0, 3.0], [-np.inf, -0.0, 1e300], [1e4, -1e4, 800.0]])
+
+
+def reference(name, x):
+    with np.errstate(all="ignore"):
+        exponentials = np.exp(x - x.max(axis=1, keepdims=True))
+        return {
+            "relu": lambda: np.maximum(x, 0),
+            "sigmoid": lambda: 1 / (1 + np.exp(-x)),
+            "tanh": lambda: np.tanh(x),
+            "softmax": lambda: exponentials / exponentials.sum(axis=1, keepdims=True),
+            "log_softmax": lambda: x - x.max(axis=1, keepdims=True) - np.log(exponentials.sum(axis=1, keepdims=True)),
+        }[name]()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "softmax", "log_softmax"])
+def test_activations(name, dtype):
+    with np.errstate(over="ignore"):
+        x = X.astype(dtype)
+    with np.errstate(all="ignore"):
+        y = getattr(F, name)(tensor(x)).data
+    np.testing.assert_allclose(y, reference(name, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh"])
+def test_a_nan_gradient_is_not_swallowed(name):
+    x = tensor([1.0, 2.0], requires_grad=True)
+    getattr(F, name)(x).backward(np.array([np.nan, 1.0], np.float32))
+    assert np.isnan(x.grad[0]) and np.isfinite(x.grad[1])
+
+
+def test_relu_gradient_at_nan_and_zero():
+    x = tensor([np.nan, 0.0, -0.0], requires_grad=True)
+    F.relu(x).sum().backward()
+    assert np.array_equal(x.grad[1:], [0, 0])  # PyTorch's choice at 0
+
+
+def test_losses():
+    logits = tensor(np.array([[1e4, 0.0], [np.nan, 0.0]]), requires_grad=True)
+    loss = F.cross_entropy(logits, np.array([1, 0]), reduction="none")
+    assert loss.data[0] == 1e4 and np.isnan(loss.data[1])
+    loss.backward(np.ones(2))
+    assert np.array_equal(logits.grad[0], [1, -1]) and np.isnan(logits.grad[1]).all()
+    huge = tensor(np.array([1e4, -1e4]))
+    assert np.array_equal(F.binary_cross_entropy_with_logits(huge, np.array([0.0, 1.0]), "none").data, [1e4, 1e4])
+
+
+def test_sgd_carries_nan_into_the_parameter():
+    p = tensor([1.0, 1.0], requires_grad=True)
+    p.grad = np.array([np.nan, 1.0], np.float32)
+    optim.SGD([p], lr=0.5, momentum=0.9).step()
+    assert np.isnan(p.data[0]) and p.data[1] == 0.5
+
+
+def test_kernels_do_not_warn_about_ordinary_numbers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = tensor(np.array([[1000.0, -1000.0], [0.5, 2.0]]), requires_grad=True)
+        net = nn.Sequential(nn.Linear(2, 3).double(), nn.BatchNorm1d(3).double(), nn.Sigmoid())
+        F.cross_entropy(F.softmax(net(x)), np.array([0, 1])).backward()
