@@ -267,3 +267,14 @@ def test_grad_stops_at_its_inputs():
 def test_gradcheck_names_a_function_that_is_not_deterministic():
     with pytest.raises(tb.GradcheckError, match="not deterministic"):
         tb.gradcheck(lambda a: F.dropout(a, 0.5), leaf(*range(1, 20)))
+
+
+def test_powers_at_zero():
+    """As in PyTorch: a^0 is constant also at a = 0, and 0^b has no slope in b."""
+    a, b = leaf(0.0, 0.0, 2.0), leaf(0.0, 2.0, 0.0)
+    (a**b).sum().backward()
+    assert np.array_equal(a.grad, [0, 0, 0])
+    np.testing.assert_allclose(b.grad, [0, 0, np.log(2)])
+    c = leaf(0.0)
+    (c**0).backward()
+    assert c.grad == [0.0]
