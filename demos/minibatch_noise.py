@@ -52,7 +52,7 @@ PRESETS = {
         "limits": "six seeds and 500 steps give wide intervals; two learning rates, and only for S=8 and S=N, are "
         "hardly a search for the best; dropout and Gaussian noise are left to the full preset",
     },
-    "full": {"seeds": 20, "steps": 1000, "lrs": [0.03, 0.1, 0.3], "arms": list(ARMS), "swept": list(ARMS)},
+    "full": {"seeds": 20, "steps": 1000, "lrs": [0.1, 0.3, 1.0], "arms": list(ARMS), "swept": list(ARMS)},
 }
 
 
@@ -238,7 +238,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             ax.set(xscale="log", xlabel="S, rows behind the statistics", ylabel=label)
             ax.set_xticks(GROUPS, [str(s) if s != N else f"N={N}" for s in GROUPS])
             ax.minorticks_off()
-        axes[0].legend()
+        axes[1].legend(loc="lower right")
         fig.suptitle(
             f"The fewer rows behind the statistics, the more noise ({len(settings['seeds'])} seeds, 95 % bands)"
         )
