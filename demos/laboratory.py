@@ -38,7 +38,8 @@ from demos.grid import Config, Run, run_grid  # noqa: E402
 
 __all__ = ["Analysis", "Criterion", "Demo", "load_dataset", "main", "run_grid", "split"]
 
-FIRST_SEED = 1000  # fresh seeds: smaller ones were used while the demos were designed
+FIRST_SEED = 2000  # fresh seeds: smaller ones were used while the demos were designed
+LEARNED = 50.0  # a net has learned something when at most 50 % of its answers are wrong
 Settings = dict[str, Any]
 Rows = tuple[NDArray[Any], NDArray[Any]]
 
@@ -73,7 +74,8 @@ class Demo:
     A preset is a dict of settings with "seeds" (how many) and optionally "limits" (what it can't conclude).
     `plan` gets the settings with "seeds" as a list, "dataset" and "preset", and returns a configuration per
     run with "arm" and "seed" at least; `analyse` gets {**configuration, **metrics} of each run, in order.
-    Without `warm_up`, two "steps" of each arm are run to compile the kernels.
+    Without `warm_up`, two "steps" of each arm are run to compile the kernels. `sizes` are the parts that a run
+    splits the dataset into: a dataset that is too small is refused before anything runs.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Demo:
     run: Run
     analyse: Callable[[list[dict[str, Any]], Settings], Analysis]
     plot: Callable[[list[dict[str, Any]], Analysis, Settings, Path], list[Path]]
+    sizes: dict[str, int] | None = None
     cost: Callable[[Config], float] | None = None
     warm_up: Callable[[], None] | None = None
 
@@ -104,7 +107,16 @@ def load_dataset(spec: str) -> Rows:
     file = Path(spec.removeprefix("npz:")).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    return data.load_npz(file)
+    x, y = data.load_npz(file)
+    if x.shape[1] == 0 or len(np.unique(y)) < 2:
+        raise ValueError(
+            f"needs at least one feature and two classes, got x of shape {x.shape}, classes {np.unique(y)}"
+        )
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)  # as the nets' parameters
+    if not np.isfinite(x).all():
+        raise ValueError("x must fit into float32, got values above 3.4e38")
+    return x, y
 
 
 def split(x: NDArray[Any], y: NDArray[Any], sizes: dict[str, int], seed: int) -> dict[str, Rows]:
@@ -284,8 +296,10 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None) -> int:
         print(f"--out: {error}", file=sys.stderr)
         return 2
     try:
-        if args.dataset.startswith("npz:"):
-            load_dataset(args.dataset)  # a bad file is found here and not in every run
+        x, y = load_dataset(args.dataset)  # a bad dataset is found here and not in every run
+        for demo in demos:
+            if demo.sizes:
+                split(x, y, demo.sizes, seed=0)
     except (OSError, ValueError, TypeError, KeyError) as error:
         print(f"--dataset {args.dataset}: {error}", file=sys.stderr)
         return 2

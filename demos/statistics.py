@@ -1,7 +1,8 @@
 """Paired statistics: the same seeds in every arm, one value per seed, and the difference is what counts.
 
 A demo compares two arms seed by seed: what both have in common (data, initialization, batch order) cancels.
-One seed has no interval: it is nan, and nan passes no criterion. Where all values are equal it is a point.
+One seed has no interval: it is nan, and nan passes no criterion. Where all values are equal the interval is a point,
+and the t-test, which would be certain after two seeds, gives way to the exact sign test: p = 2 / 2^n.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ class Paired:
     mean: float
     ci: Interval  # 95 % t-interval
     bootstrap_ci: Interval  # 95 %, bias-corrected and accelerated: no normality assumed
-    d_z: float  # effect size: mean / standard deviation of the differences
+    d_z: float  # effect size: mean / standard deviation of the differences; nan where all are equal
     win_rate: float  # share of pairs with a below b, ties count half
-    p: float  # two-sided paired t-test
+    p: float  # two-sided paired t-test; sign test where all differences are equal
 
 
 class Trend(NamedTuple):
-    """Spearman's rho of each seed's curve, their mean and its 95 % t-interval."""
+    """Spearman's rho of each seed's curve, their mean, its 95 % t-interval and the p-value of "no trend"."""
 
     rhos: Values
     mean: float
     ci: Interval
+    p: float
 
 
 def paired(a: ArrayLike, b: ArrayLike) -> Paired:
@@ -47,9 +49,8 @@ def paired(a: ArrayLike, b: ArrayLike) -> Paired:
     if len(d) == 1:
         nan = float("nan")
         return Paired(1, mean, ci, (nan, nan), nan, win_rate, nan)
-    if np.ptp(d) == 0:  # no variance: nothing to estimate, the difference is exact
-        d_z, p = (float(np.copysign(np.inf, mean)), 0.0) if mean else (0.0, 1.0)
-        return Paired(len(d), mean, ci, ci, d_z, win_rate, p)
+    if np.ptp(d) == 0:
+        return Paired(len(d), mean, ci, ci, float("nan"), win_rate, _p_value(d))
     rng = np.random.default_rng(0)  # the same data give the same interval
     bootstrap = stats.bootstrap((d,), np.mean, method="BCa", random_state=rng).confidence_interval
     return Paired(
@@ -59,7 +60,7 @@ def paired(a: ArrayLike, b: ArrayLike) -> Paired:
         bootstrap_ci=(float(bootstrap.low), float(bootstrap.high)),
         d_z=float(mean / d.std(ddof=1)),
         win_rate=win_rate,
-        p=float(stats.ttest_1samp(d, 0).pvalue),
+        p=_p_value(d),
     )
 
 
@@ -96,12 +97,12 @@ def tost(a: ArrayLike, b: ArrayLike, margin: float) -> dict[str, Any]:
     if len(d) == 1:
         p = float("nan")
     elif np.ptp(d) == 0:
-        p = 0.0 if abs(mean) < margin else 1.0
+        p = 0.5 ** len(d) if abs(mean) < margin else 1.0  # one-sided sign test, as in _p_value
     else:
         above = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
         below = stats.ttest_1samp(d, margin, alternative="less").pvalue
         p = float(max(above, below))
-    equivalent = bool(-margin < ci90[0] and ci90[1] < margin)
+    equivalent = bool(-margin < ci90[0] and ci90[1] < margin and p < 0.05)
     return {"n": len(d), "mean": mean, "ci90": ci90, "margin": margin, "p": p, "equivalent": equivalent}
 
 
@@ -116,7 +117,16 @@ def spearman_over_seeds(x: ArrayLike, values: ArrayLike) -> Trend:
         raise ValueError("x and values must be finite, got nan or inf")
     rhos = np.array([0.0 if np.ptp(c) == 0 else stats.spearmanr(xs, c).statistic for c in curves])
     mean, (low, high) = mean_ci(rhos)
-    return Trend(rhos, mean, (float(np.clip(low, -1, 1)), float(np.clip(high, -1, 1))))
+    return Trend(rhos, mean, (float(np.clip(low, -1, 1)), float(np.clip(high, -1, 1))), _p_value(rhos))
+
+
+def _p_value(d: Values) -> float:
+    """Two-sided p-value of "the mean is 0": the t-test, or the exact sign test where all values are equal."""
+    if len(d) == 1:
+        return float("nan")
+    if np.ptp(d) == 0:
+        return 2 * 0.5 ** len(d) if d[0] else 1.0
+    return float(stats.ttest_1samp(d, 0).pvalue)
 
 
 def _one_per_seed(name: str, values: ArrayLike) -> Values:

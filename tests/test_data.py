@@ -51,6 +51,13 @@ def test_load_npz_returns_what_was_saved(tmp_path):
     assert data.load_npz(save(tmp_path / "b.npz", x=x.astype(int), y=y))[0].dtype == np.float32
 
 
+def test_a_renamed_npy_is_told_from_an_npz(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.ones((2, 2)))
+    with pytest.raises(ValueError, match="single array"):
+        data.load_npz(tmp_path / "a.npz")
+
+
 BAD = {
     "no y": ({"x": np.ones((2, 2))}, "missing"),
     "x of one axis": ({"x": np.ones(2), "y": np.zeros(2, int)}, "shape"),

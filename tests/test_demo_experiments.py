@@ -113,6 +113,19 @@ def test_the_loss_is_taken_over_the_batch_alone():
     assert not np.array_equal(gradients[0], gradients[2])
 
 
+def test_an_npz_of_float64_is_trained_end_to_end(tmp_path):
+    """Two clusters far apart: every arm learns them, whatever dtype the file has."""
+    rng = np.random.default_rng(0)
+    y = np.arange(1900) % 2
+    np.savez(tmp_path / "two.npz", x=rng.normal(3.0 * y[:, None], 1.0, (1900, 5)), y=y)
+    spec = f"npz:{tmp_path / 'two.npz'}"
+    result = minibatch_noise.run(config(dataset=spec, steps=60))
+    assert result["test_error"] < 5 and not result["diverged"]
+    settings = {**learning_rate.PRESETS["quick"], "seeds": [0], "dataset": spec, "preset": "quick"}
+    chosen = next(c for c in learning_rate.plan(settings) if c["lr"] == 0.1 and c["norm"] == "BN")
+    assert learning_rate.run({**chosen, "steps": 60})["test_error"] < 5
+
+
 def test_a_diverged_run_counts_as_chance():
     with np.errstate(all="ignore"):
         result = minibatch_noise.run(config(arm="no norm", lr=1e9, steps=20))

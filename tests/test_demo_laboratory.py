@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def configurations(*arms, seeds=3, **more):
-    return [{"arm": arm, "seed": 1000 + seed, "lr": 0.1, **more} for seed in range(seeds) for arm in arms]
+    return [{"arm": arm, "seed": 2000 + seed, "lr": 0.1, **more} for seed in range(seeds) for arm in arms]
 
 
 def without_process(runs):
@@ -70,7 +70,7 @@ def test_workers_have_one_thread_and_the_parent_keeps_its_environment(pooled):
 def test_a_run_that_raises_does_not_stop_the_others(pooled):
     _, runs, _, _ = pooled
     failed = [run for run in runs if "error" in run]
-    assert [(run["arm"], run["seed"]) for run in failed] == [("raises", 1001)]
+    assert [(run["arm"], run["seed"]) for run in failed] == [("raises", 2001)]
     assert "RuntimeError: the net caught fire" in failed[0]["error"] and "in run" in failed[0]["error"]
     assert sum("error_rate" in run for run in runs) == len(runs) - 1
 
@@ -136,8 +136,8 @@ def test_a_fail_is_a_result(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "PASS  a below b: measured -1 [-1.5, -0.5], wanted < 0  * headline\n" in out
     assert "FAIL  b below a: measured 1 [0.5, 1.5], wanted < 0\n      as it should be\n" in out
-    assert "preset quick, digits, 3 seeds from 1000, 6 runs" in out
-    assert "limits: A toy concludes nothing.\n" in out and "note: seeds [1000, 1001, 1002]\n" in out
+    assert "preset quick, digits, 3 seeds from 2000, 6 runs" in out
+    assert "limits: A toy concludes nothing.\n" in out and "note: seeds [2000, 2001, 2002]\n" in out
     assert str(tmp_path / "toy") in out and "\033" not in out
     # no terminal: no bar, one line before and one after
     first, last = err.splitlines()
@@ -151,10 +151,10 @@ def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
         ["demo", "claim", "preset", "dataset", "seeds", "versions", "settings", "arms", "criteria", "limits", "seconds"]
     )
     assert (summary["demo"], summary["preset"], summary["dataset"]) == ("toy", "quick", "digits")
-    assert summary["seeds"] == [1000, 1001]
+    assert summary["seeds"] == [2000, 2001]
     assert summary["limits"] == "A toy concludes nothing. Only 2 of the preset's 3 seeds were run."
     assert set(summary["versions"]) == {"python", "numpy", "numba", "tinygrad_bn"}
-    values = [toy_demo.run({"arm": "a", "seed": seed})["error_rate"] for seed in (1000, 1001)]
+    values = [toy_demo.run({"arm": "a", "seed": seed})["error_rate"] for seed in (2000, 2001)]
     assert summary["arms"][0] == {"arm": "a", "error_rate": values, "nll": [None]}
     assert summary["criteria"][0] == {
         "name": "a below b",
@@ -167,7 +167,7 @@ def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
     }
     assert summary["criteria"][2]["measured"] is None and summary["criteria"][2]["ci"] == [None, None]
     runs = strict((tmp_path / "toy" / "runs.json").read_text())
-    assert [(run["arm"], run["seed"]) for run in runs] == [(a, s) for s in (1000, 1001) for a in "ab"]
+    assert [(run["arm"], run["seed"]) for run in runs] == [(a, s) for s in (2000, 2001) for a in "ab"]
     names = sorted(path.name for path in (tmp_path / "toy").iterdir())
     assert names == ["runs.json", "summary.json", "toy.png"]  # no temporary file is left
     assert (tmp_path / "toy" / "toy.png").read_bytes().startswith(b"\x89PNG")
@@ -177,10 +177,10 @@ def test_an_incomplete_seed_is_left_out_in_every_arm(tmp_path, capsys):
     toy = toy_demo.demo(arms=["a", "raises"])
     assert lab.main([toy], ["--workers", "1", "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert "the net caught fire" in err and "'arm': 'raises', 'seed': 1001" in err
+    assert "the net caught fire" in err and "'arm': 'raises', 'seed': 2001" in err
     assert "toy: 1 of 6 runs raised an error" in err
     summary = strict((tmp_path / "toy" / "summary.json").read_text())
-    assert summary["seeds"] == [1000, 1002]
+    assert summary["seeds"] == [2000, 2002]
     assert [len(arm["error_rate"]) for arm in summary["arms"]] == [2, 2]
     assert "1 runs raised an error" in out
     assert len(strict((tmp_path / "toy" / "runs.json").read_text())) == 6
@@ -223,6 +223,24 @@ def test_a_missing_file_is_one_line(capsys, tmp_path):
     missing = tmp_path / "missing.npz"
     assert lab.main([toy_demo.demo()], ["--dataset", f"npz:{missing}", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"--dataset npz:{missing}: there is no file {missing}\n"
+
+
+@pytest.mark.parametrize(
+    "x, y, words",
+    [
+        (np.ones((50, 3)), np.arange(50) % 2, "the dataset has 50 rows, but 40 train + 20 test = 60 are needed"),
+        (np.ones((80, 0)), np.arange(80) % 2, "at least one feature and two classes"),
+        (np.ones((80, 3)), np.zeros(80, int), "at least one feature and two classes"),
+        (np.full((80, 3), 1e300), np.arange(80) % 2, "x must fit into float32"),
+    ],
+)
+def test_a_dataset_that_cannot_do_is_one_line_before_any_run(x, y, words, capsys, tmp_path):
+    np.savez(tmp_path / "few.npz", x=x, y=y)
+    demo = dataclasses.replace(toy_demo.demo(), sizes={"train": 40, "test": 20})
+    out = tmp_path / "out"
+    assert lab.main([demo], ["--dataset", f"npz:{tmp_path / 'few.npz'}", "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1 and not (out / "toy").exists()
 
 
 def test_an_output_folder_that_cannot_be_is_one_line(capsys, tmp_path):

@@ -77,13 +77,14 @@ def test_one_seed_has_no_interval_and_passes_nothing():
     assert not tost([1.0], [1.0], margin=1)["equivalent"]
 
 
-@pytest.mark.parametrize("shift, d_z, p", [(0.0, 0.0, 1.0), (-0.1, -math.inf, 0.0), (0.1, math.inf, 0.0)])
-def test_equal_differences_give_a_point(shift, d_z, p):
+@pytest.mark.parametrize("shift, p", [(0.0, 1.0), (-0.1, 2 / 2**7), (0.1, 2 / 2**7)])
+def test_equal_differences_are_no_certainty(shift, p):
+    """What is left is the sign test: seven heads in a row have the probability 2 / 2^7 on either side."""
     b = np.arange(7) / 10  # b + shift - b is not the same float everywhere
     result = paired(b + shift, b)
     assert result.ci == result.bootstrap_ci == (result.mean, result.mean)
     assert result.mean == pytest.approx(shift, abs=1e-15)
-    assert (result.d_z, result.p) == (d_z, p)
+    assert math.isnan(result.d_z) and result.p == p == stats.binomtest(7 if shift else 3, 7).pvalue
 
 
 def test_mean_ci_by_hand():
@@ -155,7 +156,9 @@ def test_tost_p_and_interval_tell_the_same():
 
 
 def test_tost_without_variance():
-    assert tost([1, 2, 3], [1, 2, 3], margin=0.1)["equivalent"]
+    five = [1, 2, 3, 4, 5]
+    assert tost(five, five, margin=0.1)["equivalent"] and tost(five, five, margin=0.1)["p"] == 1 / 32
+    assert not tost([1, 2], [1, 2], margin=0.1)["equivalent"]  # two seeds prove nothing
     outside = tost([2, 3, 4], [1, 2, 3], margin=0.5)
     assert outside["p"] == 1 and not outside["equivalent"] and outside["ci90"] == (1, 1)
 
@@ -167,7 +170,8 @@ def test_spearman_by_hand():
     rising = spearman_over_seeds([1, 2, 3, 4], [[1, 2, 4, 3]] * 9 + [[1, 2, 3, 4]])
     assert rising.ci == pytest.approx(mean_ci([0.8] * 9 + [1])[1])
     same = spearman_over_seeds([1, 2, 3], [[1, 2, 3], [3, 4, 9]])
-    assert same.mean == pytest.approx(1) and same.ci == pytest.approx((1, 1))
+    assert same.mean == pytest.approx(1) and same.ci == pytest.approx((1, 1)) and same.p == 0.5
+    assert rising.p == pytest.approx(stats.ttest_1samp([0.8] * 9 + [1], 0).pvalue, rel=1e-6)
 
 
 def test_a_correlation_stays_within_one():

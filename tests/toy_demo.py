@@ -21,7 +21,7 @@ def plan(settings):
 
 def run(config):
     time.sleep(config.get("sleep", 0))
-    if config["arm"] == "raises" and config["seed"] == 1001:
+    if config["arm"] == "raises" and config["seed"] == 2001:
         raise RuntimeError("the net caught fire")
     if config["arm"] == "dies":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -18,7 +18,10 @@ def load_npz(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("holds a single array without a name; np.savez(path, x=x, y=y) writes what is wanted")
+        with loaded as file:
             missing = [key for key in ("x", "y") if key not in file]
             if missing:
                 raise ValueError(f"must hold the arrays x and y, missing {missing}")
