@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import concatenate, data, manual_seed, nn, optim, pad, stack, tensor
+from tinygrad_bn import concatenate, data, gradcheck, manual_seed, nn, optim, pad, stack, tensor
 
 X = tensor(np.zeros((4, 6), np.float32))
 IMAGE = tensor(np.zeros((4, 6, 3, 3), np.float32))
@@ -42,6 +42,9 @@ TABLE = [
     (lambda: F.nll_loss(X, np.array([0, 1, 2, 6])), ValueError, ["target", "[0, 6)", "6"]),
     (lambda: F.cross_entropy(X, np.zeros(3, int)), ValueError, ["target", "(4,)", "(3,)"]),
     (lambda: F.cross_entropy(X, np.zeros(4, int), reduction="max"), ValueError, ["reduction", "max"]),
+    (lambda: F.cross_entropy(X, np.zeros(4, int), SIX), TypeError, ["positional"]),  # PyTorch's weight: not here
+    (lambda: F.cross_entropy(X, np.zeros(4, int), ignore_index=None), TypeError, ["ignore_index", "None"]),
+    (lambda: F.nll_loss(X, np.zeros(4, int), ignore_index=True), TypeError, ["ignore_index", "True"]),
     (lambda: F.mse_loss(X, X[:1]), ValueError, ["target", "(4, 6)", "(1, 6)"]),
     (lambda: F.mse_loss(X, np.zeros((4, 6))), TypeError, ["target", "float32", "float64"]),
     (lambda: nn.Linear(0, 3), ValueError, ["in_features", "0"]),
@@ -62,16 +65,30 @@ TABLE = [
     (lambda: optim.SGD([P], nesterov=True), ValueError, ["nesterov", "momentum"]),
     (lambda: optim.SGD([P, P]), ValueError, ["params", "twice"]),
     (lambda: optim.SGD([P * 2]), ValueError, ["params", "leaves"]),
+    (lambda: optim.SGD(3), TypeError, ["params", "int"]),
+    (lambda: optim.SGD([{"lr": 1}]), ValueError, ["'params'", "lr"]),
+    (lambda: optim.SGD([{"params": [P]}, P]), TypeError, ["params", "dict", "Tensor"]),
+    (lambda: optim.SGD([P, {"params": [P]}]), TypeError, ["params", "dict"]),
+    (lambda: optim.SGD([P], lr=np.inf), ValueError, ["lr", "finite", "inf"]),
+    (lambda: optim.SGD([P], dampening=np.nan), ValueError, ["dampening", "finite", "nan"]),
+    (lambda: nn.ReLU().register_forward_hook(3), TypeError, ["hook", "int"]),
+    (lambda: nn.ReLU().register_buffer("b", X), TypeError, ["buffer 'b'", "Tensor"]),
+    (lambda: nn.init.calculate_gain("swish"), ValueError, ["nonlinearity", "swish"]),
     (lambda: tensor([[1.0], [1.0, 2.0]]), ValueError, ["data", "rectangular"]),
     (lambda: tensor([1.0], dtype=np.int64), TypeError, ["dtype", "int64"]),
     (lambda: concatenate([]), ValueError, ["arrays", "none"]),
     (lambda: stack([X, X[:1]]), ValueError, ["arrays", "one shape"]),
+    (lambda: concatenate([X, X], axis=2), ValueError, ["axis", "[-2, 1]", "2"]),
+    (lambda: X.transpose(0), ValueError, ["axes", "2 axes", "(0,)"]),
+    (lambda: X.transpose(0, 0), ValueError, ["axes", "(0, 0)"]),
+    (lambda: gradcheck(lambda a: None, tensor(np.ones(2), requires_grad=True)), TypeError, ["fn", "NoneType"]),
     (lambda: pad(X, [(1, 1)]), ValueError, ["pad_width", "2 axes"]),
     (lambda: X.clip(), ValueError, ["min or max"]),
     (lambda: X.flatten(2), ValueError, ["start_dim", "2"]),
     (lambda: manual_seed(-1), ValueError, ["seed", "-1"]),
     (lambda: manual_seed(1.0), TypeError, ["seed", "float"]),
     (lambda: data.DataLoader(SIX, batch_size=0), ValueError, ["batch_size", "0"]),
+    (lambda: data.DataLoader(5), TypeError, ["arrays", "int"]),
     (lambda: data.DataLoader((SIX, FIVE)), ValueError, ["arrays", "(6,)", "(5,)"]),
     (lambda: data.glyphs(-1), ValueError, ["n", "-1"]),
     (lambda: data.load_npz("nowhere.npz"), FileNotFoundError, ["nowhere.npz"]),

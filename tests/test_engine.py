@@ -1,5 +1,7 @@
 """What the engine promises."""
 
+import copy
+import functools
 import gc
 import threading
 
@@ -278,3 +280,157 @@ def test_powers_at_zero():
     c = leaf(0.0)
     (c**0).backward()
     assert c.grad == [0.0]
+
+
+class Holder:
+    def __init__(self, array):
+        self.array = array
+
+    def __call__(self, dy):
+        return dy * self.array
+
+
+PULLBACKS = {  # ways in which the gradient of a sum of squares can hold on to its array
+    "closure": lambda a: lambda dy: dy * 2 * a,
+    "nested function": lambda a: (lambda inner: lambda dy: inner(dy))(lambda dy: dy * 2 * a),
+    "default argument": lambda a: lambda dy, a=a: dy * 2 * a,
+    "keyword default": lambda a: lambda dy, *, a=a: dy * 2 * a,
+    "partial": lambda a: functools.partial(lambda a, dy: dy * 2 * a, a),
+    "list": lambda a: (lambda kept: lambda dy: dy * 2 * kept[0])([a]),
+    "dict": lambda a: (lambda kept: lambda dy: dy * 2 * kept["a"])({"a": (a,)}),
+    "object": lambda a: Holder(a),
+    "tensor": lambda a: (lambda t: lambda dy: dy * 2 * t.data)(Tensor(a)),
+}
+
+
+@pytest.mark.parametrize("way", PULLBACKS)
+def test_a_change_is_detected_however_the_array_is_kept(way):
+    op = tb.differentiable(lambda a: ((a * a).sum(), PULLBACKS[way](a)))
+    x = leaf(1.0, 2.0)
+    y = op(x)
+    change_leaf(x, y)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+
+
+def test_an_op_that_returns_its_argument_shares_its_counter():
+    same = tb.differentiable(lambda a: (a, lambda dy: dy))
+    x = leaf(1.0, 2.0)
+    y = same(x)
+    z = y * y
+    change_leaf(x, y)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        z.sum().backward()
+
+
+def test_create_graph_notices_a_changed_argument_and_an_op_that_draws():
+    x = leaf(1.0, 2.0)
+    y = (x * 3).sum()  # the array gradient does not need x; a second computation on tensors would
+    change_leaf(x, y)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward(create_graph=True)
+    rng = np.random.default_rng(0)
+
+    def noisy(a):
+        mask = rng.random(a.shape)
+        return a * mask, lambda dy: dy * mask
+
+    y = tb.differentiable(noisy)(leaf(1.0, 2.0)).sum()
+    with pytest.raises(RuntimeError, match="another result"):
+        y.backward(create_graph=True)
+
+
+def test_gradients_with_a_graph_do_not_share_memory():
+    a, b, c = leaf(1.0, 2.0), leaf(3.0, 4.0), leaf(5.0, 6.0)
+    seed = np.ones(2)
+    (a + b).backward(seed, create_graph=True)
+    c.sum().backward(create_graph=True)  # the gradient of a sum is a read-only array that repeats one number
+    for one, other in ((a.grad.data, b.grad.data), (a.grad.data, seed), (b.grad.data, seed)):
+        assert not np.shares_memory(one, other)
+    c.grad.data[0] = 7
+    assert np.array_equal(c.grad.data, [7, 1])
+
+
+def test_what_grad_returns_belongs_to_the_caller():
+    x = leaf(1.0, 2.0)
+    h = x * 1
+    total = h.sum()
+    for create_graph in (False, True):
+        found = grad(total, [h, x, h, x], retain_graph=True, create_graph=create_graph)
+        arrays = [g.data if create_graph else g for g in found]
+        for i, one in enumerate(arrays):
+            assert one.flags.writeable and np.array_equal(one, [1, 1])
+            assert not any(np.shares_memory(one, other) for other in arrays[:i])
+
+
+def test_gradients_of_tensors_without_axes_are_arrays():
+    x = tensor(2.0, dtype=np.float64, requires_grad=True)
+    for _ in range(2):  # the second adds to .grad
+        (x * x + x).backward()
+        assert isinstance(x.grad, np.ndarray) and x.grad.shape == ()
+    assert x.grad == 10
+    (g,) = grad(x * x + x, x)
+    assert isinstance(g, np.ndarray) and g == 5
+
+
+def test_only_what_was_walked_is_freed():
+    x, w = leaf(3.0), leaf(2.0)
+    h = x * x
+    y = h * w
+    assert grad(y, w) == ([9.0],)
+    h.backward()  # grad() went nowhere near h's own graph
+    assert x.grad == [6.0]
+
+
+def test_gradcheck_rejects_infinite_derivatives():
+    jump = tb.differentiable(lambda a: (np.where(a > 0, np.inf, 0.0), lambda dy: dy * np.inf))
+    with np.errstate(all="ignore"), pytest.raises(tb.GradcheckError):
+        tb.gradcheck(jump, leaf(0.0))
+
+
+def test_no_grad_objects_can_be_used_again_and_nested():
+    off = no_grad()
+    x = leaf(1.0)
+    with off:
+        with off:
+            assert not (x * 1).requires_grad
+        assert not (x * 1).requires_grad
+    assert (x * 1).requires_grad
+    with off:
+        assert not (x * 1).requires_grad
+
+    @off
+    def double(t):
+        return t * 2
+
+    assert not double(x).requires_grad and (x * 1).requires_grad
+
+
+def test_numpy_scalars_count_as_numbers():
+    x = tensor([1.0, 2.0], requires_grad=True)
+    for y in (x * np.float64(2), np.float64(2) * x, x + np.int64(2), x ** np.int64(2), np.float32(1) - x):
+        assert isinstance(y, Tensor) and y.dtype == np.float32
+        (g,) = grad(y.sum(), x, create_graph=True)
+        assert g.dtype == np.float32
+    assert F.dropout(x, np.float32(0.5), training=False) is x
+    assert F.layer_norm(x, 2, eps=np.float32(1e-5)).dtype == np.float32
+
+
+def test_deepcopy_after_a_backward_with_a_graph():
+    x = leaf(3.0)
+    (x * x).backward(create_graph=True)
+    other = copy.deepcopy(x)
+    assert np.array_equal(other.grad, [6.0]) and not np.shares_memory(other.grad, x.grad.data)
+
+
+def test_variance_without_degrees_of_freedom_is_nan():
+    x = leaf(1.0)
+    y = x.var(ddof=1)
+    y.backward()
+    assert np.isnan(y.data) and np.isnan(x.grad).all()
+
+
+def test_gradient_of_the_largest_of_nan_is_nan():
+    x = leaf(1.0, np.nan)
+    x.max().backward()
+    assert np.isnan(x.grad).all()

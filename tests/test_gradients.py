@@ -83,6 +83,60 @@ TABLE = {
         (lambda x, w: F.rms_norm(x, 5, w), [(3, 5), (5,)]),
     ],
 }
+
+# the same for inputs with one element and with none: the functions of the table where they take any shape
+A, AB = [[(1, 1)], [(0, 3)], [(3, 0)]], [[(1, 1), (1,)], [(0, 3), (3,)], [(2, 0), (0,)], [(2, 0), (1,)]]
+ANY_SHAPE = {
+    **dict.fromkeys(["add", "subtract", "multiply", "divide", "maximum", "minimum", "where"], AB),
+    **dict.fromkeys(["negative", "exp", "log", "sqrt", "tanh", "absolute", "clip", "relu", "sigmoid", "transpose"], A),
+    **{"power": A, "mean": A[:2], "log_softmax": [[(1, 1)], [(0, 3)]]},
+    "swapaxes": [[(1, 1, 1)], [(2, 0, 3)]],
+    "linear": [[(1, 1), (1, 1), (1,)], [(0, 3), (2, 3), (2,)], [(2, 0), (3, 0), (3,)]],
+    "matmul": [[(1, 1), (1, 1)], [(0, 3), (3, 2)], [(2, 0), (0, 3)], [(2, 3), (3, 0)]],
+    "_concatenate": [[(1, 1), (1, 1)], [(2, 0), (2, 3)], [(0, 2), (0, 1)]],
+    "pad": [[(1, 1)], [(0, 2)]],
+}
+SMALL = {
+    "sum": [(lambda a: a.sum(axis=0) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)], [()])],
+    "var": [(lambda a: a.var(axis=1) + a.mean(axis=1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)])],
+    "max": [(lambda a: a.max(axis=1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)])],
+    "min": [(lambda a: a.min(axis=1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)])],
+    "reshape": [(lambda a: a.reshape(-1, 1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)], [()])],
+    "broadcast_to": [
+        (lambda a: tb.broadcast_to(a, (4, 1)) ** 2, [(1,)]),
+        (lambda a: tb.broadcast_to(a, (0, 3)), [(3,)]),
+    ],
+    "getitem": [(lambda a: a[:, 0] ** 2, [(1, 1)]), (lambda a: a[1:] ** 2, [(1, 3)]), (lambda a: a[[]] ** 2, [(2, 3)])],
+    "put": [
+        (lambda a: ops.shape.put(a, index=[0], shape=(1,)) ** 2, [(1,)]),
+        (lambda a: ops.shape.put(a, index=np.zeros(0, int), shape=(2,)) ** 2, [(0,)]),
+    ],
+    "softmax": [(F.softmax, [(1, 1)]), (F.softmax, [(0, 3)])],
+    "_cross_entropy": [
+        (lambda a: F.cross_entropy(a, np.array([0])), [(1, 1)]),
+        (lambda a: F.cross_entropy(a, np.zeros(0, int), reduction="sum"), [(0, 3)]),
+        (lambda a: F.cross_entropy(a, np.zeros(0, int), reduction="none"), [(0, 3)]),
+    ],
+    "_bce": [
+        (lambda a, b: F.binary_cross_entropy_with_logits(a, b, reduction="sum"), [shape, shape])
+        for shape in ((1, 1), (0, 3))
+    ],
+    "channel_norm": [
+        (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), [(2, 1), (1,), (1,)]),
+        (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), [(0, 3), (3,), (3,)]),
+        (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), [(2, 3, 0), (3,), (3,)]),
+        (lambda x, w, b: F.batch_norm(x, np.zeros(1), np.ones(1), w, b), [(1, 1), (1,), (1,)]),
+    ],
+    "row_norm": [
+        (lambda x, w, b: F.layer_norm(x, 1, w, b), [(1, 1), (1,), (1,)]),
+        (lambda x, w, b: F.layer_norm(x, 3, w, b), [(0, 3), (3,), (3,)]),
+        (lambda x, w, b: F.group_norm(x, 1, w, b), [(0, 2, 3), (2,), (2,)]),
+        (lambda x, w, b: F.instance_norm(x, weight=w, bias=b), [(0, 2, 3), (2,), (2,)]),
+        (lambda x, w: F.rms_norm(x, 1, w), [(1, 1), (1,)]),
+    ],
+}
+for _op, _many in ANY_SHAPE.items():
+    SMALL[_op] = [(TABLE[_op][0][0], shapes) for shapes in _many]
 ROWS = [(name, i) for name, rows in TABLE.items() for i in range(len(rows))]
 
 
@@ -112,6 +166,43 @@ def test_first_and_second_derivatives(name, i, layout):
     fn, shapes = TABLE[name][i]
     gradcheck(fn, inputs(shapes, layout))
     gradgradcheck(fn, inputs(shapes, layout))
+
+
+def test_every_op_has_rows_for_one_element_and_for_none():
+    assert set(SMALL) == set(TABLE)
+
+
+@pytest.mark.parametrize(("name", "i"), [(name, i) for name, rows in SMALL.items() for i in range(len(rows))])
+def test_one_element_and_none(name, i):
+    fn, shapes = SMALL[name][i]
+    gradcheck(fn, inputs(shapes))
+    gradgradcheck(fn, inputs(shapes))
+    args = inputs(shapes)
+    out = fn(*args)
+    out.backward(np.ones(out.shape))
+    assert [a.grad.shape for a in args] == shapes
+
+
+def repeated(a):
+    """Stride 0 and read-only: the first entries along the first axis, again and again."""
+    return np.broadcast_to(a[:1], a.shape)
+
+
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda a: a[::-1].copy()[::-1], repeated])
+@pytest.mark.parametrize(("name", "i"), ROWS)
+def test_memory_layout_does_not_matter(name, i, layout):
+    fn, shapes = TABLE[name][i]
+    results = []
+    for pack in (layout, lambda a: np.array(layout(a), order="C")):
+        args = [tb.Tensor(pack(a.data), requires_grad=True) for a in inputs(shapes)]
+        before = [a.data.copy() for a in args]
+        out = fn(*args)
+        out.backward(np.random.default_rng(1).standard_normal(out.shape))
+        results.append([out.data, *(a.grad for a in args)])
+        assert all(np.array_equal(a.data, b) for a, b in zip(args, before, strict=True))
+        assert all(a.grad.flags.writeable for a in args)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize(("name", "i"), ROWS)
@@ -154,8 +245,9 @@ def test_fused_ops_equal_their_definitions(name, i, monkeypatch):
         np.testing.assert_allclose(kernel, formula, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize(("name", "i"), ROWS)
-def test_a_change_in_place_raises_or_does_not_matter(name, i):
+def test_a_change_in_place_raises_or_does_not_matter(name, i, create_graph):
     """Whichever array of the graph is changed before backward: the right gradient, or an error; never a wrong one."""
     fn, shapes = TABLE[name][i]
 
@@ -166,8 +258,8 @@ def test_a_change_in_place_raises_or_does_not_matter(name, i):
             target = [*args, out][change]
             with tb.no_grad():
                 target += 1.0
-        out.backward(np.random.default_rng(1).standard_normal(out.shape))
-        return [a.grad for a in args]
+        out.backward(np.random.default_rng(1).standard_normal(out.shape), create_graph=create_graph)
+        return [a.grad.data if create_graph else a.grad for a in args]
 
     expected = gradients(None)
     for change in range(len(shapes) + 1):

@@ -9,7 +9,7 @@ import pytest
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import Tensor, nn, optim, tensor
+from tinygrad_bn import Tensor, gradcheck, gradgradcheck, nn, optim, tensor
 
 
 class Net(nn.Module):
@@ -263,3 +263,58 @@ def test_threads_do_not_take_each_others_random_numbers():
     thread.start()
     thread.join()
     assert np.array_equal([first, nn.init.normal_(tensor(np.zeros(3))).data], alone)
+
+
+MODULES = {
+    "Linear": (lambda: nn.Linear(4, 3), (5, 4)),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(3), (5, 3)),
+    "BatchNorm1d eval": (lambda: nn.BatchNorm1d(3).eval(), (5, 3)),
+    "BatchNorm1d without bias": (lambda: nn.BatchNorm1d(3, bias=False), (4, 3, 2)),
+    "BatchNorm2d cumulative": (lambda: nn.BatchNorm2d(2, momentum=None), (3, 2, 2, 2)),
+    "BatchNorm3d untracked": (lambda: nn.BatchNorm3d(2, track_running_stats=False), (2, 2, 2, 1, 2)),
+    "BatchNorm2d without parameters": (lambda: nn.BatchNorm2d(2, affine=False), (3, 2, 2, 2)),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(3), (2, 3, 4)),
+    "InstanceNorm2d": (lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True), (2, 2, 2, 2)),
+    "InstanceNorm2d eval": (lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True).eval(), (2, 2, 2, 2)),
+    "InstanceNorm3d without bias": (lambda: nn.InstanceNorm3d(2, affine=True, bias=False), (1, 2, 2, 1, 2)),
+    "LayerNorm": (lambda: nn.LayerNorm((3, 2)), (2, 3, 2)),
+    "LayerNorm without bias": (lambda: nn.LayerNorm(4, bias=False), (3, 4)),
+    "GroupNorm": (lambda: nn.GroupNorm(2, 4), (2, 4, 3)),
+    "GroupNorm without bias": (lambda: nn.GroupNorm(2, 4, bias=False), (2, 4, 3)),
+    "RMSNorm": (lambda: nn.RMSNorm(4), (3, 4)),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 2)), (6, 4)),
+    "Dropout eval": (lambda: nn.Dropout(0.5).eval(), (3, 4)),
+    "activations": (lambda: nn.Sequential(nn.Sigmoid(), nn.ReLU(), nn.Flatten(), nn.Identity()), (2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_of_modules(name):
+    """Every parameter and the input, with random values of all parameters."""
+    make, shape = MODULES[name]
+    rng = np.random.default_rng(0)
+    module = make().double()
+    for p in module.parameters():
+        p.data = rng.standard_normal(p.shape)
+    inputs = [tensor(rng.standard_normal(shape), requires_grad=True), *module.parameters()]
+    assert gradcheck(lambda x, *_: module(x), inputs)
+    assert gradgradcheck(lambda x, *_: module(x), inputs)
+
+
+def test_a_removed_hook_does_not_take_a_newer_one_with_it():
+    module, calls = nn.Identity(), []
+    first = module.register_forward_hook(lambda *_: calls.append("first"))
+    first.remove()
+    module.register_forward_hook(lambda *_: calls.append("second"))
+    first.remove()
+    module(tensor([1.0]))
+    assert calls == ["second"]
+
+
+def test_norms_without_bias():
+    for module in (
+        nn.BatchNorm1d(4, bias=False),
+        nn.InstanceNorm1d(4, affine=True, bias=False),
+        nn.GroupNorm(2, 4, bias=False),
+    ):
+        assert module.bias is None and [name for name, _ in module.named_parameters()] == ["weight"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import nn, optim, tensor
+from tinygrad_bn import grad, nn, optim, tensor
 
 X = np.array([[np.nan, 1.0, -2.0], [np.inf, 0.0, 3.0], [-np.inf, -0.0, 1e300], [1e4, -1e4, 800.0]])
 
@@ -53,7 +53,9 @@ def test_losses():
     loss.backward(np.ones(2))
     assert np.array_equal(logits.grad[0], [1, -1]) and np.isnan(logits.grad[1]).all()
     huge = tensor(np.array([1e4, -1e4]))
-    assert np.array_equal(F.binary_cross_entropy_with_logits(huge, np.array([0.0, 1.0]), "none").data, [1e4, 1e4])
+    assert np.array_equal(
+        F.binary_cross_entropy_with_logits(huge, np.array([0.0, 1.0]), reduction="none").data, [1e4, 1e4]
+    )
 
 
 def test_sgd_carries_nan_into_the_parameter():
@@ -69,3 +71,36 @@ def test_kernels_do_not_warn_about_ordinary_numbers():
         x = tensor(np.array([[1000.0, -1000.0], [0.5, 2.0]]), requires_grad=True)
         net = nn.Sequential(nn.Linear(2, 3).double(), nn.BatchNorm1d(3).double(), nn.Sigmoid())
         F.cross_entropy(F.softmax(net(x)), np.array([0, 1])).backward()
+
+
+def test_an_ignored_row_may_hold_anything():
+    """Its loss and its gradients are 0, first and second, in the kernel and in the definition."""
+    x = np.array([[1.0, 2.0, 0.5], [np.nan, -np.inf, np.inf], [0.0, -1.0, 1.0]])
+    target = np.array([2, -100, 0])
+    kept = np.array([0, 2])
+    for create_graph in (False, True):
+        for reduction in ("mean", "sum"):
+            whole, part = tensor(x, requires_grad=True), tensor(x[kept], requires_grad=True)
+            with np.errstate(all="ignore"):
+                loss = F.cross_entropy(whole, target, reduction=reduction)
+                (g,) = grad(loss, whole, create_graph=create_graph)
+            expected = F.cross_entropy(part, target[kept], reduction=reduction)
+            (h,) = grad(expected, part, create_graph=create_graph)
+            assert loss.item() == expected.item()
+            g, h = (g.data, h.data) if create_graph else (g, h)
+            np.testing.assert_allclose(g[kept], h, rtol=1e-12)
+            assert np.array_equal(g[1], np.zeros(3))
+    logp = tensor(np.array([[-1.0, -2.0], [-np.inf, np.nan]]), requires_grad=True)
+    loss = F.nll_loss(logp, np.array([0, -100]))
+    loss.backward()
+    assert loss.item() == 1 and np.array_equal(logp.grad, [[-1, 0], [0, 0]])
+
+
+def test_the_definition_of_sigmoid_keeps_small_values():
+    from tinygrad_bn.ops.activation import sigmoid_definition
+
+    x = np.array([-80.0, -20.0, -1.0, 0.0, 1.0, 20.0, 1e4, -1e4, np.inf, -np.inf], np.float32)
+    expected = np.where(x < 0, np.exp(np.minimum(x, 0).astype(np.float64)), 1) / (
+        1 + np.exp(-abs(x.astype(np.float64)))
+    )
+    np.testing.assert_allclose(sigmoid_definition(x), expected, rtol=1e-6)

@@ -22,6 +22,18 @@ def _alias(x: Any) -> Any:
     return x, lambda dy: dy
 
 
+@differentiable
+def _copy(x: Any) -> Any:
+    """The same value in memory of its own."""
+    return x.copy() if isinstance(x, np.ndarray) else _copy(x), lambda dy: dy
+
+
+def _add(a: Any, b: Any) -> Any:
+    """a + b as an array or a Tensor: NumPy makes a scalar of the sum of two arrays without axes."""
+    total = a + b
+    return total if isinstance(total, Tensor) else np.asarray(total)
+
+
 def pullback_on_tensors(node: Node) -> Pullback:
     """The node's pullback as a formula of tensors, recorded as it is computed: the way to second derivatives.
 
@@ -31,12 +43,20 @@ def pullback_on_tensors(node: Node) -> Pullback:
     op = node.op
     if op.definition is None:
         try:
-            return op.rule(*node.args, **node.kwargs)[1]
+            y, pullback_of_tensors = op.rule(*node.args, **node.kwargs)
         except Exception as error:
             raise RuntimeError(
                 f"{op.__name__} cannot be differentiated twice: write it with NumPy functions that tensors "
                 "know, or name such a formula with @differentiable(definition=...)"
             ) from error
+        counter, seen, first = node.changes[0]
+        y = y.data if isinstance(y, Tensor) else y
+        if counter[0] == seen and not np.allclose(y, first, rtol=1e-4, equal_nan=True):
+            raise RuntimeError(
+                f"{op.__name__} gave another result when it was computed again: an op must depend on its arguments "
+                "alone; draw random numbers outside of it and pass them in"
+            )
+        return pullback_of_tensors
 
     def pullback(dy: Any) -> tuple:
         args = [_alias(a) if isinstance(a, Tensor) else a for a in node.args]
@@ -98,7 +118,7 @@ def walk(
         elif id(item) not in found:
             found[id(item)] = item
             if item.serial > oldest:
-                item.check()
+                item.check(again=create_graph)
                 stack.extend(source for _, source in item.inputs)
 
     # 2. Sort by age. A node is younger than all it was computed from, so youngest first means that a node is
@@ -120,18 +140,20 @@ def walk(
         elif not create_graph:
             seed = (seed._data if isinstance(seed, Tensor) else seed).copy()
         source = id(t._node or t)
-        table[source] = table[source] + seed if source in table else seed
+        table[source] = _add(table[source], seed) if source in table else seed
 
+    ran: list[Node] = []
     with grad_enabled(create_graph):
         for n in reversed(nodes):
             dy = table.get(id(n))
             if dy is None or (needed is not None and id(n) not in needed):
                 continue
             if targets is None and n.retained is not None and (t := n.retained()) is not None:
-                t.grad = dy.copy() if t.grad is None and not create_graph else dy if t.grad is None else t.grad + dy
+                t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
             if n.serial <= oldest:
                 continue
             pullback = pullback_on_tensors(n) if create_graph else n.pullback
+            ran.append(n)
             gradients = pullback(dy)
             gradients = gradients if isinstance(gradients, tuple) else (gradients,)
             if len(gradients) > len(n.args):
@@ -153,29 +175,35 @@ def walk(
                 if g.dtype != a.dtype:
                     raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
                 if source in table:
-                    table[source] = table[source] + g
-                elif source in leaves and not create_graph and is_shared(g, dy, gradients, n):
-                    table[source] = g.copy()  # it will be a .grad: it must not be anyone else's memory
+                    table[source] = _add(table[source], g)
+                elif source not in leaves and source not in wanted:
+                    table[source] = g
+                elif create_graph:
+                    table[source] = _copy(g)  # it will be given away: it must not be anyone else's memory
+                elif is_shared(g, dy, gradients, n):
+                    table[source] = g.copy()
                 else:
                     table[source] = g
             if id(n) not in wanted:
                 del table[id(n)]
 
     if not retain:
-        for n in nodes:
+        for n in ran:
             n.free()
     if targets is not None:
-        return [table.get(id(source)) for source in sources]
+        result = [table.get(id(source)) for source in sources]
+        first = {id(g): i for i, g in reversed(list(enumerate(result)))}  # an input that was named twice: two arrays
+        return [g if g is None or first[id(g)] == i else _copy(g) for i, g in enumerate(result)]
     for source, leaf in leaves.items():
         if source in table:
-            leaf.grad = table[source] if leaf.grad is None else leaf.grad + table[source]
+            leaf.grad = table[source] if leaf.grad is None else _add(leaf.grad, table[source])
     return []
 
 
 def is_shared(g: Any, dy: Any, gradients: tuple, node: Node) -> bool:
     """Whether the gradient g, one of these, may be an array that someone else holds, or a view of it."""
     twice = sum(g is other for other in gradients) > 1
-    return twice or g is dy or g.base is not None or any(g is kept for kept in node.kept_arrays())
+    return twice or g is dy or g.base is not None or node.keeps(g)
 
 
 @implements("backward")

@@ -20,9 +20,10 @@ import functools
 import inspect
 import itertools
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from typing import Any
 
 import numpy as np
@@ -37,26 +38,34 @@ Pullback = Callable[[Any], Any]
 class _GradMode(threading.local):  # per thread: no_grad() in one thread leaves the others recording
     enabled = True
 
+    def __init__(self) -> None:
+        self.outside: list[bool] = []  # what to go back to, innermost last
+
 
 _mode = _GradMode()
 _serials = itertools.count(1)
 
 
-@contextmanager
-def grad_enabled(enabled: bool) -> Iterator[None]:
-    previous, _mode.enabled = _mode.enabled, enabled
-    try:
-        yield
-    finally:
-        _mode.enabled = previous
+class grad_enabled(ContextDecorator):
+    """``with grad_enabled(flag):`` records (or not) in the current thread; also a decorator, and reusable."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+
+    def __enter__(self) -> None:
+        _mode.outside.append(_mode.enabled)
+        _mode.enabled = self.enabled
+
+    def __exit__(self, *error: Any) -> None:
+        _mode.enabled = _mode.outside.pop()
 
 
-def no_grad() -> Any:
+def no_grad() -> grad_enabled:
     """``with no_grad():`` (or ``@no_grad()``) computes without recording, in the current thread."""
     return grad_enabled(False)
 
 
-def enable_grad() -> Any:
+def enable_grad() -> grad_enabled:
     """``with enable_grad():`` records again inside a ``no_grad()``."""
     return grad_enabled(True)
 
@@ -174,7 +183,8 @@ class Tensor(Operators):
 
         gradient: the gradient with respect to self, of self's shape and dtype; 1 for a tensor with one element.
         retain_graph: keep the graph for another backward (default: it is freed; create_graph=True keeps it too).
-        create_graph: make the gradients Tensors with a history, so that they can be differentiated again.
+        create_graph: make the gradients Tensors with a history, so that they can be differentiated again. A
+            leaf's .grad then leads back to the leaf: such a cycle is freed by zero_grad() or the garbage collector.
         """
         OPS["backward"](self, gradient, retain_graph, create_graph)  # backward.py
 
@@ -233,7 +243,8 @@ class Tensor(Operators):
             raise RuntimeError("only leaves can be deep-copied; use t.detach() first")
         copy = type(self).__new__(type(self))
         Tensor.__init__(copy, self._data.copy(), self._requires_grad)
-        copy.grad = None if self.grad is None else np.array(self.grad)
+        gradient = self.grad._data if isinstance(self.grad, Tensor) else self.grad
+        copy.grad = None if gradient is None else gradient.copy()
         memo[id(self)] = copy
         return copy
 
@@ -268,6 +279,10 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     return Tensor(np.array(array, dtype=dtype or (array.dtype if keeps else np.float32)), requires_grad)
 
 
+_HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.generic, np.dtype, np.ufunc)
+_HOLD_NO_ARRAYS += (types.NoneType, types.EllipsisType, types.BuiltinFunctionType, types.ModuleType)
+
+
 class Node:
     """One recorded operation: where a tensor came from, and how to pull a gradient back through it.
 
@@ -291,33 +306,51 @@ class Node:
                 if a._requires_grad:
                     self.inputs.append((i, a._node or a))
 
-    def check(self) -> None:
-        """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since."""
+    def check(self, again: bool = False) -> None:
+        """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since.
+
+        again: the op is to be computed once more, from its arguments: then none of them may have changed.
+        """
         if self.pullback is None:
             raise RuntimeError(
                 f"the graph behind {self.op.__name__} was freed by an earlier backward(); "
                 "to go through it again, say retain_graph=True the first time"
             )
-        for counter, seen, array in self.changes:
-            if counter[0] != seen and any(np.may_share_memory(array, kept) for kept in self.kept_arrays()):
+        for counter, seen, array in self.changes[1:] if again else self.changes:
+            if counter[0] != seen and (again or self.keeps(array)):
                 raise RuntimeError(
                     f"an array of shape {array.shape} that the gradient of {self.op.__name__} needs was changed "
                     f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
                 )
 
-    def kept_arrays(self) -> list[Array]:
-        """The arrays that the pullback holds on to: the cells of its closure, and of the functions in them."""
-        arrays, functions, seen = [], [self.pullback], set()
-        while functions:
-            function = functions.pop()
-            seen.add(id(function))
-            for cell in getattr(function, "__closure__", None) or ():
-                value = cell.cell_contents
-                if isinstance(value, np.ndarray):
-                    arrays.append(value)
-                elif inspect.isfunction(value) and id(value) not in seen:
-                    functions.append(value)
-        return arrays
+    def keeps(self, array: Array) -> bool:
+        """Whether the pullback can reach this array, or one that shares its memory.
+
+        It is looked for in closures, default and bound arguments, and containers. An object that cannot be looked
+        into may hold anything: then the answer is yes.
+        """
+        stack: list[Any] = [self.pullback]
+        seen: set[int] = set()
+        while stack:
+            value = stack.pop()
+            if isinstance(value, np.ndarray):
+                if np.may_share_memory(array, value):
+                    return True
+            elif isinstance(value, _HOLD_NO_ARRAYS) or id(value) in seen:
+                continue
+            elif isinstance(value, types.FunctionType):
+                stack += [cell.cell_contents for cell in value.__closure__ or ()]
+                stack += [value.__defaults__, value.__kwdefaults__]
+            elif isinstance(value, functools.partial):
+                stack += [value.func, value.args, value.keywords]
+            elif isinstance(value, (tuple, list, dict)):
+                stack += value.values() if isinstance(value, dict) else value
+            elif isinstance(value, Tensor):
+                stack.append(value._data)
+            else:
+                return True
+            seen.add(id(value))
+        return False
 
     def free(self) -> None:
         self.pullback = None  # type: ignore[assignment]
@@ -327,16 +360,16 @@ class Node:
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
     """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
 
-    The arguments may be tensors; numbers, None, index arrays, and keyword-only arguments (after ``*``) are
-    constants and are passed on as they are. The pullback maps dy, an array of the result's shape, to the gradient of
-    the first argument, or to a tuple with one entry per positional argument: an array, None (no gradient), or a
-    function without arguments that computes the array only if that gradient is wanted. Where an argument was
-    broadcast, the engine sums the gradient back to the argument's shape. The arrays returned must be new, dy, or
-    views of dy.
+    The arguments may be tensors; numbers, None, arrays, and keyword-only arguments (after ``*``) are constants and
+    are passed on as they are: a constant array is neither copied nor watched, so leave it alone until backward().
+    The pullback maps dy, an array of the result's shape, to the gradient of the first argument, or to a tuple with
+    one entry per positional argument: an array, None (no gradient), or a function without arguments that computes
+    the array only if that gradient is wanted. Where an argument was broadcast, the engine sums the gradient back to
+    the argument's shape. The arrays returned must be new, dy, or views of dy.
 
     definition: the same formula composed of primitives. It takes the same arguments (as tensors) and returns one
         tensor. It is what create_graph=True differentiates, so a rule made of array kernels needs it; a rule
-        written with operators and NumPy functions that tensors know does not.
+        written with operators and NumPy functions that tensors know does not: it is called once more, on tensors.
 
     Called with arrays alone, the op computes an array and records nothing: rules may call other ops.
     Raises TypeError where float32 and float64 meet. Example:
@@ -362,14 +395,16 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
         for n, value in kwargs.items():
             if isinstance(value, Tensor):
                 raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
-        arrays, dtype, requires_grad, any_tensor = [], None, False, False
+        arrays: list[Any] = []
+        dtype, requires_grad, any_tensor = None, False, False
         for a in args:
             if isinstance(a, Tensor):
                 any_tensor = True
                 requires_grad = requires_grad or a._requires_grad
                 a = a._data
-            elif isinstance(a, np.floating):
-                a = float(a)  # NumPy's scalars are numbers here: they never widen a float32 tensor
+            elif isinstance(a, np.generic):
+                a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
+                args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
             if isinstance(a, np.ndarray) and a.dtype.kind == "f":
                 if dtype is not None and a.dtype != dtype:
                     raise TypeError(f"{op.__name__} mixes {dtype} and {a.dtype}; convert one of them first")
@@ -385,10 +420,11 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
         if y.dtype != dtype:
             raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: an argument has another dtype")
         out = Tensor(y)
-        if y.base is not None:  # a view shares its memory, so it shares the counter of changes as well
-            for t in args:
-                if isinstance(t, Tensor) and (y.base is t._data or y.base is t._data.base):
-                    out._changes = t._changes
+        for t in args:  # what shares its memory with an argument shares the counter of changes as well
+            if isinstance(t, Tensor) and (
+                y is t._data or (y.base is not None and (y.base is t._data or y.base is t._data.base))
+            ):
+                out._changes = t._changes
         if requires_grad and _mode.enabled:
             out._requires_grad = True
             out._node = Node(op, args, kwargs, pullback, out)

@@ -6,6 +6,7 @@ accepts a backward that returns zeros. Random weights leave no such hiding place
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class GradcheckError(AssertionError):
 
 def _outputs(fn: Callable[..., Any], inputs: Sequence[Any]) -> list[Tensor]:
     out = fn(*inputs)
-    outs = [out] if isinstance(out, Tensor) else list(out)
+    outs = list(out) if isinstance(out, (tuple, list)) else [out]
     for t in outs:
         if not isinstance(t, Tensor):
             raise TypeError(f"fn must return a Tensor or a tuple of Tensors, got {type(t).__name__}")
@@ -97,7 +98,8 @@ def _compare(
                 sides.append(value())
             work[index] = original[index]
             numerical = (sides[0] - sides[1]) / (2 * eps)
-            if not abs(analytic[index] - numerical) <= atol + rtol * abs(numerical):
+            close = abs(analytic[index] - numerical) <= atol + rtol * abs(numerical)
+            if not (close and math.isfinite(numerical)):  # inf <= inf holds, and shows nothing
                 raise GradcheckError(
                     f"input {i}, element {index}: analytic gradient {analytic[index]:.10g}, "
                     f"numerical {numerical:.10g} (differ by {abs(analytic[index] - numerical):.3g})"

@@ -76,6 +76,47 @@ def test_equals_pytorch_on_100_random_configurations(kind, dtype):
             close(a, c, dtype, f"{where}: {name}")
 
 
+def test_few_values_per_statistic():
+    """2 to 7 values, in float64: the ill-conditioned end, where variances are small by chance."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        m, others = int(rng.integers(2, 8)), int(rng.integers(1, 5))
+        batch, rows = rng.standard_normal((m, others)), rng.standard_normal((others, m))
+        cases = [
+            (batch, lambda n, x: n.batch_norm(x, None, None, training=True)),
+            (rows, lambda n, x, m=m: n.layer_norm(x, (m,))),
+            (rows, lambda n, x, m=m: n.rms_norm(x, (m,))),  # eps: the dtype's own
+            (rows[None], lambda n, x: n.instance_norm(x)),
+            (rows[:, None].repeat(2, 1), lambda n, x: n.group_norm(x, 2)),
+        ]
+        for i, (x, call) in enumerate(cases):
+            a, b = tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+            y, z = call(F, a), call(TF, b)
+            dy = rng.standard_normal(x.shape)
+            y.backward(dy)
+            z.backward(torch.tensor(dy))
+            close(y.data, z, np.float64, f"seed {seed} case {i}: value")
+            close(a.grad, b.grad, np.float64, f"seed {seed} case {i}: gradient")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_instance_norm_with_given_statistics(dtype):
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        x, dy = rng.standard_normal((2, 4, 3, 5)).astype(dtype)
+        mean, w, b = rng.standard_normal((3, 3)).astype(dtype)
+        var = rng.uniform(0.5, 2, 3).astype(dtype)
+        ours = [tensor(a, requires_grad=True) for a in (x, w, b)]
+        theirs = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
+        y = F.instance_norm(ours[0], mean, var, *ours[1:], use_input_stats=False)
+        z = TF.instance_norm(theirs[0], torch.tensor(mean), torch.tensor(var), *theirs[1:], use_input_stats=False)
+        y.backward(dy)
+        z.backward(torch.tensor(dy))
+        close(y.data, z, dtype, f"seed {seed}: value")
+        for a, c in zip(ours, theirs, strict=True):
+            close(a.grad, c.grad, dtype, f"seed {seed}: gradient")
+
+
 def test_state_dict_goes_both_ways():
     ours = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.LayerNorm(3), nn.GroupNorm(1, 3))
     t = torch.nn

@@ -27,6 +27,8 @@ class DataLoader:
         drop_last: bool = False,
         seed: int | None = None,
     ) -> None:
+        if not isinstance(arrays, (np.ndarray, tuple, list)):
+            raise TypeError(f"arrays must be a NumPy array or a tuple of them, got {type(arrays).__name__}")
         arrays = (arrays,) if isinstance(arrays, np.ndarray) else tuple(arrays)
         if not arrays:
             raise ValueError("arrays must hold at least one array, got none")

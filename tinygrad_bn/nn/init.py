@@ -31,11 +31,14 @@ def _shape(t: Any) -> tuple[int, ...]:
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """linear, conv*, sigmoid: 1; tanh: 5/3; relu: sqrt 2; leaky_relu: sqrt(2 / (1 + slope^2)), slope .01 by default."""
+    """linear, conv1d ... conv3d, sigmoid: 1; tanh: 5/3; relu: sqrt 2; selu: 3/4;
+    leaky_relu: sqrt(2 / (1 + slope^2)), with slope .01 by default.
+    """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
         return math.sqrt(2 / (1 + slope**2))
-    gains = {"linear": 1.0, "conv2d": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
+    gains = dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d", "sigmoid"), 1.0)
+    gains |= {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
     if nonlinearity not in gains:
         raise ValueError(f"nonlinearity must be one of {[*gains, 'leaky_relu']}, got {nonlinearity!r}")
     return gains[nonlinearity]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops.activation import check_probability
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -78,9 +79,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-            raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
-        self.p = p
+        self.p = check_probability(p)
 
     def forward(self, x: Any) -> Any:
         return F.dropout(x, self.p, self.training)

@@ -40,6 +40,7 @@ class Module:
         self.training = True
         self._buffers: list[str] = []  # names of the attributes that are state, but not learned
         self._hooks: dict[int, Callable[..., Any]] = {}
+        self._hooks_so_far = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (Parameter, Module)) and "_buffers" not in self.__dict__:
@@ -58,12 +59,16 @@ class Module:
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> Handle:
         """Call hook(module, inputs, output) after each forward; what it returns, unless None, is the output."""
-        key = max(self._hooks, default=0) + 1
-        self._hooks[key] = hook
-        return Handle(self._hooks, key)
+        if not callable(hook):
+            raise TypeError(f"hook must be callable, got {type(hook).__name__}")
+        self._hooks_so_far += 1  # never reused: an old handle must not remove a new hook
+        self._hooks[self._hooks_so_far] = hook
+        return Handle(self._hooks, self._hooks_so_far)
 
     def register_buffer(self, name: str, value: Array | None) -> None:
         """Keep an array (or None) as the attribute name: saved in state_dict, not learned."""
+        if value is not None and not isinstance(value, np.ndarray):
+            raise TypeError(f"buffer {name!r} must be a NumPy array or None, got {type(value).__name__}")
         setattr(self, name, value)
         if name not in self._buffers:
             self._buffers.append(name)
@@ -142,6 +147,7 @@ class Module:
             raise TypeError(f"dtype must be float32 or float64, got {dtype}")
         for parameter in self.parameters():
             parameter._data = parameter._data.astype(dtype)
+            parameter._changes[0] += 1
             parameter.grad = None
         for module in self.modules():
             for name in module._buffers:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..ops.norms import check_momentum
+from ..ops.norms import check_eps, check_momentum
 from . import functional as F
 from .layers import check_size
 from .module import Module, Parameter
@@ -18,11 +17,7 @@ class _Norm(Module):
 
     def __init__(self, shape: tuple[int, ...], eps: float | None, affine: bool, bias: bool = True) -> None:
         super().__init__()
-        if eps is not None and (isinstance(eps, bool) or not isinstance(eps, (int, float))):
-            raise TypeError(f"eps must be a number, got {type(eps).__name__}")
-        if eps is not None and not 0 <= eps < math.inf:
-            raise ValueError(f"eps must be finite and >= 0, got {eps}")
-        self.eps: Any = eps
+        self.eps: Any = None if eps is None else check_eps(eps)
         self.weight = Parameter(np.ones(shape, np.float32)) if affine else None
         self.bias = Parameter(np.zeros(shape, np.float32)) if affine and bias else None
 
@@ -92,8 +87,10 @@ class _BatchNorm(_Running):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, True)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def forward(self, x: Any) -> Any:
         self._check(x)
@@ -133,8 +130,10 @@ class _InstanceNorm(_Running):
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, True)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def forward(self, x: Any) -> Any:
         single = hasattr(x, "ndim") and x.ndim + 1 in self.axes
@@ -209,8 +208,10 @@ class RMSNorm(_Norm):
 class GroupNorm(_Norm):
     """y = weight (x - mean) / sqrt(var + eps) + bias per sample and group of num_channels / num_groups channels."""
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
-        super().__init__((check_size("num_channels", num_channels),), eps, affine)
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True
+    ) -> None:
+        super().__init__((check_size("num_channels", num_channels),), eps, affine, bias)
         if num_channels % check_size("num_groups", num_groups):
             raise ValueError(f"num_groups must divide num_channels={num_channels}, got {num_groups}")
         self.num_groups, self.num_channels, self.affine = num_groups, num_channels, affine

@@ -66,7 +66,8 @@ def sigmoid_backward(y, dy, dx):  # type: ignore[no-untyped-def]
 
 
 def sigmoid_definition(x: Any) -> Any:
-    return 0.5 * (1 + np.tanh(0.5 * x))  # the same function, and it never overflows
+    e, one = np.exp(np.where(x <= 0, x, 0)), np.exp(np.where(x <= 0, 0, -x))  # e^x / (e^x + 1) or 1 / (1 + e^-x),
+    return e / (e + one)  # whichever does not overflow
 
 
 @differentiable(definition=sigmoid_definition)
@@ -184,14 +185,20 @@ def log_softmax(x: Any, dim: int = -1) -> Any:
     return _softmax(x, dim, True)
 
 
+def check_probability(p: Any) -> float:
+    """p is a number in [0, 1]."""
+    if isinstance(p, bool) or not isinstance(p, (int, float, np.floating, np.integer)) or not 0 <= p <= 1:
+        raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
+    return float(p)
+
+
 def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None) -> Any:
     """In training, zero each element with probability p and divide the others by 1 - p; else return x.
 
     The mean is unchanged, the variance is not. Draws from generator, by default the one of manual_seed.
     Source: Srivastava et al. 2014. Errors: ValueError where p is outside [0, 1].
     """
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-        raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
+    check_probability(p)
     if not training or p == 0:
         return x
     kept = (generator or default_generator()).random(x.shape, dtype=np.float32) >= p

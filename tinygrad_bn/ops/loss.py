@@ -6,6 +6,7 @@ reduction: "mean" (default), "sum" or "none", as in PyTorch.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ def check_reduction(reduction: str) -> None:
 
 def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
     """The class targets as an int64 vector, each in [0, C) or equal to ignore_index."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
+        raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
     if not isinstance(x, (Tensor, np.ndarray)):
         raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
     if x.ndim != 2:
@@ -79,7 +82,8 @@ def cross_entropy_backward(probability, target, ignore_index, scale, dx):  # typ
 
 
 def cross_entropy_definition(x: Any, target: Any, ignore_index: int, reduction: str) -> Any:
-    return nll_loss(log_softmax_definition(x, 1), target, ignore_index, reduction)
+    x = np.where((target != ignore_index)[:, None], x, 0)  # an ignored row may hold anything, NaN too
+    return nll_loss(log_softmax_definition(x, 1), target, ignore_index=ignore_index, reduction=reduction)
 
 
 @differentiable(definition=cross_entropy_definition)
@@ -102,7 +106,7 @@ def _cross_entropy(x: Any, target: Any, ignore_index: int, reduction: str) -> An
     return y, pullback
 
 
-def cross_entropy(x: Any, target: Any, ignore_index: int = -100, reduction: str = "mean") -> Any:
+def cross_entropy(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """-log softmax(x)[target], averaged over the samples whose target is not ignore_index.
 
     x: logits (N, C); target: integer array (N,) of classes in [0, C).
@@ -115,13 +119,13 @@ def cross_entropy(x: Any, target: Any, ignore_index: int = -100, reduction: str 
     return _cross_entropy(x, target, ignore_index, reduction)
 
 
-def nll_loss(x: Any, target: Any, ignore_index: int = -100, reduction: str = "mean") -> Any:
+def nll_loss(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """-x[n, target[n]] for log-probabilities x (N, C), reduced as in cross_entropy."""
     check_reduction(reduction)
     target = check_classes(x, target, ignore_index)
     kept = target != ignore_index
     rows = np.arange(len(target))
-    loss = -x[rows, np.where(kept, target, 0)] * kept.astype(x.dtype)
+    loss = np.where(kept, -x[rows, np.where(kept, target, 0)], 0)
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / float(kept.sum()) if kept.any() else loss.sum() * math.nan
@@ -140,14 +144,14 @@ def _same_shape(x: Any, target: Any) -> Any:
     return target
 
 
-def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
+def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """(x - target)^2, averaged over all elements. target: same shape and dtype; nothing is broadcast."""
     check_reduction(reduction)
     difference = x - _same_shape(x, target)
     return _reduce(difference * difference, reduction)
 
 
-def binary_cross_entropy_with_logits(x: Any, target: Any, reduction: str = "mean") -> Any:
+def binary_cross_entropy_with_logits(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)), averaged over all elements.
 
     Computed as max(x, 0) - x t + log(1 + exp(-|x|)), which never overflows; dx = (sigmoid(x) - t) dy / n.

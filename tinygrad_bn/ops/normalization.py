@@ -163,7 +163,7 @@ def row_forward(x, weight, bias, eps, centered, mean, rstd, var, y):  # type: ig
             for i in range(K):
                 d = row[i] - center
                 total += d * d
-            r = 1 / math.sqrt(total / K + eps)
+            r = 1 / np.sqrt(total / K + eps)
             mean[n, g], var[n, g], rstd[n, g] = center, total / K, r
             if L == 1:
                 w, b = weight[g], bias[g]

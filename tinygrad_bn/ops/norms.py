@@ -24,7 +24,8 @@ def _check_input(x: Any, least: int) -> None:
         raise ValueError(f"input must have at least {least} axes (N, C, ...), got shape {x.shape}")
 
 
-def _check_eps(eps: Any) -> float:
+def check_eps(eps: Any) -> float:
+    """eps is a finite number >= 0."""
     if isinstance(eps, bool) or not isinstance(eps, (int, float, np.floating, np.integer)):
         raise TypeError(f"eps must be a number, got {type(eps).__name__}")
     if not 0 <= eps < math.inf:
@@ -89,7 +90,7 @@ def batch_norm(
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
     _check_input(x, 2)
-    eps, channels = _check_eps(eps), (x.shape[1],)
+    eps, channels = check_eps(eps), (x.shape[1],)
     check_momentum(momentum)
     for name, value in (
         ("running_mean", running_mean),
@@ -130,7 +131,7 @@ def instance_norm(
     Errors: as batch_norm. Source: Ulyanov, Vedaldi & Lempitsky 2016.
     """
     _check_input(x, 3)
-    eps, (N, C), L = _check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
+    eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
     check_momentum(momentum)
     for name, value in (
         ("running_mean", running_mean),
@@ -160,7 +161,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     Errors: ValueError where num_groups does not divide C. Source: Wu & He 2018.
     """
     _check_input(x, 2)
-    eps, (N, C), L = _check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
+    eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
     if isinstance(num_groups, bool) or not isinstance(num_groups, (int, np.integer)):
         raise TypeError(f"num_groups must be an int, got {type(num_groups).__name__}")
     if num_groups < 1 or C % num_groups:
@@ -193,7 +194,7 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
     Source: Ba, Kiros & Hinton 2016.
     """
     _check_input(x, 1)
-    eps, shape = _check_eps(eps), _check_normalized_shape(x, normalized_shape)
+    eps, shape = check_eps(eps), _check_normalized_shape(x, normalized_shape)
     _check_array("weight", weight, shape, x.dtype)
     _check_array("bias", bias, shape, x.dtype)
     return row_norm(x, weight, bias, shape=_rows(x, shape), eps=eps, centered=True, keep=None)
@@ -205,7 +206,7 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
     eps=None is the machine epsilon of x's dtype, as in PyTorch. Source: Zhang & Sennrich 2019.
     """
     _check_input(x, 1)
-    eps = float(np.finfo(x.dtype).eps) if eps is None else _check_eps(eps)
+    eps = float(np.finfo(x.dtype).eps) if eps is None else check_eps(eps)
     shape = _check_normalized_shape(x, normalized_shape)
     _check_array("weight", weight, shape, x.dtype)
     return row_norm(x, weight, None, shape=_rows(x, shape), eps=eps, centered=False, keep=None)

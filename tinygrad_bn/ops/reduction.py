@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,28 +28,31 @@ def _count(x: Any, axis: Any) -> int:
 @differentiable
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum over the axes; every summand gets dy."""
-    y = x.sum(axis=axis, keepdims=keepdims)
-    return y, lambda dy: np.broadcast_to(dy.reshape(_kept(x.shape, axis)), x.shape)
+    shape = x.shape
+    return x.sum(axis=axis, keepdims=keepdims), lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)), shape)
 
 
 @implements(np.mean)
 @differentiable
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean over the axes; every element gets dy / n."""
-    n = _count(x, axis)
+    n, shape = _count(x, axis), x.shape
     y = x.mean(axis=axis, keepdims=keepdims)
-    return y, lambda dy: np.broadcast_to(dy.reshape(_kept(x.shape, axis)) / n, x.shape)
+    return y, lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)) / n, shape)
 
 
 @implements(np.var)
 @differentiable
 def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """sum((x - mean)^2) / (n - ddof);  dx = 2 (x - mean) / (n - ddof) dy, biased (ddof=0) by default"""
-    n = _count(x, axis)
+    """sum((x - mean)^2) / (n - ddof);  dx = 2 (x - mean) / (n - ddof) dy, biased (ddof=0) by default
+
+    With n <= ddof there is nothing to divide by: NaN, as in NumPy and PyTorch.
+    """
+    shape, degrees = x.shape, _count(x, axis) - ddof
+    over = 1.0 / degrees if degrees > 0 else math.nan
     centered = x - x.mean(axis=axis, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        y = (centered * centered).sum(axis=axis, keepdims=keepdims) / np.float64(n - ddof).astype(x.dtype)
-    return y, lambda dy: dy.reshape(_kept(x.shape, axis)) * centered * (2.0 / (n - ddof))
+    y = (centered * centered).sum(axis=axis, keepdims=keepdims) * over
+    return y, lambda dy: dy.reshape(_kept(shape, axis)) * centered * (2.0 * over)
 
 
 def _extreme(x: Any, y: Any, axis: Any) -> Any:
@@ -56,9 +60,10 @@ def _extreme(x: Any, y: Any, axis: Any) -> Any:
 
     def pullback(dy: Any) -> Any:
         kept = _kept(x.shape, axis)
-        chosen = x == y.reshape(kept)
-        share = dy.reshape(kept) / chosen.sum(axis=axis, keepdims=True).astype(x.dtype)
-        return np.where(chosen, share, 0)
+        chosen = (x == y.reshape(kept)).astype(x.dtype)
+        with np.errstate(invalid="ignore"):  # NaN equals nothing: 0 / 0, the gradient is NaN too
+            share = chosen / chosen.sum(axis=axis, keepdims=True)
+        return dy.reshape(kept) * share
 
     return y, pullback
 

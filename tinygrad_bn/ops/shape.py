@@ -20,7 +20,8 @@ from ..operators import OPS, implements
 @differentiable
 def reshape(x: Any, shape: Any) -> Any:
     """The same elements in C order under another shape; one entry may be -1."""
-    return x.reshape(shape), lambda dy: dy.reshape(x.shape)
+    before = x.shape
+    return x.reshape(shape), lambda dy: dy.reshape(before)
 
 
 @implements("flatten")
@@ -43,6 +44,9 @@ def transpose(x: Any, axes: Any = None) -> Any:
     """Axes in another order, reversed by default."""
     if axes is None:
         return np.transpose(x), lambda dy: np.transpose(dy)
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    if sorted(a % x.ndim if x.ndim else a for a in axes) != list(range(x.ndim)):
+        raise ValueError(f"axes must name each of the {x.ndim} axes once, got {axes}")
     back = tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
     return np.transpose(x, axes), lambda dy: np.transpose(dy, back)
 
@@ -68,7 +72,8 @@ def getitem(x: Any, *, index: Any) -> Any:
     for part in index if isinstance(index, tuple) else (index,):
         if isinstance(part, Tensor):
             raise TypeError("an index must be made of integers, slices or integer arrays, got a Tensor")
-    return x[index], lambda dy: put(dy, index=index, shape=x.shape)
+    shape = x.shape
+    return x[index], lambda dy: put(dy, index=index, shape=shape)
 
 
 @differentiable
@@ -102,6 +107,9 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
     arrays = list(arrays)
     if not arrays:
         raise ValueError("arrays must hold at least one tensor, got none")
+    ndim = arrays[0].ndim
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis must lie in [{-ndim}, {ndim - 1}] for arrays of shape {arrays[0].shape}, got {axis}")
     return _concatenate(*arrays, axis=axis)
 
 

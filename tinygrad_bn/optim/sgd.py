@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,6 +49,8 @@ class SGD:
     ) -> None:
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of Tensors, got one Tensor")
+        if not isinstance(params, Iterable):
+            raise TypeError(f"params must be an iterable of Tensors or of dicts, got {type(params).__name__}")
         groups = list(params)
         if not groups:
             raise ValueError("params must hold at least one Tensor, got an empty list")
@@ -61,6 +64,11 @@ class SGD:
         }
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
+        for group in groups:
+            if not isinstance(group, dict):
+                raise TypeError(f"params must be all Tensors or all dicts, got a dict and a {type(group).__name__}")
+            if "params" not in group:
+                raise ValueError(f"a parameter group must have the key 'params', got {sorted(group)}")
         self.param_groups: list[dict[str, Any]] = [self._group({**defaults, **group}) for group in groups]
         self._buffers: dict[int, Array] = {}  # momentum, by the identity of the parameter
         self._check_once()
@@ -77,8 +85,8 @@ class SGD:
             value = group[name]
             if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
                 raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-            if name != "dampening" and not value >= 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
+            if not math.isfinite(value) or (name != "dampening" and value < 0):
+                raise ValueError(f"{name} must be finite{' and >= 0' * (name != 'dampening')}, got {value}")
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         return group
