@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..checks import check_int, check_number
+
 SIDE = 12
 FONT = """
 .###. ..#.. .###. ####. ...#. ##### .###. ##### .###. .###.
@@ -30,13 +32,9 @@ def glyphs(n: int, seed: int = 0, noise: float = 0.1) -> tuple[np.ndarray, np.nd
     The classes are as equal in number as n allows, in random order; equal arguments give equal arrays.
     Errors: TypeError / ValueError for an n or seed that is not an int >= 0, or a negative noise.
     """
-    for name, value in (("n", n), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
-    if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < np.inf:
-        raise ValueError(f"noise must be a finite number >= 0, got {noise!r}")
+    check_int("n", n, 0)
+    check_int("seed", seed, 0)
+    check_number("noise", noise, 0)
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % 10)
     angle, shear = rng.normal(0, 0.15, n), rng.normal(0, 0.2, n)

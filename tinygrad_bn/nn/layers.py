@@ -7,19 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.activation import check_probability
+from ..checks import check_int, check_number
 from . import functional as F
 from . import init
 from .module import Module, Parameter
 
-
-def check_size(name: str, value: Any, least: int = 1) -> int:
-    """A size: an int of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, got {value}")
-    return int(value)
+check_size = check_int  # FIXME
 
 
 class Linear(Module):
@@ -27,8 +20,8 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
-        self.in_features = check_size("in_features", in_features)
-        self.out_features = check_size("out_features", out_features)
+        self.in_features = check_int("in_features", in_features, 1)
+        self.out_features = check_int("out_features", out_features, 1)
         self.weight = Parameter(np.empty((out_features, in_features), np.float32))
         self.bias = Parameter(np.empty(out_features, np.float32)) if bias else None
         self.reset_parameters()
@@ -79,7 +72,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.p = check_probability(p)
+        self.p = check_number("p", p, 0, 1)
 
     def forward(self, x: Any) -> Any:
         return F.dropout(x, self.p, self.training)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_number
 from ..engine import differentiable
 from ..jit import contiguous, kernel
 from ..random import default_generator
@@ -185,20 +186,13 @@ def log_softmax(x: Any, dim: int = -1) -> Any:
     return _softmax(x, dim, True)
 
 
-def check_probability(p: Any) -> float:
-    """p is a number in [0, 1]."""
-    if isinstance(p, bool) or not isinstance(p, (int, float, np.floating, np.integer)) or not 0 <= p <= 1:
-        raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
-    return float(p)
-
-
 def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None) -> Any:
     """In training, zero each element with probability p and divide the others by 1 - p; else return x.
 
     The mean is unchanged, the variance is not. Draws from generator, by default the one of manual_seed.
     Source: Srivastava et al. 2014. Errors: ValueError where p is outside [0, 1].
     """
-    check_probability(p)
+    check_number("p", p, 0, 1)
     if not training or p == 0:
         return x
     kept = (generator or default_generator()).random(x.shape, dtype=np.float32) >= p

@@ -6,11 +6,11 @@ reduction: "mean" (default), "sum" or "none", as in PyTorch.
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from ..checks import check_int
 from ..engine import Tensor, differentiable
 from ..jit import contiguous, kernel
 from .activation import log_softmax_definition
@@ -29,8 +29,7 @@ def check_reduction(reduction: str) -> None:
 
 def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
     """The class targets as an int64 vector, each in [0, C) or equal to ignore_index."""
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
-        raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
+    check_int("ignore_index", ignore_index)
     if not isinstance(x, (Tensor, np.ndarray)):
         raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
     if x.ndim != 2:

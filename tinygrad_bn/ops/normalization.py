@@ -32,6 +32,7 @@ import numpy as np
 
 from ..engine import Array, differentiable
 from ..jit import contiguous, kernel
+from .shape import concatenate
 
 # Layout 1: channels of (N, C, L). Loops over c run innermost where L = 1, so that memory is read in order; taking
 # the row as a one-dimensional view first is what lets the compiler vectorize them (and one reshape per call, not per
@@ -241,10 +242,13 @@ def channel_shape(x: Any) -> tuple[int, ...]:
     return (1, x.shape[1]) + (1,) * (x.ndim - 2)
 
 
-def channel_norm_definition(x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any) -> Any:
+def channel_norm_definition(
+    x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any, parts: Any = None
+) -> Any:
     shape = channel_shape(x)
     if mean is None:
-        x_hat = normalize(x, (0, *range(2, x.ndim)), eps)
+        axes = (0, *range(2, x.ndim))
+        x_hat = normalize(x, axes, eps) if parts is None else concatenate([normalize(x[p], axes, eps) for p in parts])
     else:
         rstd = (1 / np.sqrt(var + eps)).astype(x.dtype)
         x_hat = (x - mean.astype(x.dtype).reshape(shape)) * rstd.reshape(shape)
@@ -264,35 +268,45 @@ def _affine(value: Any, n: int, default: float, dtype: Any) -> Array:
 
 
 @differentiable(definition=channel_norm_definition)
-def channel_norm(x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any) -> Any:
+def channel_norm(
+    x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any, parts: Any = None
+) -> Any:
     """Normalize channels of (N, C, ...) with their own statistics, or with a given mean and var (constants, float64).
 
-    keep: None, or a list to which (mean, var) of x are appended.
+    parts: None, or slices of the samples, each of which has statistics of its own (ghost batches).
+    keep: None, or a list to which (mean, var) of x are appended, a row per part.
     """
     shape = x.shape
     N, C = shape[:2]
     x = contiguous(x).reshape(N, C, math.prod(shape[2:]))
     gamma, beta = _affine(weight, C, 1, x.dtype), _affine(bias, C, 0, x.dtype)
+    parts = [slice(0, N)] if parts is None else parts
     own = mean is None
     if own:
-        mean, var = np.empty(C), np.empty(C)
-        channel_statistics(x, mean, var)
+        mean, var = np.empty((len(parts), C)), np.empty((len(parts), C))
+        for k, part in enumerate(parts):
+            channel_statistics(x[part], mean[k], var[k])
         if keep is not None:
             keep.append((mean, var))
+    else:
+        mean, var = mean.reshape(1, C), var.reshape(1, C)
     rstd = 1 / np.sqrt(var + eps)
     y = np.empty_like(x)
-    channel_normalize(x, mean, rstd, gamma, beta, y)
+    for k, part in enumerate(parts):
+        channel_normalize(x[part], mean[k], rstd[k], gamma, beta, y[part])
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy).reshape(x.shape)
-        dweight, dbias, dx = np.empty(C), np.empty(C), np.empty_like(x)
-        channel_sums(x, dy, mean, rstd, dweight, dbias)
-        m = max(N * x.shape[2], 1) if own else math.inf  # given statistics are constants: neither mean term appears
-        channel_backward(x, dy, mean, rstd, gamma, dbias / m, dweight / m, dx)
+        dweight, dbias, dx = np.empty((len(parts), C)), np.empty((len(parts), C)), np.empty_like(x)
+        for k, part in enumerate(parts):
+            channel_sums(x[part], dy[part], mean[k], rstd[k], dweight[k], dbias[k])
+            # given statistics are constants: neither mean term appears
+            m = max((part.stop - part.start) * x.shape[2], 1) if own else math.inf
+            channel_backward(x[part], dy[part], mean[k], rstd[k], gamma, dbias[k] / m, dweight[k] / m, dx[part])
         return (
             dx.reshape(shape),
-            None if weight is None else dweight.astype(x.dtype),
-            None if bias is None else dbias.astype(x.dtype),
+            None if weight is None else dweight.sum(axis=0).astype(x.dtype),
+            None if bias is None else dbias.sum(axis=0).astype(x.dtype),
         )
 
     return y.reshape(shape), pullback

@@ -11,49 +11,35 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import FLOATS, Array, Tensor
+from ..checks import check_array, check_input, check_int, check_number
+from ..engine import Array, Tensor
 from .normalization import channel_norm, row_norm
 
 
-def _check_input(x: Any, least: int) -> None:
-    if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"input must be float32 or float64, got {x.dtype}")
+def check_eps(eps: Any) -> float:
+    """0 is allowed: the exact identities need it."""
+    return check_number("eps", eps, 0)
+
+
+def check_momentum(momentum: Any) -> float:
+    """The weight of the new statistics."""
+    return check_number("momentum", momentum, 0, 1)
+
+
+def check_rank(x: Any, least: int = 2) -> None:
+    """A float tensor of at least this many axes."""
+    check_input(x)
     if x.ndim < least:
         raise ValueError(f"input must have at least {least} axes (N, C, ...), got shape {x.shape}")
 
 
-def check_eps(eps: Any) -> float:
-    """eps is a finite number >= 0."""
-    if isinstance(eps, bool) or not isinstance(eps, (int, float, np.floating, np.integer)):
-        raise TypeError(f"eps must be a number, got {type(eps).__name__}")
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must be finite and >= 0, got {eps}")
-    return float(eps)
+def check_channels(x: Any, **arrays: Any) -> None:
+    """Each array is None or holds a value per channel."""
+    for name, value in arrays.items():
+        check_array(name, value, (x.shape[1],), x.dtype)
 
 
-def check_momentum(momentum: Any) -> None:
-    """momentum is the weight of the new statistics, a number in [0, 1]."""
-    if isinstance(momentum, bool) or not isinstance(momentum, (int, float, np.floating, np.integer)):
-        raise TypeError(f"momentum must be a number, got {type(momentum).__name__}")
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
-
-
-def _check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    """weight, bias and running statistics: None, or an array of exactly this shape and dtype."""
-    if value is None:
-        return
-    if not isinstance(value, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} must be a Tensor, an array or None, got {type(value).__name__}")
-    if value.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
-    if value.dtype != dtype:
-        raise TypeError(f"{name} must be {dtype} like the input, got {value.dtype}")
-
-
-def _update(running: Any, batch: Array, momentum: float) -> None:
+def update(running: Any, batch: Array, momentum: float) -> None:
     """running = (1 - momentum) running + momentum batch, in place."""
     if isinstance(running, Tensor):
         running.data = ((1 - momentum) * running.data + momentum * batch).astype(running.dtype)
@@ -61,11 +47,11 @@ def _update(running: Any, batch: Array, momentum: float) -> None:
         running[...] = (1 - momentum) * running + momentum * batch
 
 
-def _plain(a: Any) -> Array:
+def plain(a: Any) -> Array:
     return (a.data if isinstance(a, Tensor) else a).astype(np.float64)
 
 
-def _more_than_one(count: int, shape: tuple[int, ...], where: str) -> None:
+def more_than_one(count: int, shape: tuple[int, ...], where: str) -> None:
     if count == 1:
         raise ValueError(f"expected more than 1 value per {where} when training, got input of shape {shape}")
 
@@ -89,28 +75,22 @@ def batch_norm(
     Errors: ValueError for one value per channel in training, wrong shapes or eps < 0; TypeError for dtypes.
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
-    _check_input(x, 2)
-    eps, channels = check_eps(eps), (x.shape[1],)
+    check_rank(x, 2)
+    eps = check_eps(eps)
     check_momentum(momentum)
-    for name, value in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        _check_array(name, value, channels, x.dtype)
+    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var must be given when training=False, got None")
-        return channel_norm(x, weight, bias, mean=_plain(running_mean), var=_plain(running_var), eps=eps, keep=None)
+        return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
     m = x.size // max(x.shape[1], 1)
-    _more_than_one(m, x.shape, "channel")
+    more_than_one(m, x.shape, "channel")
     keep: list = []
     y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep)
     if m > 0:
         mean, var = keep[0]
-        _update(running_mean, mean, momentum)
-        _update(running_var, var * (m / (m - 1)), momentum)
+        update(running_mean, mean[0], momentum)
+        update(running_var, var[0] * (m / (m - 1)), momentum)
     return y
 
 
@@ -130,27 +110,21 @@ def instance_norm(
     track the batch average of the instances' means and unbiased variances. use_input_stats=False uses them instead.
     Errors: as batch_norm. Source: Ulyanov, Vedaldi & Lempitsky 2016.
     """
-    _check_input(x, 3)
+    check_rank(x, 3)
     eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
     check_momentum(momentum)
-    for name, value in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        _check_array(name, value, (C,), x.dtype)
+    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var must be given when use_input_stats=False, got None")
-        return channel_norm(x, weight, bias, mean=_plain(running_mean), var=_plain(running_var), eps=eps, keep=None)
-    _more_than_one(L, x.shape, "instance and channel")
+        return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
+    more_than_one(L, x.shape, "instance and channel")
     keep: list = []
     y = row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, keep=keep)
     if x.size:
         mean, var = keep[0]
-        _update(running_mean, mean.mean(axis=0), momentum)
-        _update(running_var, var.mean(axis=0) * (L / (L - 1)), momentum)
+        update(running_mean, mean.mean(axis=0), momentum)
+        update(running_var, var.mean(axis=0) * (L / (L - 1)), momentum)
     return y
 
 
@@ -160,16 +134,13 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     x: (N, C, ...). weight, bias: (C,) or None. num_groups=1 is layer norm over (C, ...), num_groups=C instance norm.
     Errors: ValueError where num_groups does not divide C. Source: Wu & He 2018.
     """
-    _check_input(x, 2)
+    check_rank(x, 2)
     eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
-    if isinstance(num_groups, bool) or not isinstance(num_groups, (int, np.integer)):
-        raise TypeError(f"num_groups must be an int, got {type(num_groups).__name__}")
-    if num_groups < 1 or C % num_groups:
-        raise ValueError(f"num_groups must be positive and divide the {C} channels, got {num_groups}")
-    _check_array("weight", weight, (C,), x.dtype)
-    _check_array("bias", bias, (C,), x.dtype)
-    G = int(num_groups)
-    _more_than_one(N * (C // G) * L, x.shape, "group")
+    G = check_int("num_groups", num_groups, 1)
+    if C % G:
+        raise ValueError(f"num_groups must divide the {C} channels, got {num_groups}")
+    check_channels(x, weight=weight, bias=bias)
+    more_than_one(N * (C // G) * L, x.shape, "group")
     return row_norm(x, weight, bias, shape=(N, G, C // G, L), eps=eps, centered=True, keep=None)
 
 
@@ -193,10 +164,10 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
     normalized_shape: the trailing axes of x, an int or a tuple; weight, bias: of that shape, or None.
     Source: Ba, Kiros & Hinton 2016.
     """
-    _check_input(x, 1)
+    check_rank(x, 1)
     eps, shape = check_eps(eps), _check_normalized_shape(x, normalized_shape)
-    _check_array("weight", weight, shape, x.dtype)
-    _check_array("bias", bias, shape, x.dtype)
+    check_array("weight", weight, shape, x.dtype)
+    check_array("bias", bias, shape, x.dtype)
     return row_norm(x, weight, bias, shape=_rows(x, shape), eps=eps, centered=True, keep=None)
 
 
@@ -205,10 +176,10 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
 
     eps=None is the machine epsilon of x's dtype, as in PyTorch. Source: Zhang & Sennrich 2019.
     """
-    _check_input(x, 1)
+    check_rank(x, 1)
     eps = float(np.finfo(x.dtype).eps) if eps is None else check_eps(eps)
     shape = _check_normalized_shape(x, normalized_shape)
-    _check_array("weight", weight, shape, x.dtype)
+    check_array("weight", weight, shape, x.dtype)
     return row_norm(x, weight, None, shape=_rows(x, shape), eps=eps, centered=False, keep=None)
 
 

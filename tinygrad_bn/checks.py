@@ -1,0 +1,64 @@
+"""Checks of arguments, in one wording: the error names the argument, what was expected and what it got.
+
+A bool is not taken for a number, though Python counts it among the integers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .engine import FLOATS, Tensor
+
+
+def _got(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.40}"
+
+
+def check_int(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number, of at least ``least``."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {_got(value)}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be >= {least}, got {value}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number in [least, most]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a number, got {_got(value)}")
+    if not (math.isfinite(value) and least <= value <= most):
+        lower = "" if least == -math.inf else f" and >= {least:g}"
+        upper = "" if most == math.inf else f" and <= {most:g}"
+        raise ValueError(f"{name} must be finite{lower}{upper}, got {value}")
+    return float(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {_got(value)}")
+    return value
+
+
+def check_input(x: Any) -> None:
+    """The input of a layer: a float Tensor, or an array."""
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"input must be float32 or float64, got {x.dtype}")
+
+
+def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """None, or an array or Tensor of exactly this shape and dtype."""
+    if value is None:
+        return
+    if not isinstance(value, (Tensor, np.ndarray)):
+        raise TypeError(f"{name} must be a Tensor, an array or None, got {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+    if value.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype} like the input, got {value.dtype}")
