@@ -1,6 +1,7 @@
 """First and second derivatives of every op against finite differences, in float64, from random cotangents."""
 
 import importlib
+import inspect
 import pkgutil
 
 import numpy as np
@@ -13,6 +14,16 @@ from tinygrad_bn import gradcheck, gradgradcheck, ops, tensor
 SEED = 0
 T = np.array([0, 3, 1])
 RUNNING = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.5, 2.0])
+
+
+def positive(a):
+    """A symmetric matrix with eigenvalues >= 1 from any square one."""
+    return a @ a.swapaxes(-1, -2) + np.eye(a.shape[-1], dtype=a.dtype)
+
+
+def whiten(x, method="zca"):
+    return ops.whitening.whiten(x, eps=0.01, method=method, keep=None)
+
 
 # name of the op in the package -> rows of (function, shapes of its inputs)
 TABLE = {
@@ -73,6 +84,8 @@ TABLE = {
         (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), [(2, 3, 2, 2), (3,), (3,)]),
         (lambda x: F.batch_norm(x, None, None, training=True), [(5, 3)]),
         (lambda x, w, b: F.batch_norm(x, *(r.astype(x.dtype) for r in RUNNING), w, b), [(2, 3, 2), (3,), (3,)]),
+        (lambda x, w, b: F.ghost_batch_norm(x, 3, None, None, w, b, True), [(8, 2), (2,), (2,)]),
+        (lambda x: F.ghost_batch_norm(x, 2, training=True), [(5, 2, 3)]),
     ],
     "row_norm": [
         (lambda x, w, b: F.layer_norm(x, (3, 2), w, b), [(2, 3, 2), (3, 2), (3, 2)]),
@@ -81,6 +94,33 @@ TABLE = {
         (lambda x, b: F.group_norm(x, 2, None, b), [(2, 4, 3), (4,)]),
         (lambda x, w, b: F.instance_norm(x, weight=w, bias=b), [(2, 3, 4), (3,), (3,)]),
         (lambda x, w: F.rms_norm(x, 5, w), [(3, 5), (5,)]),
+    ],
+    "_conv2d": [
+        (lambda x, w, b: F.conv2d(x, w, b, padding=1), [(2, 3, 4, 3), (2, 3, 3, 3), (2,)]),
+        (lambda x, w, b: F.conv2d(x, w, b, 2, (2, 1), (1, 2), 2), [(2, 4, 5, 6), (4, 2, 3, 2), (4,)]),
+        (lambda x, w: F.conv2d(x, w, padding="same"), [(2, 5, 4), (3, 2, 2, 4)]),
+        (lambda x, w: F.conv2d(x, w, stride=3, groups=3), [(2, 3, 5, 5), (3, 1, 2, 2)]),
+    ],
+    "_max_pool2d": [
+        (lambda x: F.max_pool2d(x, 2), [(2, 3, 4, 5)]),
+        (lambda x: F.max_pool2d(x, (3, 2), 2, 1, 2, True), [(2, 6, 5)]),
+    ],
+    "average": [
+        (lambda x: F.avg_pool2d(x, 2) ** 2, [(2, 3, 4, 5)]),
+        (lambda x: F.avg_pool2d(x, 3, 2, 1, True, False) ** 2, [(2, 3, 5, 6)]),
+        (lambda x: F.avg_pool2d(x, (1, 3), padding=(0, 1), divisor_override=2) ** 2, [(3, 5, 6)]),
+        (lambda x: F.adaptive_avg_pool2d(x, (3, None)) ** 2, [(2, 3, 5, 4)]),
+    ],
+    "lyapunov": [(lambda s, g: ops.whitening.lyapunov(positive(s), g), [(3, 3), (3, 3)])],
+    "inverse_sqrt": [(lambda a: ops.whitening.inverse_sqrt(positive(a)), [(2, 3, 3)])],
+    "eigh": [(lambda a: ops.whitening.eigh(positive(a)), [(2, 3, 3)])],
+    "whiten": [
+        (whiten, [(2, 3, 6)]),
+        (lambda x: whiten(x, "pca"), [(3, 5)]),
+        (
+            lambda x, w, b: F.decorrelated_batch_norm(x, weight=w, bias=b, training=True, eps=0.1, group_size=2),
+            [(3, 4, 2), (4,), (4,)],
+        ),
     ],
 }
 
@@ -134,6 +174,16 @@ SMALL = {
         (lambda x, w, b: F.instance_norm(x, weight=w, bias=b), [(0, 2, 3), (2,), (2,)]),
         (lambda x, w: F.rms_norm(x, 1, w), [(1, 1), (1,)]),
     ],
+    "_conv2d": [
+        (F.conv2d, [(1, 1, 1, 1), (1, 1, 1, 1), (1,)]),
+        (F.conv2d, [(0, 2, 3, 3), (4, 2, 2, 2), (4,)]),
+    ],
+    "_max_pool2d": [(lambda x: F.max_pool2d(x, 1), [(1, 1, 1)]), (lambda x: F.max_pool2d(x, 2), [(0, 2, 3, 3)])],
+    "average": [(lambda x: F.avg_pool2d(x, 1), [(1, 1, 1)]), (lambda x: F.avg_pool2d(x, 2), [(0, 2, 3, 3)])],
+    "lyapunov": [(lambda s, g: ops.whitening.lyapunov(positive(s), g), [(n, n), (n, n)]) for n in (1, 0)],
+    "inverse_sqrt": [(lambda a: ops.whitening.inverse_sqrt(positive(a)), [(n, n)]) for n in (1, 0)],
+    "eigh": [(lambda a: ops.whitening.eigh(positive(a)), [shape]) for shape in ((1, 1), (0, 2, 2))],
+    "whiten": [(whiten, [shape]) for shape in ((1, 2), (0, 2, 4))],
 }
 for _op, _many in ANY_SHAPE.items():
     SMALL[_op] = [(TABLE[_op][0][0], shapes) for shapes in _many]
@@ -227,11 +277,12 @@ FUSED = [(name, i) for name, i in ROWS if getattr(getattr(MODULES[name], name), 
 def test_fused_ops_equal_their_definitions(name, i, monkeypatch):
     fn, shapes = TABLE[name][i]
     op, results = getattr(MODULES[name], name), []
+    keeps = {"keep": None} if "keep" in inspect.signature(op.definition).parameters else {}
 
     def formula_instead(*args, keep=None, **constants):
         if keep is not None:
             keep.append((np.zeros(1), np.ones(1)))  # batch statistics, which nobody asks for here
-        return op.definition(*args, **constants, **({"keep": None} if name.endswith("_norm") else {}))
+        return op.definition(*args, **constants, **keeps)
 
     for _ in range(2):
         args = inputs(shapes)

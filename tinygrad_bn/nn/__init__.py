@@ -1,8 +1,17 @@
 """Layers and containers, with PyTorch's names."""
 
-from . import functional, init
+from . import functional, init, utils
+from .convolution import AdaptiveAvgPool2d, AvgPool2d, Conv2d, MaxPool2d
 from .layers import Dropout, Flatten, Identity, Linear, ReLU, Sigmoid, Tanh
 from .module import Module, ModuleList, Parameter, Sequential
+from .norm_variants import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    DecorrelatedBatchNorm1d,
+    DecorrelatedBatchNorm2d,
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+)
 from .normalization import (
     BatchNorm1d,
     BatchNorm2d,
@@ -16,11 +25,20 @@ from .normalization import (
 )
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "Conv2d",
+    "DecorrelatedBatchNorm1d",
+    "DecorrelatedBatchNorm2d",
     "Dropout",
     "Flatten",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
     "GroupNorm",
     "Identity",
     "InstanceNorm1d",
@@ -28,6 +46,7 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "Linear",
+    "MaxPool2d",
     "Module",
     "ModuleList",
     "Parameter",
@@ -38,4 +57,5 @@ __all__ = [
     "Tanh",
     "functional",
     "init",
+    "utils",
 ]

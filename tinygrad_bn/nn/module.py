@@ -40,6 +40,7 @@ class Module:
         self.training = True
         self._buffers: list[str] = []  # names of the attributes that are state, but not learned
         self._hooks: dict[int, Callable[..., Any]] = {}
+        self._pre_hooks: dict[int, Callable[..., Any]] = {}
         self._hooks_so_far = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -51,6 +52,10 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for hook in tuple(self._pre_hooks.values()):
+            changed = hook(self, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
         out = self.forward(*args, **kwargs)
         for hook in tuple(self._hooks.values()):
             changed = hook(self, args, out)
@@ -59,11 +64,18 @@ class Module:
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> Handle:
         """Call hook(module, inputs, output) after each forward; what it returns, unless None, is the output."""
+        return self._register(self._hooks, hook)
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> Handle:
+        """Call hook(module, inputs) before each forward; what it returns, unless None, are the inputs."""
+        return self._register(self._pre_hooks, hook)
+
+    def _register(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> Handle:
         if not callable(hook):
             raise TypeError(f"hook must be callable, got {type(hook).__name__}")
         self._hooks_so_far += 1  # never reused: an old handle must not remove a new hook
-        self._hooks[self._hooks_so_far] = hook
-        return Handle(self._hooks, self._hooks_so_far)
+        hooks[self._hooks_so_far] = hook
+        return Handle(hooks, self._hooks_so_far)
 
     def register_buffer(self, name: str, value: Array | None) -> None:
         """Keep an array (or None) as the attribute name: saved in state_dict, not learned."""

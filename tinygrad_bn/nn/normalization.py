@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..checks import check_int
+from ..engine import Array
 from ..ops.norms import check_eps, check_momentum
 from . import functional as F
-from .layers import check_size
 from .module import Module, Parameter
 
 
@@ -35,23 +36,32 @@ class _Running(_Norm):
     def __init__(
         self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool, bias: bool
     ) -> None:
-        super().__init__((check_size("num_features", num_features),), eps, affine, bias)
+        super().__init__((check_int("num_features", num_features, 1),), eps, affine, bias)
         if momentum is not None:
             check_momentum(momentum)
         self.num_features, self.momentum = num_features, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        self.register_buffer("running_mean", np.zeros(num_features, np.float32) if track_running_stats else None)
-        self.register_buffer("running_var", np.ones(num_features, np.float32) if track_running_stats else None)
-        self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track_running_stats else None)
+        for name, value in self.initial_statistics().items():
+            self.register_buffer(name, value if track_running_stats else None)
 
     running_mean: Any
     running_var: Any
     num_batches_tracked: Any
 
+    def initial_statistics(self) -> dict[str, Array]:
+        """What the running statistics start from: mean 0, variance 1, no batches seen."""
+        n = self.num_features
+        return {
+            "running_mean": np.zeros(n, np.float32),
+            "running_var": np.ones(n, np.float32),
+            "num_batches_tracked": np.zeros((), np.int64),
+        }
+
     def reset_running_stats(self) -> None:
-        """Running mean 0, running variance 1, no batches seen."""
+        """Forget all batches."""
         if self.track_running_stats:
-            self.running_mean[...], self.running_var[...], self.num_batches_tracked[...] = 0, 1, 0
+            for name, value in self.initial_statistics().items():
+                getattr(self, name)[...] = value
 
     def _check(self, x: Any) -> None:
         if not hasattr(x, "ndim"):
@@ -94,12 +104,17 @@ class _BatchNorm(_Running):
 
     def forward(self, x: Any) -> Any:
         self._check(x)
-        mean, var = self.running_mean, self.running_var
-        if not self.training or mean is None:
-            return F.batch_norm(x, mean, var, self.weight, self.bias, mean is None, 0.0, self.eps)
-        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, self._momentum(), self.eps)
+        if not (self.training and self.track_running_stats):
+            return self.normalize(x, not self.track_running_stats, 0.0)
+        y = self.normalize(x, True, self._momentum())
         self.num_batches_tracked += 1
         return y
+
+    def normalize(self, x: Any, training: bool, momentum: float) -> Any:
+        """The function behind the layer; its relatives put another in its place."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training, momentum, self.eps
+        )
 
 
 class BatchNorm1d(_BatchNorm):
@@ -172,7 +187,7 @@ def _shape(normalized_shape: Any) -> tuple[int, ...]:
     sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if not sizes:
         raise ValueError("normalized_shape must name at least one axis, got ()")
-    return tuple(check_size("normalized_shape", n) for n in sizes)
+    return tuple(check_int("normalized_shape", n, 1) for n in sizes)
 
 
 class LayerNorm(_Norm):
@@ -211,8 +226,8 @@ class GroupNorm(_Norm):
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True
     ) -> None:
-        super().__init__((check_size("num_channels", num_channels),), eps, affine, bias)
-        if num_channels % check_size("num_groups", num_groups):
+        super().__init__((check_int("num_channels", num_channels, 1),), eps, affine, bias)
+        if num_channels % check_int("num_groups", num_groups, 1):
             raise ValueError(f"num_groups must divide num_channels={num_channels}, got {num_groups}")
         self.num_groups, self.num_channels, self.affine = num_groups, num_channels, affine
 

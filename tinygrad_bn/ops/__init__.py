@@ -1,5 +1,31 @@
 """The ops, a family per file. Importing this package fills the table of operators."""
 
-from . import activation, elementwise, linear, loss, normalization, norms, reduction, shape
+from . import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    loss,
+    norm_variants,
+    normalization,
+    norms,
+    pooling,
+    reduction,
+    shape,
+    whitening,
+)
 
-__all__ = ["activation", "elementwise", "linear", "loss", "normalization", "norms", "reduction", "shape"]
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "linear",
+    "loss",
+    "norm_variants",
+    "normalization",
+    "norms",
+    "pooling",
+    "reduction",
+    "shape",
+    "whitening",
+]

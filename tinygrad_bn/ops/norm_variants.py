@@ -1,0 +1,171 @@
+"""Three relatives of batch norm: ghost batches, renormalization, decorrelation.
+
+All keep batch norm's y = gamma x_hat + beta, and in eval mode they are an affine map with running statistics; they
+differ in how x_hat is made from a training batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..checks import check_array, check_int, check_number
+from .normalization import affine, channel_norm, channel_shape
+from .norms import batch_norm, check_channels, check_eps, check_momentum, check_rank, more_than_one, plain, update
+from .whitening import MATRIX, apply_matrix, grouped, ungrouped, whiten
+
+
+def ghost_batches(samples: int, ghost_size: int, values: int) -> list[slice]:
+    """The batch in pieces of ghost_size samples, with ``values`` values per sample and channel; the last is smaller.
+
+    A last piece of a single value has no variance: it joins the piece before.
+    """
+    starts = list(range(0, samples, ghost_size)) or [0]
+    if len(starts) > 1 and (samples - starts[-1]) * values == 1:
+        starts.pop()
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], samples], strict=True)]
+
+
+def ghost_batch_norm(
+    x: Any,
+    ghost_size: int,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Batch norm with the statistics of small "ghost" batches, whatever the batch of the gradient step.
+
+    In training the N samples are cut, in order, into ghosts of ghost_size, and each is normalized by itself:
+    x_hat = (x - mean_ghost) / sqrt(var_ghost + eps). Where ghost_size does not divide N the last ghost is smaller; a
+    single value left over joins the ghost before. The running statistics move towards the averages of the ghosts'
+    means and unbiased variances, each ghost counting with its number of samples. In eval mode: batch_norm.
+    Source: Hoffer, Hubara & Soudry 2017, algorithm 1 (which moves the running statistics once per ghost).
+    """
+    ghost_size = check_int("ghost_size", ghost_size, 1)
+    if not training:
+        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    check_rank(x, 2)
+    eps, L = check_eps(eps), math.prod(x.shape[2:])
+    check_momentum(momentum)
+    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    parts = ghost_batches(len(x), ghost_size, L)
+    m = np.array([(p.stop - p.start) * L for p in parts], dtype=np.float64)
+    if (m == 1).any():
+        raise ValueError(
+            f"expected more than 1 value per channel and ghost when training, got input of shape {x.shape} "
+            f"with ghost_size={ghost_size}"
+        )
+    keep: list = []
+    y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep, parts=parts)
+    if m.sum() > 0:
+        mean, var = keep[0]
+        update(running_mean, np.average(mean, axis=0, weights=m), momentum)
+        update(running_var, np.average(var * (m / (m - 1))[:, None], axis=0, weights=m), momentum)
+    return y
+
+
+def batch_renorm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+) -> Any:
+    """Batch norm whose training output agrees with its eval output, up to a bounded correction.
+
+        x_hat = (x - mean_B) / sigma_B * r + d
+        r = clip(sigma_B / sigma, 1 / r_max, r_max),   d = clip((mean_B - mean) / sigma, -d_max, d_max)
+
+    B: the batch; mean and sigma: the running statistics before this batch; sigma = sqrt(var + eps). r and d are
+    constants for the gradient. r_max = 1 and d_max = 0 is batch norm; where nothing is clipped x_hat is
+    (x - mean) / sigma, as in eval mode. Source: Ioffe 2017, algorithm 1; the paper keeps a running sigma, here it is
+    the variance, unbiased as batch norm's, so that the state of one loads into the other.
+    Errors: as batch_norm; ValueError for r_max < 1 or d_max < 0.
+    """
+    check_number("r_max", r_max, 1)
+    check_number("d_max", d_max, 0)
+    if running_mean is None or running_var is None:
+        raise ValueError("running_mean and running_var must be given, got None")
+    if not training:
+        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    check_rank(x, 2)
+    eps, m = check_eps(eps), len(x) * math.prod(x.shape[2:])
+    check_momentum(momentum)
+    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    more_than_one(m, x.shape, "channel")
+    keep: list = []
+    x_hat = channel_norm(x, None, None, mean=None, var=None, eps=eps, keep=keep)
+    mean, var = keep[0][0][0], keep[0][1][0]
+    with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
+        sigma = np.sqrt(plain(running_var) + eps)
+        r = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max).astype(x.dtype)
+        d = np.clip((mean - plain(running_mean)) / sigma, -d_max, d_max).astype(x.dtype)
+    if m > 0:
+        update(running_mean, mean, momentum)
+        update(running_var, var * (m / (m - 1)), momentum)
+    scale = r if weight is None else weight * r  # gamma (x_hat r + d) + beta with one product per element
+    shift = d if weight is None else weight * d
+    return affine(x_hat, scale, shift if bias is None else shift + bias, channel_shape(x))
+
+
+def decorrelated_batch_norm(
+    x: Any,
+    running_mean: Any = None,
+    running_matrix: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    group_size: int | None = None,
+    method: str = "zca",
+) -> Any:
+    """Batch norm that whitens: x_hat = W (x - mean), W Sigma W^T = 1, so that the channels of a group are uncorrelated.
+
+        Sigma = (1 / m) sum (x - mean) (x - mean)^T + eps 1 over batch and positions
+
+    x: (N, C, ...). group_size: how many channels are whitened together (default all C; it must divide C). method:
+    "zca", W = Sigma^(-1/2), or "pca", whose axes may swap from batch to batch (see ops/whitening.py).
+    The output's covariance is the identity up to eps where a group has fewer channels than the batch has values; with
+    fewer values Sigma has only eps in the missing directions. running_mean (C,) and running_matrix
+    (C / group_size, group_size, group_size): moving averages of mean and W, used in eval mode.
+    Errors: as batch_norm; ValueError for a group_size that does not divide C, another method, or an empty batch in
+    training. Source: Huang et al. 2018, algorithms 1 and 2.
+    """
+    check_rank(x, 2)
+    eps, C = check_eps(eps), x.shape[1]
+    check_momentum(momentum)
+    size = C if group_size is None else check_int("group_size", group_size, 1)
+    if C % max(size, 1):
+        raise ValueError(f"group_size must divide the {C} channels, got {group_size}")
+    if method not in MATRIX:
+        raise ValueError(f"method must be one of {sorted(MATRIX)}, got {method!r}")
+    groups = C // max(size, 1)
+    check_channels(x, running_mean=running_mean, weight=weight, bias=bias)
+    check_array("running_matrix", running_matrix, (groups, size, size), x.dtype)
+    rows = grouped(x, groups)
+    if training:
+        m = rows.shape[2]
+        if m < 2:
+            raise ValueError(f"expected more than 1 value per channel when training, got input of shape {x.shape}")
+        keep: list = []
+        x_hat = whiten(rows, eps=eps, method=method, keep=keep)
+        mean, matrix = keep[0]
+        update(running_mean, mean.reshape(C), momentum)
+        update(running_matrix, matrix, momentum)
+    else:
+        if running_mean is None or running_matrix is None:
+            raise ValueError("running_mean and running_matrix must be given when training=False, got None")
+        x_hat = apply_matrix(rows, plain(running_mean).reshape(groups, size), plain(running_matrix))
+    return affine(ungrouped(x_hat, x.shape), weight, bias, channel_shape(x))
