@@ -282,6 +282,20 @@ MODULES = {
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), (2, 4, 3)),
     "GroupNorm without bias": (lambda: nn.GroupNorm(2, 4, bias=False), (2, 4, 3)),
     "RMSNorm": (lambda: nn.RMSNorm(4), (3, 4)),
+    "Conv2d": (lambda: nn.Conv2d(2, 4, (3, 2), stride=2, padding=1, groups=2), (2, 2, 4, 3)),
+    "Conv2d without bias": (lambda: nn.Conv2d(2, 2, 2, padding="same", bias=False), (2, 2, 3, 3)),
+    "MaxPool2d": (lambda: nn.MaxPool2d(2), (2, 2, 4, 5)),
+    "AvgPool2d": (lambda: nn.AvgPool2d(3, 2, 1), (2, 2, 4, 5)),
+    "AdaptiveAvgPool2d": (lambda: nn.AdaptiveAvgPool2d((2, 1)), (2, 2, 3, 3)),
+    "GhostBatchNorm1d": (lambda: nn.GhostBatchNorm1d(3, 2), (5, 3)),
+    "GhostBatchNorm2d": (lambda: nn.GhostBatchNorm2d(2, 2), (3, 2, 2, 2)),
+    "GhostBatchNorm2d eval": (lambda: nn.GhostBatchNorm2d(2, 2).eval(), (3, 2, 2, 2)),
+    "BatchRenorm1d at the start": (lambda: nn.BatchRenorm1d(3), (5, 3)),
+    "BatchRenorm2d eval": (lambda: nn.BatchRenorm2d(2, affine=False).eval(), (3, 2, 2, 2)),
+    "DecorrelatedBatchNorm1d": (lambda: nn.DecorrelatedBatchNorm1d(3), (7, 3)),
+    "DecorrelatedBatchNorm1d pca": (lambda: nn.DecorrelatedBatchNorm1d(3, method="pca"), (7, 3)),
+    "DecorrelatedBatchNorm2d": (lambda: nn.DecorrelatedBatchNorm2d(4, group_size=2), (3, 4, 2, 2)),
+    "DecorrelatedBatchNorm2d eval": (lambda: nn.DecorrelatedBatchNorm2d(2).eval(), (1, 2, 2, 2)),
     "Sequential": (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 2)), (6, 4)),
     "Dropout eval": (lambda: nn.Dropout(0.5).eval(), (3, 4)),
     "activations": (lambda: nn.Sequential(nn.Sigmoid(), nn.ReLU(), nn.Flatten(), nn.Identity()), (2, 2, 2)),
@@ -309,6 +323,15 @@ def test_a_removed_hook_does_not_take_a_newer_one_with_it():
     first.remove()
     module(tensor([1.0]))
     assert calls == ["second"]
+
+
+def test_what_a_pre_hook_returns_is_the_input():
+    module, seen = nn.ReLU(), []
+    double = module.register_forward_pre_hook(lambda _, args: args[0] * 2)
+    module.register_forward_pre_hook(lambda _, args: seen.append(args[0].item()))
+    assert module(tensor([3.0])).item() == 6 and seen == [6]
+    double.remove()
+    assert module(tensor([3.0])).item() == 3 and seen == [6, 3]
 
 
 def test_norms_without_bias():

@@ -1,0 +1,156 @@
+"""Convolution and pooling against their formulas, written as loops; nets for images with every norm."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import Tensor, data, manual_seed, nn, no_grad, ops, optim, tensor
+
+SEED = 0
+
+
+def normal(*shape):
+    return np.random.default_rng(SEED).standard_normal(shape)
+
+
+def convolution_as_loops(x, weight, bias, stride, around, dilation, groups):
+    """y[n, o, p, q] = bias[o] + sum over c, i, j of weight[o, c, i, j] x[n, c, p s + i d - top, q s + j d - left]"""
+    (top, bottom, left, right), (O, C, I, J) = around, weight.shape
+    H, W = x.shape[2] + top + bottom, x.shape[3] + left + right
+    P = (H - dilation[0] * (I - 1) - 1) // stride[0] + 1
+    Q = (W - dilation[1] * (J - 1) - 1) // stride[1] + 1
+    y = np.zeros((len(x), O, P, Q))
+    for n, o, p, q in np.ndindex(y.shape):
+        y[n, o, p, q] = bias[o]
+        for c, i, j in np.ndindex(C, I, J):
+            h, w = p * stride[0] + i * dilation[0] - top, q * stride[1] + j * dilation[1] - left
+            if 0 <= h < x.shape[2] and 0 <= w < x.shape[3]:
+                y[n, o, p, q] += weight[o, c, i, j] * x[n, o // (O // groups) * C + c, h, w]
+    return y
+
+
+# stride, padding as it is given, what it means (top, bottom, left, right), dilation, groups
+SETTINGS = [
+    ((1, 1), 0, (0, 0, 0, 0), (1, 1), 1),
+    ((2, 3), (1, 2), (1, 1, 2, 2), (1, 1), 1),
+    ((1, 2), 3, (3, 3, 3, 3), (2, 1), 2),
+    ((1, 1), "same", (0, 1, 2, 2), (1, 2), 1),  # a kernel of 2 x 3
+    ((3, 1), "valid", (0, 0, 0, 0), (1, 2), 4),
+]
+
+
+@pytest.mark.parametrize(("stride", "padding", "around", "dilation", "groups"), SETTINGS)
+@pytest.mark.parametrize("block", [1, 100, ops.convolution.BLOCK])
+def test_conv2d_is_its_formula(stride, padding, around, dilation, groups, block, monkeypatch):
+    """Whatever the number of images whose patches are made at a time."""
+    monkeypatch.setattr(ops.convolution, "BLOCK", block)
+    x, weight, bias = normal(3, 4, 6, 7), normal(8, 4 // groups, 2, 3), normal(8)
+    expected = convolution_as_loops(x, weight, bias, stride, around, dilation, groups)
+    args = [tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    y = F.conv2d(*args, stride, padding, dilation, groups)
+    np.testing.assert_allclose(y.data, expected, rtol=0, atol=1e-12)
+    dy = np.random.default_rng(1).standard_normal(expected.shape)
+    y.backward(dy)
+    # y is linear in x and in weight: <dy, y(v)> = <gradient, v> for every v
+    flat = convolution_as_loops(x, weight, 0 * bias, stride, around, dilation, groups)
+    v = np.random.default_rng(2).standard_normal(x.shape)
+    along = convolution_as_loops(v, weight, 0 * bias, stride, around, dilation, groups)
+    assert (args[0].grad * v).sum() == pytest.approx((dy * along).sum(), rel=1e-12)
+    assert (args[1].grad * weight).sum() == pytest.approx((dy * flat).sum(), rel=1e-12)
+    np.testing.assert_allclose(args[2].grad, dy.sum(axis=(0, 2, 3)), rtol=1e-13)
+
+
+def test_one_image_is_a_batch_of_one():
+    x, weight = tensor(normal(3, 6, 7)), tensor(normal(2, 3, 2, 2))
+    layers = [lambda t: F.conv2d(t, weight), lambda t: F.max_pool2d(t, 2), lambda t: F.avg_pool2d(t, 2)]
+    for layer in (*layers, lambda t: F.adaptive_avg_pool2d(t, 2)):
+        np.testing.assert_array_equal(layer(x).data, layer(x.reshape(1, 3, 6, 7)).data[0])
+
+
+def windows(size, k, s, p, d=1):
+    """The elements of each window that lie inside."""
+    starts = range(-p, size + p - d * (k - 1), s)
+    return [[i for i in range(a, a + d * (k - 1) + 1, d) if 0 <= i < size] for a in starts]
+
+
+def test_pooling_is_its_formula():
+    x = normal(2, 3, 7, 8)
+    for k, s, p, d in itertools.product((2, 3), (1, 2, 3), (0, 1), (1, 2)):
+        rows, columns = windows(7, k, s, p, d), windows(8, k, s, p, d)
+        largest = np.stack(
+            [np.stack([x[:, :, r][:, :, :, c].max(axis=(2, 3)) for c in columns], axis=2) for r in rows], axis=2
+        )
+        np.testing.assert_array_equal(F.max_pool2d(tensor(x), k, s, p, d).data, largest)
+        if d == 1:
+            total = np.stack(
+                [np.stack([x[:, :, r][:, :, :, c].sum(axis=(2, 3)) for c in columns], axis=2) for r in rows], axis=2
+            )
+            inside = np.outer([len(r) for r in rows], [len(c) for c in columns])
+            np.testing.assert_allclose(F.avg_pool2d(tensor(x), k, s, p).data, total / k**2, rtol=0, atol=1e-14)
+            excluding = F.avg_pool2d(tensor(x), k, s, p, count_include_pad=False)
+            np.testing.assert_allclose(excluding.data, total / inside, rtol=0, atol=1e-14)
+
+
+def test_adaptive_pooling_from_the_global_average_to_the_identity():
+    x = normal(2, 3, 6, 5)
+    np.testing.assert_allclose(F.adaptive_avg_pool2d(tensor(x), 1).data[..., 0, 0], x.mean(axis=(2, 3)), atol=1e-15)
+    np.testing.assert_array_equal(F.adaptive_avg_pool2d(tensor(x), (None, 5)).data, x)
+    halves = F.adaptive_avg_pool2d(tensor(x), (3, 1)).data[..., 0]
+    np.testing.assert_allclose(halves, x.reshape(2, 3, 3, 10).mean(axis=3), rtol=0, atol=1e-15)
+
+
+def test_the_gradient_of_max_pooling_goes_to_the_first_of_equal_values():
+    x = tensor(np.ones((1, 1, 2, 4)), requires_grad=True)
+    F.max_pool2d(x, 2).backward(np.array([[[[3.0, 5.0]]]]))
+    np.testing.assert_array_equal(x.grad[0, 0], [[3, 0, 5, 0], [0, 0, 0, 0]])
+
+
+def test_overlapping_windows_add_up_their_gradients():
+    x = tensor(np.array([[[[0.0, 9.0, 1.0]]]]), requires_grad=True)
+    F.max_pool2d(x, (1, 2), 1).backward(np.array([[[[3.0, 5.0]]]]))
+    np.testing.assert_array_equal(x.grad[0, 0, 0], [0, 8, 0])
+
+
+def test_infinity_and_nan_in_pooling():
+    x = np.array([[[[-np.inf, -np.inf, 1.0, np.nan, 5.0, 2.0]]]])
+    np.testing.assert_array_equal(F.max_pool2d(tensor(x), (1, 2)).data[0, 0, 0], [-np.inf, np.nan, 5])
+    np.testing.assert_array_equal(F.avg_pool2d(tensor(x), (1, 2)).data[0, 0, 0], [-np.inf, np.nan, 3.5])
+
+
+NORMS = {
+    "none": lambda c: nn.Identity(),
+    "batch": nn.BatchNorm2d,
+    "instance": lambda c: nn.InstanceNorm2d(c, affine=True),
+    "group": lambda c: nn.GroupNorm(4, c),
+    "layer": lambda c: nn.GroupNorm(1, c),
+    "ghost": lambda c: nn.GhostBatchNorm2d(c, 8),
+    "renorm": lambda c: nn.BatchRenorm2d(c, momentum=0.1, warmup=20, r_ramp=20, d_ramp=20),
+    "decorrelated": nn.DecorrelatedBatchNorm2d,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_small_net_learns_the_digits_with_every_norm(norm):
+    manual_seed(SEED)
+    x, y = data.load_digits()
+    x = x.reshape(-1, 1, 8, 8)
+    make = NORMS[norm]
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), make(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), make(16), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64, 10)),
+    )
+    sgd = optim.SGD(net.parameters(), lr=0.03, momentum=0.9)
+    for _ in range(10):
+        for images, labels in data.DataLoader((x[:1000], y[:1000]), 32, shuffle=True):
+            loss = F.cross_entropy(net(Tensor(images)), labels)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+    net.eval()
+    with no_grad():
+        right = (net(Tensor(x[1000:])).data.argmax(axis=1) == y[1000:]).mean()
+    assert right > 0.9

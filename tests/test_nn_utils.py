@@ -1,0 +1,231 @@
+"""Statistics at inference, folding, and gradient clipping."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from tinygrad_bn import Tensor, data, manual_seed, nn, no_grad, tensor
+
+SEED = 0
+
+
+def normal(*shape, seed=SEED):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def mlp():
+    manual_seed(SEED)
+    return nn.Sequential(
+        *(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5)),
+        *(nn.Linear(8, 6), nn.BatchNorm1d(6, affine=False), nn.Tanh(), nn.Linear(6, 3)),
+    )
+
+
+# recompute_statistics
+
+
+def test_one_batch_of_everything_gives_the_exact_statistics():
+    """Layer after layer, with unbiased variances; dropout is out of the way."""
+    net, x = mlp(), normal(64, 5) * 3 + 1
+    assert nn.utils.recompute_statistics(net, [x]) is net
+    first = x.astype(np.float64) @ net[0].weight.data.T + net[0].bias.data
+    np.testing.assert_allclose(net[1].running_mean, first.mean(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(net[1].running_var, first.var(axis=0, ddof=1), rtol=1e-5)
+    hidden = np.maximum((first - first.mean(axis=0)) / np.sqrt(first.var(axis=0) + 1e-5), 0)
+    second = hidden @ net[4].weight.data.T + net[4].bias.data
+    np.testing.assert_allclose(net[5].running_mean, second.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(net[5].running_var, second.var(axis=0, ddof=1), rtol=1e-4)
+
+
+def test_batches_are_averaged_with_their_sizes():
+    """E[mean_B] and E[m / (m - 1) var_B]: with batches of 30, 30 and 4 the small one must not count like the others."""
+    x = normal(64, 3) * np.linspace(1, 5, 64, dtype=np.float32)[:, None]
+    norm = nn.BatchNorm1d(3)
+    nn.utils.recompute_statistics(norm, data.DataLoader((x, np.arange(64)), batch_size=30))
+    parts, weights = np.split(x.astype(np.float64), [30, 60]), np.array([30, 30, 4]) / 64
+    mean = sum(w * p.mean(axis=0) for w, p in zip(weights, parts, strict=True))
+    var = sum(w * p.var(axis=0, ddof=1) for w, p in zip(weights, parts, strict=True))
+    np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.running_mean, x.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.running_var, var, rtol=1e-5)
+
+
+def test_the_expected_unbiased_variance_is_the_populations():
+    """m / (m - 1) E[var_B] over many small random batches; without the factor it would be a quarter too small."""
+    x = normal(4000, 2) * [1, 3]
+    norm = nn.BatchNorm1d(2)
+    nn.utils.recompute_statistics(norm, data.DataLoader(x.astype(np.float32), 4, shuffle=True, seed=SEED))
+    np.testing.assert_allclose(norm.running_var, x.var(axis=0), rtol=0.03)
+
+
+def test_what_was_set_stays_as_it_was():
+    net = mlp()
+    net.train()
+    net[3].eval()
+    net[1].momentum = None
+    nn.utils.recompute_statistics(net, [normal(8, 5)])
+    assert net[1].momentum is None and net[5].momentum == 0.1
+    assert [m.training for m in net] == [True, True, True, False, True, True, True, True]
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("loader", [[], [normal(8, 5), normal(8, 4)], [normal(8, 5), normal(1, 5)]])
+def test_an_error_leaves_the_statistics(loader):
+    net = mlp()
+    net(tensor(normal(16, 5)))
+    before, modes = net.state_dict(), [m.training for m in net]
+    with pytest.raises(ValueError, match=r"at least one sample|x must have|more than 1 value"):
+        nn.utils.recompute_statistics(net, loader)
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    assert [m.training for m in net] == modes
+
+
+# adapt_statistics
+
+
+def test_adapted_statistics_are_the_mixture_layer_after_layer():
+    net, shifted = mlp(), normal(50, 5) * 2 + 3
+    nn.utils.recompute_statistics(net, [normal(64, 5)])
+    old = net.state_dict()
+    nn.utils.adapt_statistics(net, shifted, 0.3)
+    first = shifted.astype(np.float64) @ net[0].weight.data.T + net[0].bias.data
+    mean = 0.7 * old["1.running_mean"] + 0.3 * first.mean(axis=0)
+    var = 0.7 * old["1.running_var"] + 0.3 * first.var(axis=0, ddof=1)
+    np.testing.assert_allclose(net[1].running_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(net[1].running_var, var, rtol=1e-5)
+    hidden = np.maximum((first - mean) / np.sqrt(var + 1e-5), 0)  # normalized with the mixture, without dropout
+    second = hidden @ net[4].weight.data.T + net[4].bias.data
+    np.testing.assert_allclose(
+        net[5].running_mean, 0.7 * old["5.running_mean"] + 0.3 * second.mean(axis=0), rtol=1e-4, atol=1e-5
+    )
+    assert net[1].num_batches_tracked == old["1.num_batches_tracked"] and net[1].momentum == 0.1
+    assert all(not m._pre_hooks for m in net.modules()) and net.training
+
+
+def test_weight_0_changes_nothing_and_weight_1_takes_the_batch():
+    net, shifted = mlp().eval(), tensor(normal(50, 5) + 3)
+    before = net.state_dict()
+    nn.utils.adapt_statistics(net, shifted, 0)
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    nn.utils.adapt_statistics(net, shifted, 1)
+    first = shifted.data @ net[0].weight.data.T + net[0].bias.data
+    np.testing.assert_allclose(net[1].running_mean, first.mean(axis=0), rtol=1e-5)
+    assert not net.training
+
+
+def test_a_failed_adaptation_leaves_the_net():
+    net = mlp()
+    before = net.state_dict()
+    with pytest.raises(ValueError, match="x must have"):
+        nn.utils.adapt_statistics(net, normal(8, 4), 0.5)
+    with pytest.raises(ValueError, match="weight"):
+        nn.utils.adapt_statistics(net, normal(8, 5), 1.5)
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    assert all(not m._pre_hooks for m in net.modules()) and net.training
+
+
+# fold_batch_norm
+
+
+def nets():
+    linear = lambda norm, **k: nn.Sequential(nn.Linear(6, 4, **k), norm, nn.Sigmoid(), nn.Linear(4, 2))
+    yield "Linear", linear(nn.BatchNorm1d(4)), (9, 6)
+    yield "Linear without bias", linear(nn.BatchNorm1d(4), bias=False), (9, 6)
+    yield "no gamma and beta", linear(nn.BatchNorm1d(4, affine=False)), (9, 6)
+    yield "ghost", linear(nn.GhostBatchNorm1d(4, 4)), (9, 6)
+    yield "renorm", linear(nn.BatchRenorm1d(4)), (9, 6)
+    yield "decorrelated", linear(nn.DecorrelatedBatchNorm1d(4, group_size=2)), (9, 6)
+    yield "Conv2d", nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()), (5, 3, 6, 6)
+    yield "groups", nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.GhostBatchNorm2d(6, 2), nn.ReLU()), (5, 4, 6, 6)
+    yield "decorrelated images", nn.Sequential(nn.Conv2d(3, 4, 3), nn.DecorrelatedBatchNorm2d(4)), (9, 3, 6, 6)
+    yield "nested", nn.Sequential(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), nn.ReLU()), (9, 6)
+
+
+@pytest.mark.parametrize(("name", "net", "shape"), list(nets()), ids=[n for n, _, _ in nets()])
+def test_a_folded_net_computes_the_same(name, net, shape):
+    manual_seed(SEED)
+    for i in range(20):
+        net(tensor(normal(*shape, seed=i) * 2 + 1))
+    for p in net.parameters():
+        p.data = (p.data + normal(*p.shape, seed=1)).astype(np.float32)
+    before, training = net.state_dict(), net.training
+    folded = nn.utils.fold_batch_norm(net)
+    assert not any(isinstance(m, nn.BatchNorm1d.__mro__[1]) for m in folded.modules())
+    x = tensor(normal(*shape, seed=99))
+    with no_grad():
+        expected = net.eval()(x).data
+        np.testing.assert_allclose(folded(x).data, expected, rtol=0, atol=1e-6 * max(1, np.abs(expected).max()))
+    assert training
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_what_cannot_be_folded_stays():
+    kept = [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False), nn.LayerNorm(4)]
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), kept[0], nn.Linear(4, 4), kept[1], nn.Linear(4, 4), kept[2])
+    folded = nn.utils.fold_batch_norm(net)
+    assert [type(m) for m in folded] == [type(m) for m in net]
+    x = tensor(normal(5, 6))
+    np.testing.assert_array_equal(folded(x).data, net.eval()(x).data)
+
+
+def test_a_norm_over_another_axis_is_not_folded():
+    """BatchNorm1d after Linear on (N, C, L) normalizes axis 1, Linear maps the last: only BatchNorm of (N, C) folds."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(2), nn.BatchNorm1d(4))
+    assert isinstance(nn.utils.fold_batch_norm(net)[2], nn.BatchNorm1d)
+
+
+# clip_grad_norm_
+
+
+def parameters(*gradients):
+    result = []
+    for g in gradients:
+        p = nn.Parameter(np.zeros(np.shape(g), np.float32))
+        p.grad = np.array(g, np.float32)
+        result.append(p)
+    return result
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+def test_clipping_scales_all_gradients_alike(p):
+    params = [*parameters([3.0, -4.0], [[12.0]]), nn.Parameter(np.zeros(2, np.float32))]
+    total = np.linalg.norm([3, -4, 12], p)
+    assert nn.utils.clip_grad_norm_(params, 2.0, p) == pytest.approx(total, rel=1e-6)
+    np.testing.assert_allclose(params[0].grad, np.array([3, -4]) * 2 / total, rtol=1e-5)
+    np.testing.assert_allclose(params[1].grad, [[12 * 2 / total]], rtol=1e-5)
+    assert params[2].grad is None
+
+
+def test_small_gradients_are_left_alone():
+    params = parameters([0.3, -0.4])
+    assert nn.utils.clip_grad_norm_(params, 1.0) == pytest.approx(0.5)
+    np.testing.assert_array_equal(params[0].grad, np.array([0.3, -0.4], np.float32))
+    assert nn.utils.clip_grad_norm_([], 1.0) == 0.0
+
+
+def test_large_float32_gradients_do_not_overflow():
+    params = parameters([3e30, 4e30])
+    assert nn.utils.clip_grad_norm_(params, 1.0) == pytest.approx(5e30, rel=1e-6)
+    np.testing.assert_allclose(params[0].grad, [0.6, 0.8], rtol=1e-5)
+
+
+def test_gradients_that_are_not_finite():
+    params = parameters([1.0, np.inf])
+    with pytest.raises(RuntimeError, match="inf"):
+        nn.utils.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
+    np.testing.assert_array_equal(params[0].grad, [1, np.inf])
+    nn.utils.clip_grad_norm_(params, 1.0)
+    np.testing.assert_array_equal(params[0].grad, [0, np.nan])
+
+
+def test_a_deep_copy_is_independent():
+    net = mlp()
+    twin = copy.deepcopy(net)
+    twin(Tensor(normal(8, 5)))
+    assert not net[1].running_mean.any() and twin[1].running_mean.any()

@@ -1,0 +1,179 @@
+"""Deliberately wrong backwards, which the gradient check must reject: images, and the relatives of batch norm.
+
+(Those of the norms themselves are in test_norm_backward_rejected.py.)
+"""
+
+import numpy as np
+import pytest
+
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import GradcheckError, differentiable, gradcheck, ops, tensor
+
+SEED = 0
+GEOMETRY = ((2, 1), (1, 1, 0, 0), (1, 2), (3, 4))  # stride, padding, dilation, size of the output
+WINDOWS = {
+    "rows": np.array([[0, 2], [1, 4], [3, 5]]),
+    "columns": np.array([[0, 3], [2, 6]]),
+    "row_weight": np.array([1 / 2, 1 / 3, 1 / 2]),
+    "column_weight": np.array([1 / 3, 1 / 4]),
+}
+
+
+def conv(x, w, b):
+    return ops.convolution._conv2d.rule(x, w, b, geometry=GEOMETRY, groups=2)
+
+
+def average(x):
+    return ops.pooling.average.rule(x, **WINDOWS)
+
+
+def largest(x):
+    return ops.pooling._max_pool2d.rule(x, rows=WINDOWS["rows"], columns=WINDOWS["columns"], step=(1, 1))
+
+
+def ghosts(x, w, b):
+    parts = [slice(0, 3), slice(3, 7)]
+    return ops.normalization.channel_norm.rule(x, w, b, mean=None, var=None, eps=1e-3, keep=None, parts=parts)
+
+
+def whiten(x):
+    return ops.whitening.whiten.rule(x, eps=1e-2, method="zca", keep=None)
+
+
+INPUTS = {
+    conv: [(2, 4, 6, 6), (4, 2, 3, 2), (4,)],
+    average: [(2, 5, 6)],
+    largest: [(2, 5, 6)],
+    ghosts: [(7, 3), (3,), (3,)],
+    whiten: [(3, 8)],
+}
+
+
+def computed(gradients):
+    return [g() if callable(g) else g for g in gradients]
+
+
+def change(i, how):
+    """The right gradients, the i-th of which is changed."""
+
+    def wrong(pullback, dy, *args):
+        g = pullback(dy)
+        g = computed(g) if isinstance(g, tuple) else [g]
+        g[i] = how(g[i])
+        return tuple(g)
+
+    return wrong
+
+
+def one_ghost(pullback, dy, x, w, b):
+    """The backward of the whole batch in place of the ghosts'."""
+    rule = ops.normalization.channel_norm.rule
+    return rule(x, w, b, mean=None, var=None, eps=1e-3, keep=None)[1](dy)
+
+
+def spread_evenly(pullback, dy, x):
+    return (average(x)[1](dy),)
+
+
+def whitening(dropped):
+    """The backward of ZCA whitening with one mistake."""
+
+    def wrong(pullback, dy, x):
+        m = x.shape[1]
+        c = x - x.mean(axis=1, keepdims=True)
+        sigma = c @ c.T / m + 1e-2 * np.eye(len(x))
+        w, through = ops.whitening.inverse_sqrt.rule(sigma)
+        dsigma = through(dy @ c.T) * {"dSigma dropped": 0, "dSigma flipped": -1}.get(dropped, 1)
+        if dropped == "eigenvectors constant":
+            values, d = np.linalg.eigh(sigma)
+            dsigma = d @ np.diag(-0.5 * values**-1.5 * np.diag(d.T @ (dy @ c.T) @ d)) @ d.T
+        dc = w @ dy + (1 if dropped == "factor 2 missing" else 2) / m * dsigma @ c
+        return (dc if dropped == "mean not subtracted" else dc - dc.mean(axis=1, keepdims=True),)
+
+    return wrong
+
+
+MISTAKES = {
+    "conv: right": (conv, change(0, lambda g: g)),
+    "conv: dx zero": (conv, change(0, np.zeros_like)),
+    "conv: dx shifted by a pixel": (conv, change(0, lambda g: np.roll(g, 1, axis=3))),
+    "conv: dx with its groups exchanged": (conv, change(0, lambda g: np.roll(g, 2, axis=1))),
+    "conv: dweight flipped (a true convolution)": (conv, change(1, lambda g: g[:, :, ::-1, ::-1])),
+    "conv: dweight averaged over the batch": (conv, change(1, lambda g: g / 2)),
+    "conv: dweight sign": (conv, change(1, lambda g: -g)),
+    "conv: dbias missing": (conv, change(2, np.zeros_like)),
+    "conv: dbias averaged": (conv, change(2, lambda g: g / 12)),
+    "average: right": (average, change(0, lambda g: g)),
+    "average: not divided": (average, change(0, lambda g: g * 6)),
+    "average: overlap ignored": (average, change(0, lambda g: np.minimum(g, g.mean()))),
+    "max: right": (largest, change(0, lambda g: g)),
+    "max: spread over the window": (largest, spread_evenly),
+    "max: overlap counted once": (largest, change(0, lambda g: np.sign(g))),
+    "max: zero": (largest, change(0, np.zeros_like)),
+    "ghosts: right": (ghosts, change(0, lambda g: g)),
+    "ghosts: statistics of the batch": (ghosts, one_ghost),
+    "ghosts: dgamma averaged over ghosts": (ghosts, change(1, lambda g: g / 2)),
+    "ghosts: dbeta missing": (ghosts, change(2, np.zeros_like)),
+    "whiten: right": (whiten, whitening("")),
+    **{
+        f"whiten: {mistake}": (whiten, whitening(mistake))
+        for mistake in (
+            "dSigma dropped",
+            "dSigma flipped",
+            "factor 2 missing",
+            "mean not subtracted",
+            "eigenvectors constant",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_only_the_right_backward_passes(name):
+    rule, backward = MISTAKES[name]
+
+    @differentiable
+    def op(*args):
+        y, pullback = rule(*args)
+        return y, lambda dy: backward(pullback, dy, *args)
+
+    rng = np.random.default_rng(SEED)
+    args = [tensor(rng.standard_normal(shape), requires_grad=True) for shape in INPUTS[rule]]
+    if name.endswith("right"):
+        assert gradcheck(op, args)
+    else:
+        with pytest.raises(GradcheckError, match=r"input \d, element"):
+            gradcheck(op, args)
+
+
+def renorm(x):
+    """(running mean, running variance, eps), and the r and d that x then has."""
+    mean, var, eps = np.array([0.3, -0.2]), np.array([0.5, 2.0]), 1e-3
+    batch_mean, batch_sigma = x.mean(axis=0), np.sqrt(x.var(axis=0) + eps)
+    sigma = np.sqrt(var + eps)
+    r, d = np.clip(batch_sigma / sigma, 1 / 1.1, 1.1), np.clip((batch_mean - mean) / sigma, -0.2, 0.2)
+    return (mean, var, eps), (r, d)
+
+
+@pytest.mark.parametrize("mistake", ["right", "r left out", "as if nothing were clipped"])
+def test_wrong_gradients_of_renorm_differ_from_finite_differences_with_r_and_d_constant(mistake):
+    """r and d are constants for the gradient, so finite differences of the layer itself are no reference."""
+    x0 = np.random.default_rng(SEED).standard_normal((6, 2))
+    (mean, var, eps), (r, d) = renorm(x0)
+    dy = np.random.default_rng(1).standard_normal((6, 2))
+    x = tensor(x0, requires_grad=True)
+    if mistake == "as if nothing were clipped":  # then the output is an affine map of x
+        analytic = dy / np.sqrt(var + eps)
+    else:
+        F.batch_renorm(x, mean, var, training=True, momentum=0.0, eps=eps, r_max=1.1, d_max=0.2).backward(dy)
+        analytic = x.grad / (r if mistake == "r left out" else 1)
+
+    def held(v):
+        return ((v - v.mean(axis=0)) / np.sqrt(v.var(axis=0) + eps) * r + d) * dy
+
+    numerical = np.zeros_like(x0)
+    for i in np.ndindex(x0.shape):
+        step = np.zeros_like(x0)
+        step[i] = 1e-6
+        numerical[i] = (held(x0 + step).sum() - held(x0 - step).sum()) / 2e-6
+    assert (np.abs(analytic - numerical).max() < 1e-8) == (mistake == "right")
