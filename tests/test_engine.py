@@ -266,6 +266,19 @@ def test_grad_stops_at_its_inputs():
         grad(h * 2, x)
 
 
+def test_gradcheck_does_not_draw_the_inputs_own_numbers():
+    """Where the cotangent equals the input, 2 dy dy passes for 2 x dy."""
+
+    @tb.differentiable
+    def square(x):
+        return x * x, lambda dy: 2 * dy * dy
+
+    for seed in range(3):
+        x = tensor(np.random.default_rng(seed).standard_normal((2, 3)), requires_grad=True)
+        with pytest.raises(tb.GradcheckError):
+            tb.gradcheck(square, x, seed=seed)
+
+
 def test_gradcheck_names_a_function_that_is_not_deterministic():
     with pytest.raises(tb.GradcheckError, match="not deterministic"):
         tb.gradcheck(lambda a: F.dropout(a, 0.5), leaf(*range(1, 20)))

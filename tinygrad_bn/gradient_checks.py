@@ -40,6 +40,13 @@ def _checked(inputs: Any) -> tuple[list[Any], list[int]]:
     return inputs, checked
 
 
+def _random_like(outs: Sequence[Tensor], seed: int, stream: int) -> list[Array]:
+    # A stream of its own: inputs drawn from default_rng(seed) would equal the cotangents, and such a coincidence can
+    # hide a mistake (it hid one in the gradient of whitening).
+    rng = np.random.default_rng([seed, 7, stream])
+    return [rng.standard_normal(t.shape).astype(t.dtype) for t in outs]
+
+
 def gradcheck(
     fn: Callable[..., Any],
     inputs: Any,
@@ -65,8 +72,7 @@ def gradcheck(
         raise ValueError("eps must be > 0, got 0")
     inputs, checked = _checked(inputs)
     outs = _outputs(fn, inputs)
-    rng = np.random.default_rng(seed)
-    cotangents = [rng.standard_normal(t.shape).astype(t.dtype) for t in outs]
+    cotangents = _random_like(outs, seed, 0)
     used = [(t, c) for t, c in zip(outs, cotangents, strict=True) if t.requires_grad]
     if not used:
         raise GradcheckError("no output of fn depends on an input that requires grad")
@@ -120,8 +126,7 @@ def gradgradcheck(
     """gradcheck of the gradient of fn, as a function of the inputs and of the cotangents: second derivatives."""
     inputs, checked = _checked(inputs)
     outs = _outputs(fn, inputs)
-    rng = np.random.default_rng(seed + 1)
-    cotangents = [Tensor(rng.standard_normal(t.shape), requires_grad=True) for t in outs]
+    cotangents = [Tensor(c, requires_grad=True) for c in _random_like(outs, seed, 1)]
 
     def gradient(*args: Any) -> tuple[Tensor, ...]:
         given, seeds = args[: len(inputs)], args[len(inputs) :]
