@@ -36,10 +36,10 @@ for _package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
 
 from demos.grid import Config, Run, run_grid  # noqa: E402
 
-__all__ = ["Analysis", "Criterion", "Demo", "load_dataset", "main", "run_grid", "split"]
+__all__ = ["Analysis", "Criterion", "Demo", "learned", "load_dataset", "main", "run_grid", "split"]
 
 FIRST_SEED = 2000  # fresh seeds: smaller ones were used while the demos were designed
-LEARNED = 50.0  # a net has learned something when at most 50 % of its answers are wrong
+SPLIT = 99  # the stream of the split: not that of the initial weights, which start from the seed alone
 Settings = dict[str, Any]
 Rows = tuple[NDArray[Any], NDArray[Any]]
 
@@ -116,7 +116,7 @@ def load_dataset(spec: str) -> Rows:
         x = x.astype(np.float32)  # as the nets' parameters
     if not np.isfinite(x).all():
         raise ValueError("x must fit into float32, got values above 3.4e38")
-    return x, y
+    return x, np.unique(y, return_inverse=True)[1]  # classes 0, 1, ... whatever numbers the file has
 
 
 def split(x: NDArray[Any], y: NDArray[Any], sizes: dict[str, int], seed: int) -> dict[str, Rows]:
@@ -131,8 +131,14 @@ def split(x: NDArray[Any], y: NDArray[Any], sizes: dict[str, int], seed: int) ->
         parts = " + ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"the dataset has {len(x)} rows, but {parts} = {wanted} are needed")
     cuts = np.cumsum(list(sizes.values()))
-    parts_of_rows = np.split(np.random.default_rng(seed).permutation(len(x))[:wanted], cuts[:-1])
+    rng = np.random.default_rng([seed, SPLIT])
+    parts_of_rows = np.split(rng.permutation(len(x))[:wanted], cuts[:-1])
     return {name: (x[rows], y[rows]) for name, rows in zip(sizes, parts_of_rows, strict=True)}
+
+
+def learned(error: float, chance: float) -> bool:
+    """Whether a net has learned something: at most half of the error (in percent) of guessing."""
+    return error <= chance / 2
 
 
 # --- one demo from plan to figures

@@ -125,27 +125,35 @@ def errors(runs: list[dict[str, Any]], metric: str = "test_error") -> dict[str, 
     return table
 
 
-def window(curve: np.ndarray) -> float:
+def window(curve: np.ndarray, chance: float) -> float:
     """Decades of learning rates (half a decade each) near the best error; 0 for a net that never learned."""
-    if curve.min() > lab.LEARNED:
+    if not lab.learned(curve.min(), chance):
         return 0.0
     return 0.5 * float((curve <= curve.min() + NEAR).sum())
 
 
+def highest_error_above_best(curves: np.ndarray) -> float:
+    """Of the mean over seeds: too small a rate fails as well, but that is not what a limit from above means."""
+    mean = curves.mean(axis=0)
+    return float(mean[mean.argmin() :].max())
+
+
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
     error, valid = errors(runs), errors(runs, "valid_error")
-    diverged = errors(runs, "diverged")
-    widths = {arm: np.array([window(c) for c in curves]) for arm, curves in error.items()}
-    table = [["net", "norm", "window (decades)", "largest stable lr", "best lr", "error % there", "diverged"]]
+    diverged, chance = errors(runs, "diverged"), runs[0]["chance"]
+    nll, train_nll = errors(runs, "test_nll"), errors(runs, "train_nll")
+    widths = {arm: np.array([window(c, chance) for c in curves]) for arm, curves in error.items()}
+    columns = ["window (decades)", "largest stable lr", "best lr", "error % there", "NLL", "train NLL", "diverged"]
+    table = [["net", "norm", *columns]]
     arms = []
     for depth, activation in NETS:
         for norm in settings["norms"]:
             arm = name(depth, activation, norm)
             mean, ci = stats.mean_ci(widths[arm])
             chosen = int(valid[arm].mean(axis=0).argmin())
-            stable = [lr for lr, e in zip(LRS, error[arm].mean(axis=0), strict=True) if e <= lab.LEARNED]
+            stable = [lr for lr, e in zip(LRS, error[arm].mean(axis=0), strict=True) if lab.learned(e, chance)]
             best = error[arm][:, chosen]
-            learned = best.mean() <= lab.LEARNED
+            learned = lab.learned(best.mean(), chance)
             table.append(
                 [
                     f"{depth} {activation}",
@@ -154,6 +162,8 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                     f"{max(stable):g}" if stable else "none",
                     f"{LRS[chosen]:g}" if learned else "none",
                     f"{best.mean():.2f}",
+                    f"{nll[arm][:, chosen].mean():.3f}",
+                    f"{train_nll[arm][:, chosen].mean():.3f}",
                     f"{int(diverged[arm].sum())} of {diverged[arm].size}",
                 ]
             )
@@ -163,6 +173,9 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                     "window": list(widths[arm]),
                     "best_lr": LRS[chosen] if learned else None,
                     "test_error": list(best),
+                    "test_nll": list(nll[arm][:, chosen]),
+                    "train_nll": list(train_nll[arm][:, chosen]),
+                    "diverged": diverged[arm].sum(axis=1).tolist(),
                     "largest_stable_lr": max(stable) if stable else None,
                     "curve": error[arm].tolist(),
                 }
@@ -191,17 +204,18 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 ">= 0.5, interval above 0, Holm p < 0.05",
                 bool(d.mean >= 0.5 and d.ci[0] > 0 and p < 0.05),
                 headline,
-                note=f"d_z {d.d_z:.2f}, Holm p {p:.2g}",
+                note=f"bootstrap [{d.bootstrap_ci[0]:.2f}, {d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, "
+                f"wider in {100 * (1 - d.win_rate):.0f} % of seeds, Holm p {p:.2g}",
             )
         )
-    worst = min(float(error[name(d, a, "BN")].mean(axis=0).max()) for d, a in NETS)
+    worst = min(highest_error_above_best(error[name(d, a, "BN")]) for d, a in NETS)
     criteria.append(
         lab.Criterion(
-            "BN still fails somewhere: the highest error over the grid, lowest of the four nets (%)",
+            "BN still fails somewhere: the highest error at rates above the best, lowest of the four nets (%)",
             worst,
             None,
-            "> 50",
-            bool(worst > lab.LEARNED),
+            f"> {chance / 2:g}, half of chance",
+            not lab.learned(worst, chance),
         )
     )
     low = LRS.index(LOW_LR)

@@ -21,7 +21,7 @@ import numpy as np
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.training import ChosenBatchNorm, stream, train
+from demos.training import EXTRA_ROWS, ChosenBatchNorm, stream, train
 from tinygrad_bn import manual_seed, nn
 
 N, M, WIDTH, FIXED_LR = 500, 32, 100, 0.1
@@ -40,6 +40,7 @@ ARMS: dict[str, tuple[int | None, str | None, float, float]] = {
 }
 NOISE_ARMS = ["S=N + ghost noise", "S=N + Gaussian noise"]
 COMPARED = ["S=8", "S=N"]
+MARGIN = 0.5  # points of test error: differences below it count as none
 
 # arms: what is trained at lr 0.1; swept: the arms that are trained at every one of lrs
 PRESETS = {
@@ -99,7 +100,7 @@ def net(arm: str, features: int, classes: int, seed: int) -> nn.Module:
         layers.append(linear(width, WIDTH))
         if rows is not None:
             group = rows if rows < M else None  # None: all rows of the forward pass
-            layers.append(ChosenBatchNorm(WIDTH, group, noise, 8, seed + i))
+            layers.append(ChosenBatchNorm(WIDTH, group, noise, 8, seed, i))
         layers.append(nn.ReLU())
         p = dropout or (last_dropout if i == 2 else 0.0)
         if p:
@@ -112,7 +113,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     x, _y = data["train"]
     model = net(config["arm"], x.shape[1], int(max(part[1].max() for part in data.values())) + 1, config["seed"])
     statistics_rows = ARMS[config["arm"]][0] or 0
-    extra = stream(config["seed"], 1)
+    extra = stream(config["seed"], EXTRA_ROWS)
 
     def rows(batch: np.ndarray) -> np.ndarray:
         """The batch, then rows that only take part in the statistics."""
@@ -151,7 +152,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     table = [["arm", f"error % at lr {FIXED_LR}", "NLL", "train NLL", "best lr", "error % there", "diverged"]]
     arms = []
     for arm in settings["arms"]:
-        swept = arm in settings["swept"] and error[arm, best[arm]].mean() <= lab.LEARNED
+        swept = arm in settings["swept"] and lab.learned(error[arm, best[arm]].mean(), runs[0]["chance"])
         mean, ci = stats.mean_ci(error[arm, FIXED_LR])
         table.append(
             [
@@ -172,6 +173,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 "test_nll": list(nll[arm, FIXED_LR]),
                 "train_nll": list(train_nll[arm, FIXED_LR]),
                 "test_error_at_best_lr": list(error[arm, best[arm]]) if swept else None,
+                "diverged": list(diverged[arm, FIXED_LR]),
             }
         )
 
@@ -222,6 +224,17 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     )
     four = stats.paired(error["S=4", FIXED_LR], error["S=8", FIXED_LR])
     notes = [f"S=4 minus S=8: {four.mean:+.2f} [{four.ci[0]:.2f}, {four.ci[1]:.2f}] points of test error (no claim)"]
+    pairs = [("at lr 0.1", FIXED_LR, FIXED_LR)]
+    if "no norm" in settings["swept"]:
+        pairs.append(("at each arm's best lr", best["S=N"], best["no norm"]))
+    for where, a, b in pairs:  # batch norm without its noise: does it generalize better than no norm?
+        d = stats.paired(error["S=N", a], error["no norm", b])
+        same = stats.tost(error["S=N", a], error["no norm", b], MARGIN)
+        notes.append(
+            f"S=N minus no norm, {where}: {d.mean:+.2f} [{d.ci[0]:.2f}, {d.ci[1]:.2f}] points; "
+            f"{'equivalent' if same['equivalent'] else 'not shown to be equivalent'} within {MARGIN} points "
+            f"(TOST, p {same['p']:.2g})"
+        )
     return lab.Analysis(arms, criteria, table, notes)
 
 

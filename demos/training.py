@@ -17,14 +17,17 @@ from tinygrad_bn import Tensor, differentiable, nn, no_grad, optim
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
-def stream(seed: int, purpose: int) -> np.random.Generator:
-    """Independent random numbers per purpose: 0 batches, 1 extra rows, 2 noise."""
-    return np.random.default_rng([seed, purpose])
+BATCHES, EXTRA_ROWS, NOISE = range(3)
+
+
+def stream(seed: int, purpose: int, layer: int = 0) -> np.random.Generator:
+    """Random numbers that are independent from seed to seed, purpose to purpose and layer to layer."""
+    return np.random.default_rng([seed, purpose, layer])
 
 
 def batches(n: int, m: int, seed: int) -> Iterator[np.ndarray]:
     """Row numbers of mini-batches of m, epoch after epoch, each a fresh permutation; the rest is dropped."""
-    rng = stream(seed, 0)
+    rng = stream(seed, BATCHES)
     while True:
         order = rng.permutation(n)
         for start in range(0, n - m + 1, m):
@@ -50,14 +53,18 @@ class ChosenBatchNorm(nn.Module):
     of s = noise_rows rows, the sampling deviations of a mean and a standard deviation of s normal values.
     """
 
-    def __init__(self, features: int, group: int | None, noise: str | None, noise_rows: int, seed: int) -> None:
+    def __init__(
+        self, features: int, group: int | None, noise: str | None, noise_rows: int, seed: int, layer: int = 0
+    ) -> None:
         super().__init__()
+        if group is not None and noise is not None:
+            raise ValueError("group and noise must not both be given: hand-made noise replaces that of the groups")
         self.weight = nn.Parameter(np.ones(features, np.float32))
         self.bias = nn.Parameter(np.zeros(features, np.float32))
         self.register_buffer("mean", np.zeros(features, np.float32))
         self.register_buffer("var", np.ones(features, np.float32))
         self.group, self.noise, self.noise_rows = group, noise, noise_rows
-        self.random = stream(seed, 2)
+        self.random = stream(seed, NOISE, layer)
         self.measuring = False  # set while population statistics are taken
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,18 +72,9 @@ class ChosenBatchNorm(nn.Module):
             return F.batch_norm(x, self.mean, self.var, self.weight, self.bias)
         if self.measuring:
             return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, training=True, momentum=1.0)
-        if self.group is None and self.noise is None:
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
-        rows, features = x.shape
-        if self.group is None:
-            y = F.batch_norm(x, None, None, training=True)
-        else:  # (groups, g, features) -> (g, groups x features): each group's features are channels of their own
-            g = self.group
-            y = x.reshape(rows // g, g, features).swapaxes(0, 1).reshape(g, -1)
-            y = F.batch_norm(y, None, None, training=True)
-            y = y.reshape(g, rows // g, features).swapaxes(0, 1).reshape(rows, features)
         if self.noise is None:
-            return y * self.weight + self.bias
+            return F.ghost_batch_norm(x, self.group or len(x), None, None, self.weight, self.bias, training=True)
+        y = F.batch_norm(x, None, None, training=True)
         shift, scale = self._noise(y.data)
         return noisy_affine(y, self.weight, self.bias, shift=shift, scale=scale)
 
@@ -161,7 +159,7 @@ def measure(model: nn.Module, data: dict[str, tuple[np.ndarray, np.ndarray]], fi
             error, nll = evaluate(model, x, y)
             finite = finite and math.isfinite(nll)
             result |= {f"{part}_error": error, f"{part}_nll": nll}
+    chance = 100 * (1 - 1 / classes)
     if not finite:
-        chance = 100 * (1 - 1 / classes)
         result = {k: chance if k.endswith("error") else math.log(classes) for k in result}
-    return {**result, "diverged": not finite}
+    return {**result, "chance": chance, "diverged": not finite}

@@ -1,5 +1,6 @@
 """The two headline experiments: what they train is what they say, and their verdicts follow planted effects."""
 
+import itertools
 import math
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_noisy_affine_gradients():
 
 def test_population_statistics_are_those_of_the_whole_training_set():
     x = normal(200, 4)
-    norms = [training.ChosenBatchNorm(4, 8, "ghost", 8, i) for i in range(2)]
+    norms = [training.ChosenBatchNorm(4, None, "ghost", 8, 0, i) for i in range(2)]
     training.take_population_statistics(nn.Sequential(norms[0], nn.Dropout(0.5), norms[1]), x)
     for norm, rows in zip(norms, (x, standardized(x)), strict=True):
         np.testing.assert_allclose(norm.mean, rows.mean(axis=0), atol=1e-6)
@@ -141,7 +142,18 @@ def test_a_diverged_run_counts_as_chance():
     ],
 )
 def test_window(curve, width):
-    assert learning_rate.window(np.array(curve, float)) == width
+    assert learning_rate.window(np.array(curve, float), 90.0) == width
+
+
+def test_of_two_classes_half_wrong_is_chance():
+    assert learning_rate.window(np.full(11, 50.0), 50.0) == 0.0
+    assert learning_rate.window(np.array([50, 20, 19, 50.0]), 50.0) == 1.0
+
+
+def test_failing_at_low_rates_is_no_limit_from_above():
+    low = np.array([[90, 90, 90, 4, 4, 4, 4, 4, 4, 4, 4.0]])
+    assert learning_rate.highest_error_above_best(low) == 4
+    assert learning_rate.highest_error_above_best(low[:, ::-1]) == 90
 
 
 def noise_runs(effect, seeds):
@@ -153,7 +165,7 @@ def noise_runs(effect, seeds):
         scatter = np.random.default_rng([c["seed"], len(c["arm"]), int(100 * c["lr"])]).normal(0, 0.3)
         error = 6 + np.random.default_rng(c["seed"]).normal() - effect * place.get(c["arm"], 0) + scatter
         runs.append({**c, "valid_error": error, "test_error": error, "test_nll": error / 30, "train_nll": 0.01})
-        runs[-1]["diverged"] = False
+        runs[-1] |= {"diverged": False, "chance": 90.0}
     return runs, settings
 
 
@@ -172,7 +184,8 @@ def rate_runs(decades):
     for c in learning_rate.plan(settings):
         width = 1 + (decades if c["norm"] == "BN" else 0) + 0.5 * (c["seed"] % 2)
         error = 5.0 if learning_rate.LRS.index(c["lr"]) < 2 * width else 90.0
-        runs.append({**c, "test_error": error, "valid_error": error, "diverged": False, "rms": []})
+        runs.append({**c, "test_error": error, "valid_error": error, "test_nll": 0.1, "train_nll": 0.1})
+        runs[-1] |= {"chance": 90.0, "diverged": False, "rms": []}
     return runs, settings
 
 
@@ -184,3 +197,42 @@ def test_verdicts_of_learning_rate_follow_the_planted_effect(decades, verdict):
     assert [c.passed for c in windows] == [verdict] * 6
     assert all(c.measured == pytest.approx(decades) for c in windows)
     assert analysis.criteria[-1].passed  # BN fails at the highest rates, as planted
+
+
+def test_a_net_that_never_fails_at_high_rates_is_reported_as_a_fail():
+    runs, settings = rate_runs(1.0)
+    for r in runs:
+        if r["norm"] == "BN" and r["depth"] == 3:
+            r["test_error"] = 90.0 if r["lr"] < 0.005 else 4.0
+    last = learning_rate.analyse(runs, settings).criteria[-1]
+    assert not last.passed and last.measured == 4
+
+
+def test_learning_rates_and_noise_arms_are_chosen_on_validation_data():
+    runs, settings = noise_runs(1.5, list(range(20)))
+    for r in runs:  # best on validation at lr 1 and with Gaussian noise, best on test elsewhere
+        r["valid_error"] = 5.0 - (r["lr"] == 1.0) - (r["arm"] == "S=N + Gaussian noise")
+        r["test_error"] -= 3.0 * (r["lr"] == 3.0) + 0.5 * (r["arm"] == "S=N + ghost noise")
+    assert set(minibatch_noise.best_lr(runs).values()) == {1.0}
+    assert "Gaussian" in minibatch_noise.analyse(runs, settings).criteria[-1].name
+
+
+def test_noise_is_independent_from_seed_to_seed_and_layer_to_layer():
+    drawn = {}
+    for seed in (7, 8):
+        norms = [m for m in minibatch_noise.net("S=N + Gaussian noise", 64, 10, seed).modules()]
+        norms = [m for m in norms if isinstance(m, training.ChosenBatchNorm)]
+        for layer, norm in enumerate(norms):
+            drawn[seed, layer] = norm._noise(np.zeros((8, 100), np.float32))[0]
+    assert len(drawn) == 6
+    for a, b in itertools.combinations(drawn, 2):
+        assert abs(np.corrcoef(drawn[a][0], drawn[b][0])[0, 1]) < 0.5, (a, b)
+
+
+def test_chance_follows_the_number_of_classes(tmp_path):
+    """Labels 3 and 40 are two classes, not 41."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "two.npz", x=rng.normal(size=(1900, 5)), y=np.where(np.arange(1900) % 2, 3, 40))
+    with np.errstate(all="ignore"):
+        result = minibatch_noise.run(config(arm="no norm", dataset=f"npz:{tmp_path / 'two.npz'}", lr=1e9, steps=20))
+    assert result["diverged"] and result["chance"] == result["test_error"] == 50
