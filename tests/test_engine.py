@@ -447,3 +447,138 @@ def test_gradient_of_the_largest_of_nan_is_nan():
     x = leaf(1.0, np.nan)
     x.max().backward()
     assert np.isnan(x.grad).all()
+
+
+def test_a_definition_that_is_another_function_is_noticed():
+    op = tb.differentiable(definition=lambda a: a**5)(lambda a: (a * a, lambda dy: 2 * a * dy))
+    x = leaf(1.0, 2.0)
+    with pytest.raises(RuntimeError, match="its definition gives another result"):
+        grad(op(x).sum(), x, create_graph=True)
+
+
+def test_gradgradcheck_compares_the_gradients_of_rule_and_definition():
+    """The same values, but the rule's pullback is wrong: gradcheck says so, and gradgradcheck does not hide it."""
+    op = tb.differentiable(definition=lambda a: a * a)(lambda a: (a * a, lambda dy: 3 * a * dy))
+    with pytest.raises(tb.GradcheckError, match="create_graph=True"):
+        tb.gradgradcheck(op, leaf(1.0, 2.0))
+
+
+def test_a_variable_that_was_never_assigned_is_no_obstacle():
+    @tb.differentiable
+    def double(a):
+        if a.size == 0:
+            never = 1
+
+        def pullback(dy):
+            return 2 * dy if a.size else never
+
+        return 2 * a, pullback
+
+    x = leaf(1.0)
+    y = double(x)
+    y.backward()
+    assert x.grad == [2]
+
+
+def test_a_missing_gradient_is_an_error_and_not_a_zero():
+    first_only = tb.differentiable(lambda a, b: (a * b, lambda dy: dy * b))
+    a, b = leaf(1.0), leaf(2.0)
+    with pytest.raises(ValueError, match="no gradient for its argument 1"):
+        first_only(a, b).backward()
+    assert a.grad is None and b.grad is None
+    with pytest.raises(TypeError, match="by keyword"):
+        tb.pad(leaf(1.0), [(1, 1)], value=leaf(2.0))
+
+
+def test_gradients_do_not_share_memory_with_what_came_in():
+    seed = np.ones(2)
+    x = leaf(1.0, 2.0)
+    x.backward(seed, create_graph=True)
+    assert not np.shares_memory(x.grad.data, seed)
+    (g,) = grad(x, x, tensor(seed), create_graph=True)
+    assert not np.shares_memory(g.data, seed)
+
+    @tb.differentiable
+    def same_for_both(a, b):
+        def pullback(dy):
+            g = 1.0 * dy
+            return (lambda: g), (lambda: g)
+
+        return a + b, pullback
+
+    a, b = leaf(1.0), leaf(2.0)
+    same_for_both(a, b).backward()
+    a.grad += 1
+    assert b.grad == [1]
+
+
+def test_a_parameter_shares_the_changes_of_the_tensor_that_it_wraps():
+    x = leaf(1.0, 2.0)
+    y = (x * x).sum()
+    p = nn.Parameter(x)
+    with no_grad():
+        p += 1
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+
+
+@pytest.mark.parametrize("index", [[0, 0], np.array([0, 0]), (slice(None), [0])])
+def test_an_index_that_is_changed_later_does_not_move_the_gradient(index):
+    x = tensor(np.arange(6.0).reshape(3, 2), requires_grad=True)
+    y = x[index].sum()
+    part = index[1] if isinstance(index, tuple) else index
+    part[0] = 1
+    y.backward()
+    expected = np.zeros((3, 2))
+    if isinstance(index, tuple):
+        expected[:, 0] = 1
+    else:
+        expected[0] = 2
+    np.testing.assert_array_equal(x.grad, expected)
+
+
+def test_subclasses_of_arrays_are_refused(tmp_path):
+    for data in (np.ma.masked_array([1.0, 2.0], [True, False]), np.asarray([[1.0]]).view(np.matrix)):
+        with pytest.raises(TypeError, match="plain NumPy array"):
+            Tensor(data)
+        with pytest.raises(TypeError, match="plain NumPy array"):
+            tensor(data)
+    np.save(tmp_path / "x.npy", np.ones(3))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert type((Tensor(mapped) * 2).data) is np.ndarray  # a file is only another place for the same numbers
+
+
+def test_a_bias_may_change_before_backward():
+    """No gradient needs its value."""
+    x = tensor(np.random.default_rng(0).standard_normal((4, 3)), requires_grad=True)
+    b = tensor(np.zeros(3), requires_grad=True)
+    for y in (F.batch_norm(x, None, None, None, b, True), F.layer_norm(x, 3, None, b)):
+        with no_grad():
+            b += 1
+        y.backward(np.ones((4, 3)))
+    np.testing.assert_array_equal(b.grad, [8, 8, 8])
+
+
+def test_a_freed_branch_beside_the_path_does_not_matter():
+    x = leaf(3.0)
+    h, k = x * 2, x * 3
+    k.backward()
+    assert grad(h * k, h)[0] == [9]  # the path to h does not go through what k was computed from
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        grad(h * k, x)
+
+
+def test_no_grad_refuses_generators():
+    def numbers():
+        yield tb.is_grad_enabled()
+
+    with pytest.raises(TypeError, match="generator"):
+        no_grad()(numbers)
+
+
+def test_a_gradient_of_another_shape_does_not_grow():
+    x = leaf(1.0, 2.0)
+    x.grad = np.zeros((3, 2))
+    with pytest.raises(ValueError, match="must have that shape"):
+        (x * 2).sum().backward()
+    assert x.grad.shape == (3, 2)

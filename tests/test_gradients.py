@@ -65,7 +65,7 @@ TABLE = {
         (lambda a, b: tb.concatenate([a, b], axis=1) ** 2, [(3, 4), (3, 2)]),
         (lambda a, b: tb.stack([a, b], axis=1) ** 2, [(3, 4), (3, 4)]),
     ],
-    "pad": [(lambda a: tb.pad(a, [(1, 0), (0, 2)], 3.0) ** 2, [(3, 2)])],
+    "pad": [(lambda a: tb.pad(a, [(1, 0), (0, 2)], value=3.0) ** 2, [(3, 2)])],
     "matmul": [
         (lambda a, b: a @ b, shapes)
         for shapes in ([(3, 4), (4, 2)], [(2, 3, 4), (4, 5)], [(4,), (4,)], [(2, 3, 4), (4,)], [(4,), (2, 4, 3)])
@@ -271,6 +271,7 @@ def test_float32_agrees_with_float64(name, i):
 
 
 FUSED = [(name, i) for name, i in ROWS if getattr(getattr(MODULES[name], name), "definition", None)]
+FUSED.remove(("tanh", 0))  # np.tanh: the primitive, which is the definition of the other
 
 
 @pytest.mark.parametrize(("name", "i"), FUSED)
@@ -278,20 +279,23 @@ def test_fused_ops_equal_their_definitions(name, i, monkeypatch):
     fn, shapes = TABLE[name][i]
     op, results = getattr(MODULES[name], name), []
     keeps = {"keep": None} if "keep" in inspect.signature(op.definition).parameters else {}
+    calls = []
 
     def formula_instead(*args, keep=None, **constants):
-        if keep is not None:
-            keep.append((np.zeros(1), np.ones(1)))  # batch statistics, which nobody asks for here
+        calls.append(args)
+        if keep is not None:  # the batch statistics, which a formula does not hand out
+            op.rule(*(a.data if isinstance(a, tb.Tensor) else a for a in args), keep=keep, **constants)
         return op.definition(*args, **constants, **keeps)
 
     for _ in range(2):
         args = inputs(shapes)
-        out = fn(*args)
+        out = (formula_instead if fn is op and results else fn)(*args)
         out.backward(np.random.default_rng(1).standard_normal(out.shape))
         results.append([out.data, *(a.grad for a in args)])
-        for module in (MODULES[name], F, ops.norms):  # the second time the formula runs in place of the kernels
+        for module in (MODULES[name], F, ops.norms, ops.norm_variants):  # the second time the formula runs in place of the kernels
             if getattr(module, name, None) is op:
                 monkeypatch.setattr(module, name, formula_instead)
+    assert calls  # the formula did run
     for kernel, formula in zip(*results, strict=True):
         np.testing.assert_allclose(kernel, formula, rtol=0, atol=1e-12)
 

@@ -34,6 +34,13 @@ def _add(a: Any, b: Any) -> Any:
     return total if isinstance(total, Tensor) else np.asarray(total)
 
 
+def _check_same(node: Node, y: Any, problem: str) -> None:
+    counter, seen, first = node.changes[0]
+    y = y.data if isinstance(y, Tensor) else y
+    if counter[0] == seen and not np.allclose(y, first, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise RuntimeError(f"{node.op.__name__} cannot be differentiated twice: {problem}")
+
+
 def pullback_on_tensors(node: Node) -> Pullback:
     """The node's pullback as a formula of tensors, recorded as it is computed: the way to second derivatives.
 
@@ -49,18 +56,18 @@ def pullback_on_tensors(node: Node) -> Pullback:
                 f"{op.__name__} cannot be differentiated twice: write it with NumPy functions that tensors "
                 "know, or name such a formula with @differentiable(definition=...)"
             ) from error
-        counter, seen, first = node.changes[0]
-        y = y.data if isinstance(y, Tensor) else y
-        if counter[0] == seen and not np.allclose(y, first, rtol=1e-4, equal_nan=True):
-            raise RuntimeError(
-                f"{op.__name__} gave another result when it was computed again: an op must depend on its arguments "
-                "alone; draw random numbers outside of it and pass them in"
-            )
+        _check_same(
+            node,
+            y,
+            "computed again it gave another result: an op must depend on its arguments alone; draw random numbers "
+            "outside of it and pass them in",
+        )
         return pullback_of_tensors
 
     def pullback(dy: Any) -> tuple:
         args = [_alias(a) if isinstance(a, Tensor) else a for a in node.args]
         y = op.definition(*args, **node.kwargs)
+        _check_same(node, y, "its definition gives another result than its rule")
         inputs = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
         gradients = iter(walk([y], [dy], inputs, True, True))
         return tuple(next(gradients) if isinstance(a, Tensor) and a.requires_grad else None for a in args)
@@ -118,7 +125,6 @@ def walk(
         elif id(item) not in found:
             found[id(item)] = item
             if item.serial > oldest:
-                item.check(again=create_graph)
                 stack.extend(source for _, source in item.inputs)
 
     # 2. Sort by age. A node is younger than all it was computed from, so youngest first means that a node is
@@ -131,18 +137,22 @@ def walk(
         for n in nodes:
             if any(id(source) in needed for _, source in n.inputs):
                 needed.add(id(n))
+    for n in nodes:
+        if n.serial > oldest and (needed is None or id(n) in needed):
+            n.check(again=create_graph)
 
     # 3. Walk.
     table: dict[int, Any] = {}
     for t, seed in zip(outputs, seeds, strict=True):
-        if create_graph and not isinstance(seed, Tensor):
-            seed = Tensor(seed)
-        elif not create_graph:
+        if create_graph:
+            seed = _copy(seed if isinstance(seed, Tensor) else Tensor(seed))
+        else:
             seed = (seed._data if isinstance(seed, Tensor) else seed).copy()
         source = id(t._node or t)
         table[source] = _add(table[source], seed) if source in table else seed
 
     ran: list[Node] = []
+    given: set[int] = set()  # arrays that leaves and targets have got: no two of them may share one
     with grad_enabled(create_graph):
         for n in reversed(nodes):
             dy = table.get(id(n))
@@ -162,8 +172,10 @@ def walk(
                 )
             for i, item in n.inputs:
                 source = id(item)
-                if i >= len(gradients) or (needed is not None and source not in needed):
+                if needed is not None and source not in needed:
                     continue
+                if i >= len(gradients):
+                    raise ValueError(f"the pullback of {n.op.__name__} gave no gradient for its argument {i}")
                 g = gradients[i]() if callable(gradients[i]) else gradients[i]
                 if g is None:
                     continue
@@ -180,10 +192,9 @@ def walk(
                     table[source] = g
                 elif create_graph:
                     table[source] = _copy(g)  # it will be given away: it must not be anyone else's memory
-                elif is_shared(g, dy, gradients, n):
-                    table[source] = g.copy()
                 else:
-                    table[source] = g
+                    table[source] = g.copy() if id(g) in given or is_shared(g, dy, gradients, n) else g
+                    given.add(id(g))
             if id(n) not in wanted:
                 del table[id(n)]
 
@@ -196,6 +207,8 @@ def walk(
         return [g if g is None or first[id(g)] == i else _copy(g) for i, g in enumerate(result)]
     for source, leaf in leaves.items():
         if source in table:
+            if leaf.grad is not None and leaf.grad.shape != leaf.shape:
+                raise ValueError(f".grad of a tensor of shape {leaf.shape} must have that shape, got {leaf.grad.shape}")
             leaf.grad = table[source] if leaf.grad is None else _add(leaf.grad, table[source])
     return []
 

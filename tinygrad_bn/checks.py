@@ -44,6 +44,22 @@ def check_flag(name: str, value: Any) -> bool:
     return value
 
 
+def check_generator(generator: Any) -> None:
+    """None, which means that of manual_seed, or a NumPy random generator."""
+    if generator is not None and not isinstance(generator, np.random.Generator):
+        raise TypeError(f"generator must be a numpy.random.Generator or None, got {type(generator).__name__}")
+
+
+def check_tensors(name: str, values: Any) -> list[Any]:
+    """A sequence of Tensors or arrays."""
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name} must be a list or tuple of Tensors, got {type(values).__name__}")
+    for i, value in enumerate(values):
+        if not isinstance(value, (Tensor, np.ndarray)):
+            raise TypeError(f"{name}[{i}] must be a Tensor or an array, got {type(value).__name__}")
+    return list(values)
+
+
 def check_input(x: Any) -> None:
     """The input of a layer: a float Tensor, or an array."""
     if not isinstance(x, (Tensor, np.ndarray)):

@@ -23,7 +23,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, suppress
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,11 @@ class grad_enabled(ContextDecorator):
     def __exit__(self, *error: Any) -> None:
         _mode.enabled = _mode.outside.pop()
 
+    def __call__(self, function: Any) -> Any:
+        if inspect.isgeneratorfunction(function):  # it would run outside of the with block
+            raise TypeError(f"{function.__name__} is a generator: use the with statement inside of it")
+        return super().__call__(function)
+
 
 def no_grad() -> grad_enabled:
     """``with no_grad():`` (or ``@no_grad()``) computes without recording, in the current thread."""
@@ -91,6 +96,8 @@ class Tensor(Operators):
     def __init__(self, data: Array, requires_grad: bool = False) -> None:
         if not isinstance(data, np.ndarray):
             raise TypeError(f"data must be a NumPy array, got {type(data).__name__}; tensor(data) converts")
+        if type(data) is not np.ndarray:
+            data = _base_array(data)
         if data.dtype not in FLOATS:
             raise TypeError(f"data must be float32 or float64, got {data.dtype}; tensor(data) converts integers")
         if not isinstance(requires_grad, bool):
@@ -255,6 +262,13 @@ class Tensor(Operators):
         return f"tensor({text}{dtype}{origin})"
 
 
+def _base_array(data: Array) -> Array:
+    """A memory-mapped array as it is; other subclasses give operators meanings of their own (matrix, masked array)."""
+    if type(data) not in (np.ndarray, np.memmap):
+        raise TypeError(f"data must be a plain NumPy array, got {type(data).__name__}; np.asarray(data) makes it one")
+    return np.asarray(data)
+
+
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A Tensor with a copy of data.
 
@@ -270,7 +284,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
             raise TypeError(f"dtype must be float32 or float64, got {dtype}")
     data = data._data if isinstance(data, Tensor) else data
     try:
-        array = np.asarray(data)
+        array = np.asarray(_base_array(data) if isinstance(data, np.ndarray) else data)
     except ValueError:
         raise ValueError("data must be a rectangular nest of numbers, got rows of different lengths") from None
     if array.dtype not in FLOATS and array.dtype.kind not in "biu":
@@ -339,7 +353,9 @@ class Node:
             elif isinstance(value, _HOLD_NO_ARRAYS) or id(value) in seen:
                 continue
             elif isinstance(value, types.FunctionType):
-                stack += [cell.cell_contents for cell in value.__closure__ or ()]
+                for cell in value.__closure__ or ():
+                    with suppress(ValueError):  # the cell of a variable that was never assigned
+                        stack.append(cell.cell_contents)
                 stack += [value.__defaults__, value.__kwdefaults__]
             elif isinstance(value, functools.partial):
                 stack += [value.func, value.args, value.keywords]
@@ -353,8 +369,9 @@ class Node:
         return False
 
     def free(self) -> None:
+        """Let go of the arrays. Where the gradients went stays known, so that a second walk finds what is missing."""
         self.pullback = None  # type: ignore[assignment]
-        self.args, self.kwargs, self.inputs, self.changes = (), {}, [], []
+        self.args, self.kwargs, self.changes = (), {}, []
 
 
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:

@@ -123,7 +123,10 @@ def gradgradcheck(
     *,
     seed: int = 0,
 ) -> bool:
-    """gradcheck of the gradient of fn, as a function of the inputs and of the cotangents: second derivatives."""
+    """gradcheck of the gradient of fn, as a function of the inputs and of the cotangents: second derivatives.
+
+    First the gradient with create_graph=True, which comes from the ops' definitions, is compared with the one without.
+    """
     inputs, checked = _checked(inputs)
     outs = _outputs(fn, inputs)
     cotangents = [Tensor(c, requires_grad=True) for c in _random_like(outs, seed, 1)]
@@ -140,4 +143,14 @@ def gradgradcheck(
         with enable_grad():  # gradients are taken inside, also while finite differences run without recording
             return gradient(*args)
 
+    used = [(t, c.data) for t, c in zip(outs, cotangents, strict=True) if t.requires_grad]
+    plain = grad([t for t, _ in used], [inputs[i] for i in checked], [c for _, c in used], allow_unused=True)
+    twice_differentiable = iter(first(*inputs, *cotangents))
+    for i, expected in zip(checked, plain, strict=True):
+        if expected is None:
+            continue
+        found = next(twice_differentiable).data
+        if not np.allclose(found, expected, rtol, atol, equal_nan=True):
+            worst = np.abs(found - expected).max()
+            raise GradcheckError(f"input {i}: with create_graph=True the gradient differs by {worst:.3g}")
     return gradcheck(first, [*inputs, *cotangents], eps, atol, rtol, seed=seed)

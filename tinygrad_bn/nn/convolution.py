@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int
+from ..checks import check_flag, check_int
 from ..ops.convolution import check_padding, pair
 from . import functional as F
 from . import init
@@ -44,7 +44,7 @@ class Conv2d(Module):
         check_padding(padding, self.kernel_size, self.stride, self.dilation)
         self.padding = padding if isinstance(padding, str) else pair("padding", padding, 0)
         self.weight = Parameter(np.empty((out_channels, in_channels // groups, *self.kernel_size), np.float32))
-        self.bias = Parameter(np.empty(out_channels, np.float32)) if bias else None
+        self.bias = Parameter(np.empty(out_channels, np.float32)) if check_flag("bias", bias) else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -75,7 +75,7 @@ class MaxPool2d(Module):
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else pair("stride", stride, 1)
         self.padding, self.dilation = pair("padding", padding, 0), pair("dilation", dilation, 1)
-        self.ceil_mode = ceil_mode
+        self.ceil_mode = check_flag("ceil_mode", ceil_mode)
 
     def forward(self, x: Any) -> Any:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
@@ -103,7 +103,9 @@ class AvgPool2d(Module):
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else pair("stride", stride, 1)
         self.padding = pair("padding", padding, 0)
-        self.ceil_mode, self.count_include_pad, self.divisor_override = ceil_mode, count_include_pad, divisor_override
+        self.ceil_mode = check_flag("ceil_mode", ceil_mode)
+        self.count_include_pad = check_flag("count_include_pad", count_include_pad)
+        self.divisor_override = divisor_override
 
     def forward(self, x: Any) -> Any:
         return F.avg_pool2d(

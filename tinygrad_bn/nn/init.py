@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_generator, check_number
 from ..engine import Tensor
 from ..random import default_generator
 
@@ -22,6 +23,11 @@ def _fill(t: Any, values: Any) -> Tensor:
         raise TypeError(f"tensor must be a Tensor, got {type(t).__name__}")
     t.data = np.asarray(values).astype(t.dtype)
     return t
+
+
+def _random(generator: Generator) -> np.random.Generator:
+    check_generator(generator)
+    return generator or default_generator()
 
 
 def _shape(t: Any) -> tuple[int, ...]:
@@ -49,22 +55,26 @@ def fans(t: Any) -> tuple[int, int]:
     shape = _shape(t)
     if len(shape) < 2:
         raise ValueError(f"tensor must have at least 2 axes (out, in, ...), got shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"tensor must have elements, got shape {shape}")
     positions = math.prod(shape[2:])
     return shape[1] * positions, shape[0] * positions
 
 
 def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator = None) -> Tensor:
     """U(a, b)"""
+    check_number("a", a)
+    check_number("b", b)
     if not a <= b:
         raise ValueError(f"a must not be above b, got {a} and {b}")
-    return _fill(tensor, (generator or default_generator()).uniform(a, b, _shape(tensor)))
+    return _fill(tensor, _random(generator).uniform(a, b, _shape(tensor)))
 
 
 def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generator = None) -> Tensor:
     """N(mean, std^2)"""
-    if not std >= 0:
-        raise ValueError(f"std must be >= 0, got {std}")
-    return _fill(tensor, (generator or default_generator()).normal(mean, std, _shape(tensor)))
+    check_number("mean", mean)
+    check_number("std", std, 0)
+    return _fill(tensor, _random(generator).normal(mean, std, _shape(tensor)))
 
 
 def constant_(tensor: Any, val: float) -> Tensor:

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int, check_number
+from ..checks import check_flag, check_int, check_number
 from . import functional as F
 from . import init
 from .module import Module, Parameter
-
-check_size = check_int  # FIXME
 
 
 class Linear(Module):
@@ -23,7 +21,7 @@ class Linear(Module):
         self.in_features = check_int("in_features", in_features, 1)
         self.out_features = check_int("out_features", out_features, 1)
         self.weight = Parameter(np.empty((out_features, in_features), np.float32))
-        self.bias = Parameter(np.empty(out_features, np.float32)) if bias else None
+        self.bias = Parameter(np.empty(out_features, np.float32)) if check_flag("bias", bias) else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,7 +84,7 @@ class Flatten(Module):
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
+        self.start_dim, self.end_dim = check_int("start_dim", start_dim), check_int("end_dim", end_dim)
 
     def forward(self, x: Any) -> Any:
         return x.flatten(self.start_dim, self.end_dim)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_flag
 from ..engine import FLOATS, Array, Tensor
 
 
@@ -21,6 +22,8 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+        if isinstance(data, Tensor):
+            self._changes = data._changes  # the memory is shared, so are its changes
 
 
 class Handle:
@@ -79,6 +82,10 @@ class Module:
 
     def register_buffer(self, name: str, value: Array | None) -> None:
         """Keep an array (or None) as the attribute name: saved in state_dict, not learned."""
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"name must be an identifier, got {name!r}")
+        if hasattr(self, name) and name not in self._buffers:
+            raise ValueError(f"name must not be that of another attribute, got {name!r}")
         if value is not None and not isinstance(value, np.ndarray):
             raise TypeError(f"buffer {name!r} must be a NumPy array or None, got {type(value).__name__}")
         setattr(self, name, value)
@@ -135,8 +142,7 @@ class Module:
     # state
 
     def train(self, mode: bool = True) -> Module:
-        if not isinstance(mode, bool):
-            raise TypeError(f"mode must be a bool, got {type(mode).__name__}")
+        check_flag("mode", mode)
         for module in self.modules():
             module.training = mode
         return self
@@ -155,7 +161,7 @@ class Module:
 
     def to(self, dtype: Any) -> Module:
         """Convert parameters and floating buffers to float32 or float64, in place; gradients are dropped."""
-        if np.dtype(dtype) not in FLOATS:
+        if dtype is None or np.dtype(dtype) not in FLOATS:
             raise TypeError(f"dtype must be float32 or float64, got {dtype}")
         for parameter in self.parameters():
             parameter._data = parameter._data.astype(dtype)
@@ -211,6 +217,8 @@ class Module:
         for name, array in arrays.items():
             target = own[name]
             if isinstance(target, Tensor):
+                if not target._data.flags.writeable:
+                    target._data = target._data.copy()
                 target._data[...] = array
                 target._changes[0] += 1
             else:

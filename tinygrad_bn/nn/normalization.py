@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_int
+from ..checks import check_flag, check_int
 from ..engine import Array
 from ..ops.norms import check_eps, check_momentum
 from . import functional as F
@@ -19,6 +19,7 @@ class _Norm(Module):
     def __init__(self, shape: tuple[int, ...], eps: float | None, affine: bool, bias: bool = True) -> None:
         super().__init__()
         self.eps: Any = None if eps is None else check_eps(eps)
+        affine, bias = check_flag("affine", affine), check_flag("bias", bias)
         self.weight = Parameter(np.ones(shape, np.float32)) if affine else None
         self.bias = Parameter(np.zeros(shape, np.float32)) if affine and bias else None
 
@@ -40,7 +41,8 @@ class _Running(_Norm):
         if momentum is not None:
             check_momentum(momentum)
         self.num_features, self.momentum = num_features, momentum
-        self.affine, self.track_running_stats = affine, track_running_stats
+        self.affine = affine
+        self.track_running_stats = check_flag("track_running_stats", track_running_stats)
         for name, value in self.initial_statistics().items():
             self.register_buffer(name, value if track_running_stats else None)
 
@@ -72,7 +74,7 @@ class _Running(_Norm):
             raise ValueError(f"input must have {self.num_features} channels (axis 1), got shape {x.shape}")
 
     def _momentum(self) -> float:
-        """The weight of this batch; counts it."""
+        """The weight of the batch that comes next."""
         seen = int(self.num_batches_tracked) + 1
         return 1 / seen if self.momentum is None else self.momentum
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_number
+from ..checks import check_generator, check_input, check_number
 from ..engine import differentiable
 from ..jit import contiguous, kernel
 from ..random import default_generator
@@ -192,7 +192,9 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.
     The mean is unchanged, the variance is not. Draws from generator, by default the one of manual_seed.
     Source: Srivastava et al. 2014. Errors: ValueError where p is outside [0, 1].
     """
+    check_input(x)
     check_number("p", p, 0, 1)
+    check_generator(generator)
     if not training or p == 0:
         return x
     kept = (generator or default_generator()).random(x.shape, dtype=np.float32) >= p

@@ -67,6 +67,9 @@ def power(a: Any, b: Any) -> Any:
         zero = a == 0
         return dy * np.where(zero, 0, a**b * np.log(np.where(zero, 1, a)))
 
+    for name, value in (("a", a), ("b", b)):
+        if isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} must be a Tensor, an array or a number, got {type(value).__name__}")
     if isinstance(b, (int, float)):  # x**2: no arrays of exponents
         return a**b, lambda dy: dy * (b * a ** (b - 1)) if b != 0 else dy * 0
     if isinstance(a, (int, float)):  # 2**x

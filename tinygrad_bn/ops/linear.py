@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import differentiable
+from ..checks import check_array, check_input
+from ..engine import Tensor, differentiable
 from ..operators import implements
 
 
@@ -18,6 +19,9 @@ def matmul(a: Any, b: Any) -> Any:
     A vector on the left is a row, on the right a column, and its axis does not appear in the result. Leading axes
     are a stack of matrices and broadcast.
     """
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, (Tensor, np.ndarray)):
+            raise TypeError(f"{name} must be a Tensor or an array, got {type(value).__name__}")
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul needs arrays with axes, got shapes {a.shape} and {b.shape}")
     row = a.reshape((1, *a.shape)) if a.ndim == 1 else a
@@ -50,12 +54,15 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
     x: (..., in_features), weight: (out_features, in_features), bias: (out_features,) or None.
     """
+    check_input(x)
+    if not isinstance(weight, (Tensor, np.ndarray)):
+        raise TypeError(f"weight must be a Tensor, got {type(weight).__name__}")
     if weight.ndim != 2:
         raise ValueError(f"weight must have shape (out_features, in_features), got {weight.shape}")
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x must have shape (..., {weight.shape[1]}) for this weight, got {x.shape}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape {weight.shape[:1]}, got {bias.shape}")
+    check_array("weight", weight, weight.shape, x.dtype)
+    check_array("bias", bias, weight.shape[:1], x.dtype)
     y = x @ weight.T
     if bias is not None:
         y += bias

@@ -29,11 +29,14 @@ def check_reduction(reduction: str) -> None:
 
 def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
     """The class targets as an int64 vector, each in [0, C) or equal to ignore_index."""
-    check_int("ignore_index", ignore_index)
+    if not -(2**63) <= check_int("ignore_index", ignore_index) < 2**63:
+        raise ValueError(f"ignore_index must fit into 64 bits, got {ignore_index}")
     if not isinstance(x, (Tensor, np.ndarray)):
         raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
     if x.ndim != 2:
         raise ValueError(f"input must have shape (N, C), got {x.shape}")
+    if x.shape[1] == 0:
+        raise ValueError(f"input must have at least one class, got shape {x.shape}")
     if isinstance(target, Tensor):
         raise TypeError("target must be an integer array of classes, got a Tensor of floats")
     target = np.asarray(target)

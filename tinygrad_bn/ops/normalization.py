@@ -280,6 +280,7 @@ def channel_norm(
     N, C = shape[:2]
     x = contiguous(x).reshape(N, C, math.prod(shape[2:]))
     gamma, beta = _affine(weight, C, 1, x.dtype), _affine(bias, C, 0, x.dtype)
+    has_weight, has_bias = weight is not None, bias is not None
     parts = [slice(0, N)] if parts is None else parts
     own = mean is None
     if own:
@@ -305,8 +306,8 @@ def channel_norm(
             channel_backward(x[part], dy[part], mean[k], rstd[k], gamma, dbias[k] / m, dweight[k] / m, dx[part])
         return (
             dx.reshape(shape),
-            None if weight is None else dweight.sum(axis=0).astype(x.dtype),
-            None if bias is None else dbias.sum(axis=0).astype(x.dtype),
+            dweight.sum(axis=0).astype(x.dtype) if has_weight else None,
+            dbias.sum(axis=0).astype(x.dtype) if has_bias else None,
         )
 
     return y.reshape(shape), pullback
@@ -320,6 +321,7 @@ def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered
     x = contiguous(x).reshape(shape)
     gamma = _affine(weight, G * J, 1, x.dtype).reshape(G, J)
     beta = _affine(bias, G * J, 0, x.dtype).reshape(G, J)
+    weight_shape, bias_shape = None if weight is None else weight.shape, None if bias is None else bias.shape
     mean, rstd, var = np.empty((N, G)), np.empty((N, G)), np.empty((N, G))
     y = np.empty_like(x)
     row_forward(x, gamma, beta, eps, centered, mean, rstd, var, y)
@@ -332,8 +334,8 @@ def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered
         row_backward(x, dy, gamma, centered, mean, rstd, dx, dweight, dbias)
         return (
             dx.reshape(given),
-            None if weight is None else dweight.astype(x.dtype).reshape(weight.shape),
-            None if bias is None else dbias.astype(x.dtype).reshape(bias.shape),
+            None if weight_shape is None else dweight.astype(x.dtype).reshape(weight_shape),
+            None if bias_shape is None else dbias.astype(x.dtype).reshape(bias_shape),
         )
 
     return y.reshape(given), pullback

@@ -6,12 +6,14 @@ indices), its gradients add up.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..checks import check_int, check_tensors
 from ..engine import Tensor, differentiable
 from ..operators import OPS, implements
 
@@ -69,9 +71,11 @@ def broadcast_to(x: Any, shape: Any) -> Any:
 @differentiable
 def getitem(x: Any, *, index: Any) -> Any:
     """x[index] for slices, integers, None, ..., boolean masks and integer arrays."""
-    for part in index if isinstance(index, tuple) else (index,):
-        if isinstance(part, Tensor):
-            raise TypeError("an index must be made of integers, slices or integer arrays, got a Tensor")
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(p, Tensor) for p in parts):
+        raise TypeError("an index must be made of integers, slices or integer arrays, got a Tensor")
+    if any(isinstance(p, (list, np.ndarray)) for p in parts):  # the caller may change them before backward()
+        index = copy.deepcopy(index)
     shape = x.shape
     return x[index], lambda dy: put(dy, index=index, shape=shape)
 
@@ -104,7 +108,7 @@ def _concatenate(*arrays: Any, axis: int) -> Any:
 @implements(np.concatenate)
 def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays joined along an axis that they have."""
-    arrays = list(arrays)
+    arrays, axis = check_tensors("arrays", arrays), check_int("axis", axis)
     if not arrays:
         raise ValueError("arrays must hold at least one tensor, got none")
     ndim = arrays[0].ndim
@@ -116,7 +120,7 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
 @implements(np.stack)
 def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays of one shape joined along a new axis."""
-    arrays = list(arrays)
+    arrays, axis = check_tensors("arrays", arrays), check_int("axis", axis)
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"arrays must have one shape, got {sorted({a.shape for a in arrays})}")
     if arrays and not -arrays[0].ndim - 1 <= axis <= arrays[0].ndim:
@@ -127,13 +131,15 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
 
 @implements("pad")
 @differentiable
-def pad(x: Any, pad_width: Sequence[tuple[int, int]], value: float = 0.0) -> Any:
-    """value added around x; pad_width has a pair (before, after) per axis, as in np.pad."""
+def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
+    """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad."""
+    if not isinstance(pad_width, (list, tuple)) or not all(isinstance(p, (list, tuple)) for p in pad_width):
+        raise TypeError(f"pad_width must be a sequence of pairs of ints, got {pad_width!r}")
     if len(pad_width) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pad_width):
         raise ValueError(f"pad_width must be a pair (before, after) >= 0 for each of {x.ndim} axes, got {pad_width}")
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     if isinstance(x, Tensor):
-        y = OPS["pad"](x, pad_width, value)
+        y = OPS["pad"](x, pad_width, value=value)
     else:
         y = np.pad(x, pad_width, constant_values=value)
     return y, lambda dy: dy[inside]
