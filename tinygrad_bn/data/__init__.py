@@ -4,5 +4,6 @@ from .digits import load_digits
 from .files import load_npz
 from .glyphs import glyphs
 from .loader import DataLoader
+from .mnist import download_mnist, load_mnist
 
-__all__ = ["DataLoader", "glyphs", "load_digits", "load_npz"]
+__all__ = ["DataLoader", "download_mnist", "glyphs", "load_digits", "load_mnist", "load_npz"]
