@@ -2,14 +2,15 @@
 
 __version__ = "0.1.0"
 
-from . import data, nn, optim
+from . import data, nn, optim, preprocessing
 from .backward import grad
+from .checkpoint import load, save
 from .engine import Tensor, differentiable, enable_grad, is_grad_enabled, no_grad, tensor
 from .gradient_checks import GradcheckError, gradcheck, gradgradcheck
 from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, where
 from .ops.linear import matmul
 from .ops.shape import broadcast_to, concatenate, pad, stack
-from .random import manual_seed
+from .random import get_rng_state, manual_seed, set_rng_state
 
 __all__ = [
     "GradcheckError",
@@ -22,10 +23,12 @@ __all__ = [
     "differentiable",
     "enable_grad",
     "exp",
+    "get_rng_state",
     "grad",
     "gradcheck",
     "gradgradcheck",
     "is_grad_enabled",
+    "load",
     "log",
     "manual_seed",
     "matmul",
@@ -35,6 +38,9 @@ __all__ = [
     "no_grad",
     "optim",
     "pad",
+    "preprocessing",
+    "save",
+    "set_rng_state",
     "sqrt",
     "stack",
     "tensor",
