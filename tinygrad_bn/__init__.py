@@ -7,10 +7,13 @@ from .backward import grad
 from .checkpoint import load, save
 from .engine import Tensor, differentiable, enable_grad, is_grad_enabled, no_grad, tensor
 from .gradient_checks import GradcheckError, gradcheck, gradgradcheck
+from .memory import keep_freed_memory
 from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, where
 from .ops.linear import matmul
 from .ops.shape import broadcast_to, concatenate, pad, stack
 from .random import get_rng_state, manual_seed, set_rng_state
+
+keep_freed_memory()
 
 __all__ = [
     "GradcheckError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,36 @@ def manual_seed(seed: int) -> np.random.Generator:
         raise ValueError(f"seed must be >= 0, got {seed}")
     _default.generator = np.random.default_rng(seed)
     return _default.generator
+
+
+def get_rng_state() -> dict[str, Any]:
+    """The state of the current thread's generator: NumPy's bit_generator.state, a nested dict of strings and ints."""
+    return dict(_default.generator.bit_generator.state)
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Let the current thread's generator go on from a state of get_rng_state().
+
+    Errors: TypeError for what is not a dict, ValueError for what is not a state; nothing has changed then.
+    """
+    _default.generator = generator_from(state)
+
+
+def generator_from(state: Any, name: str = "state") -> np.random.Generator:
+    """A new generator in this state."""
+    if not isinstance(state, dict):
+        raise TypeError(f"{name} must be a dict, got {type(state).__name__}")
+    generator = np.random.default_rng(0)
+    try:
+        generator.bit_generator.state = state
+        taken = generator.bit_generator.state == state  # NumPy ignores unknown keys and cuts numbers that are too large
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be the state of a {type(generator.bit_generator).__name__}: {error!r}"
+        ) from error
+    if not taken:
+        raise ValueError(f"{name} must be the state of a {type(generator.bit_generator).__name__}, got {state}")
+    return generator
 
 
 def default_generator() -> np.random.Generator:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..random import default_generator
+from ..checks import check_int
+from ..random import default_generator, generator_from
 
 
 class DataLoader:
@@ -16,6 +17,7 @@ class DataLoader:
     shuffle: every iter() is a new epoch with a fresh permutation. drop_last: leave out a smaller last batch.
     seed: the loader's own random numbers; None draws from the generator of manual_seed. Without shuffle the
     batches are views of the arrays.
+    state_dict() says where the epoch stands; a loader built alike and given that state goes on with the next batch.
     Errors: ValueError for lengths that differ or batch_size < 1, TypeError for what is not an array.
     """
 
@@ -51,6 +53,8 @@ class DataLoader:
         self.arrays, self.batch_size = arrays, int(batch_size)
         self.shuffle, self.drop_last = shuffle, drop_last
         self._generator = None if seed is None else np.random.default_rng(seed)
+        self._running: tuple[np.ndarray | None, int] = (None, 0)  # the epoch's permutation, and batches yielded in it
+        self._resume = False
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -58,10 +62,54 @@ class DataLoader:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        n = len(self.arrays[0])
-        order = (self._generator or default_generator()).permutation(n) if self.shuffle else None
-        for b in range(len(self)):
+        order, start = self._running if self._resume else (None, 0)
+        self._resume = False
+        if self.shuffle and order is None:
+            order = (self._generator or default_generator()).permutation(len(self.arrays[0]))
+        for b in range(start, len(self)):
             rows: Any = slice(b * self.batch_size, (b + 1) * self.batch_size)
             if order is not None:
                 rows = order[rows]
+            self._running = order, b + 1
             yield tuple(a[rows] for a in self.arrays)
+        self._running = None, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"order": the running epoch's permutation or None, "position": the number of batches yielded in it,
+        "generator": the state of the loader's own random numbers, or None without a seed}
+
+        Between epochs order is None and position 0; an epoch that was left with ``break`` counts as running. Of
+        several iterators, the one that yielded last is meant. Without a seed, save get_rng_state() as well.
+        """
+        order, position = self._running
+        generator = None if self._generator is None else self._generator.bit_generator.state
+        return {"order": None if order is None else order.copy(), "position": position, "generator": generator}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The next iter() goes on with the batch after the last one yielded (none, if that was the epoch's last), and
+        the epochs after it are those that would have followed. The arrays and settings are to be the same.
+
+        Errors: TypeError, ValueError for a state that does not fit this loader; nothing has changed then.
+        """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
+        if set(state_dict) != {"order", "position", "generator"}:
+            raise ValueError(f"state_dict must have the keys order, position and generator, got {list(state_dict)}")
+        order, position, generator = state_dict["order"], state_dict["position"], state_dict["generator"]
+        if check_int("position", position, 0) > len(self):
+            raise ValueError(f"position must be at most the number of batches, {len(self)}, got {position}")
+        if order is not None and not isinstance(order, np.ndarray):
+            raise TypeError(f"order must be an array or None, got {type(order).__name__}")
+        if (order is not None) != (self.shuffle and position > 0):
+            raise ValueError(f"order must be given in a shuffled epoch, and only there, got {order} at {position}")
+        rows = np.arange(len(self.arrays[0]))
+        if order is not None and (
+            order.dtype.kind not in "iu" or order.shape != rows.shape or (np.sort(order) != rows).any()
+        ):
+            raise ValueError(f"order must be a permutation of range({len(rows)}), got {order}")
+        if (generator is None) != (self._generator is None):
+            raise ValueError("generator must be given to a loader with a seed, and only to one")
+        if generator is not None:
+            self._generator = generator_from(generator, "generator")
+        self._running = None if order is None else order.copy(), int(position)
+        self._resume = True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from ..checks import check_flag
 from ..engine import Array, Tensor
 from ..jit import contiguous, kernel
 
@@ -20,6 +22,9 @@ def sgd_kernel(p, g, buffer, lr, momentum, dampening, weight_decay, nesterov, fi
             buffer[i] = d if first else momentum * buffer[i] + dampening * d
             d = d + momentum * buffer[i] if nesterov else buffer[i]
         p[i] -= lr * d
+
+
+SETTINGS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
 class SGD:
@@ -81,14 +86,16 @@ class SGD:
                 raise TypeError(f"params must hold Tensors, got {type(p).__name__}")
             if not p.is_leaf:
                 raise ValueError("params must be leaves, got a computed tensor")
-        for name in ("lr", "momentum", "dampening", "weight_decay"):
-            value = group[name]
+        for name in ("lr", "momentum", "dampening", "weight_decay", "initial_lr"):
+            value = group.get(name, 0)  # the last is there once a schedule has been
             if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
                 raise TypeError(f"{name} must be a number, got {type(value).__name__}")
             if not math.isfinite(value) or (name != "dampening" and value < 0):
                 raise ValueError(f"{name} must be finite{' and >= 0' * (name != 'dampening')}, got {value}")
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+        for name in ("nesterov", "maximize"):
+            check_flag(name, group[name])
         return group
 
     def _check_once(self) -> None:
@@ -125,6 +132,67 @@ class SGD:
                 self._buffers[id(p)] = buffer
         sgd_kernel(p._data.reshape(-1), g, buffer, *numbers, first)
         p._changes[0] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """PyTorch's: {"state": {i: {"momentum_buffer": array}}, "param_groups": [{"lr": ..., ..., "params": [i, ...]}]}
+
+        i counts the parameters in order; those without momentum so far have no entry. Arrays are copies.
+        """
+        state, groups, i = {}, [], 0
+        for group in self.param_groups:
+            first = i
+            for p in group["params"]:
+                if id(p) in self._buffers:
+                    state[i] = {"momentum_buffer": self._buffers[id(p)].reshape(p.shape).copy()}
+                i += 1
+            settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.items() if k != "params"}
+            groups.append({**copy.deepcopy(settings), "params": list(range(first, i))})
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over momentum buffers and settings, also from torch.optim.SGD (its tensors as NumPy arrays).
+
+        The parameters are those of this optimizer, group by group in order. Everything is checked first.
+        Errors: TypeError, ValueError for keys, groups, shapes and dtypes that do not fit; nothing has changed then.
+        """
+        if not isinstance(state_dict, dict) or set(state_dict) != {"state", "param_groups"}:
+            got = list(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
+            raise ValueError(f"state_dict must be a dict of state and param_groups, got {got}")
+        state, saved = state_dict["state"], state_dict["param_groups"]
+        if not isinstance(state, dict) or not isinstance(saved, list) or not all(isinstance(g, dict) for g in saved):
+            raise TypeError("state_dict must hold a dict as state and a list of dicts as param_groups")
+        if len(saved) != len(self.param_groups):
+            raise ValueError(f"state_dict must have {len(self.param_groups)} param_groups, got {len(saved)}")
+        groups: list[dict[str, Any]] = []
+        parameters: dict[int, Tensor] = {}  # by the number they have in the state
+        for new, own in zip(saved, self.param_groups, strict=True):
+            missing = [k for k in ("params", *SETTINGS) if k not in new]
+            if missing:
+                raise ValueError(f"a group of state_dict must have all settings, missing {missing}")
+            numbers = new["params"]
+            if not isinstance(numbers, list) or any(type(i) is not int for i in numbers):
+                raise TypeError(f"params in state_dict must be a list of ints, got {numbers!r}")
+            if len(numbers) != len(own["params"]):
+                raise ValueError(f"a group of state_dict must have {len(own['params'])} params, got {len(numbers)}")
+            groups.append(self._group(copy.deepcopy({**new, "params": []})))
+            groups[-1]["params"] = own["params"]
+            parameters.update(zip(numbers, own["params"], strict=True))
+        if len(parameters) != sum(len(group["params"]) for group in groups):
+            raise ValueError("state_dict must give every parameter a number of its own")
+        buffers: dict[int, Array] = {}
+        for i, entry in state.items():
+            if i not in parameters or not isinstance(entry, dict) or set(entry) - {"momentum_buffer"}:
+                raise ValueError(f"state[{i!r}] must be a dict of momentum_buffer, for one of {list(parameters)}")
+            buffer, p = entry.get("momentum_buffer"), parameters[i]
+            if buffer is None:  # PyTorch's, before the first step or without momentum
+                continue
+            if not isinstance(buffer, np.ndarray) or buffer.dtype != p.dtype:
+                kind = getattr(buffer, "dtype", type(buffer).__name__)
+                raise TypeError(f"momentum_buffer of state[{i}] must be an array of {p.dtype}, got {kind}")
+            if buffer.shape != p.shape:
+                raise ValueError(f"momentum_buffer of state[{i}] must have shape {p.shape}, got {buffer.shape}")
+            buffers[id(p)] = np.array(buffer, order="C").reshape(-1)
+        self.param_groups, self._buffers = groups, buffers
 
 
 def _numbers(group: dict[str, Any], number: Any) -> tuple:

@@ -1,0 +1,157 @@
+"""Learning-rate schedules: with lr_0 the initial learning rate of a parameter group and t the number of steps so far,
+
+    StepLR                lr_t = lr_0 gamma^floor(t / step_size)
+    MultiStepLR           lr_t = lr_0 gamma^k,   k the number of milestones <= t
+    CosineAnnealingLR     lr_t = eta_min + (lr_0 - eta_min) (1 + cos(pi t / T_max)) / 2      Loshchilov & Hutter 2017
+    LinearLR              lr_t = lr_0 (start + (end - start) min(t, total_iters) / total_iters)
+
+Names, arguments and values are those of torch.optim.lr_scheduler, up to rounding. PyTorch goes from lr_{t-1} to lr_t
+("chained"), so rounding errors add up and a learning rate that is changed by hand stays changed. Here lr_t depends on
+lr_0 and t alone: a resumed schedule is exact, and the next step() overwrites what was changed by hand, or by another
+schedule on the same optimizer.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import Any
+
+from ..checks import check_int, check_number
+
+
+class LRScheduler:
+    """Base class. Call step() once per epoch (or batch) after the optimizer's; the first lr is set at construction.
+
+    optimizer: has param_groups, dicts with "lr", which becomes lr_0 and is also kept there as "initial_lr" (an
+        "initial_lr" that is there already wins, as in PyTorch). last_epoch: t of the last step taken, -1: none.
+    Errors: TypeError / ValueError for bad arguments, and for last_epoch >= 0 without an "initial_lr".
+    """
+
+    def __init__(self, optimizer: Any, last_epoch: int) -> None:
+        groups = getattr(optimizer, "param_groups", None)
+        if not isinstance(groups, list):
+            raise TypeError(f"optimizer must have param_groups, got {type(optimizer).__name__}")
+        self.last_epoch = check_int("last_epoch", last_epoch, -1)
+        self._check()
+        if last_epoch != -1 and not all("initial_lr" in group for group in groups):
+            raise ValueError(f"last_epoch={last_epoch} needs param_groups with an 'initial_lr', got none")
+        self.optimizer = optimizer
+        self.base_lrs = [float(group.setdefault("initial_lr", group["lr"])) for group in groups]
+        self.step()
+
+    def _check(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} does not define _check()")
+
+    def _lr(self, initial: float, t: int) -> float:
+        raise NotImplementedError(f"{type(self).__name__} does not define _lr()")
+
+    def step(self) -> None:
+        """t becomes t + 1: give each parameter group its learning rate."""
+        self.last_epoch += 1
+        self._set()
+
+    def _set(self) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self.get_last_lr(), strict=True):
+            group["lr"] = lr
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of each parameter group at the current t."""
+        return [self._lr(initial, self.last_epoch) for initial in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything but the optimizer: settings, base_lrs, last_epoch."""
+        return copy.deepcopy({name: value for name, value in vars(self).items() if name != "optimizer"})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state_dict() of the same class, and set the learning rates that belong to it.
+
+        Errors: TypeError / ValueError for other keys or values; nothing has changed then.
+        """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
+        if set(state_dict) != set(self.state_dict()):
+            raise ValueError(f"state_dict must have the keys {list(self.state_dict())}, got {list(state_dict)}")
+        new = copy.copy(self)
+        vars(new).update(copy.deepcopy(state_dict))
+        new.last_epoch = check_int("last_epoch", new.last_epoch, 0)
+        if not isinstance(new.base_lrs, list) or len(new.base_lrs) != len(self.base_lrs):
+            raise ValueError(f"base_lrs must be a list of {len(self.base_lrs)} numbers, got {new.base_lrs!r}")
+        new.base_lrs = [check_number("base_lrs", lr, 0) for lr in new.base_lrs]
+        new._check()
+        vars(self).update(vars(new))
+        self._set()
+
+
+class StepLR(LRScheduler):
+    """lr_t = lr_0 gamma^floor(t / step_size)"""
+
+    def __init__(self, optimizer: Any, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+        self.step_size, self.gamma = step_size, gamma
+        super().__init__(optimizer, last_epoch)
+
+    def _check(self) -> None:
+        self.step_size, self.gamma = check_int("step_size", self.step_size, 1), check_number("gamma", self.gamma, 0)
+
+    def _lr(self, initial: float, t: int) -> float:
+        return initial * self.gamma ** (t // self.step_size)
+
+
+class MultiStepLR(LRScheduler):
+    """lr_t = lr_0 gamma^k, where k milestones (ints >= 0, in any order; a repeated one counts as often) are <= t"""
+
+    def __init__(self, optimizer: Any, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1) -> None:
+        self.milestones: Any = milestones
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def _check(self) -> None:
+        if isinstance(self.milestones, str) or not isinstance(self.milestones, Iterable):
+            raise TypeError(f"milestones must be an iterable of ints, got {type(self.milestones).__name__}")
+        self.milestones = sorted(check_int("milestones", m, 0) for m in self.milestones)
+        self.gamma = check_number("gamma", self.gamma, 0)
+
+    def _lr(self, initial: float, t: int) -> float:
+        return initial * self.gamma ** bisect_right(self.milestones, t)
+
+
+class CosineAnnealingLR(LRScheduler):
+    """lr_t = eta_min + (lr_0 - eta_min) (1 + cos(pi t / T_max)) / 2: down until T_max, and up again beyond it"""
+
+    def __init__(self, optimizer: Any, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+        self.T_max, self.eta_min = T_max, eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def _check(self) -> None:
+        self.T_max, self.eta_min = check_int("T_max", self.T_max, 1), check_number("eta_min", self.eta_min, 0)
+
+    def _lr(self, initial: float, t: int) -> float:
+        return self.eta_min + (initial - self.eta_min) * (1 + math.cos(math.pi * t / self.T_max)) / 2
+
+
+class LinearLR(LRScheduler):
+    """lr_t = lr_0 f, where f goes in equal steps from start_factor (0 < . <= 1) to end_factor (0 <= . <= 1)"""
+
+    def __init__(
+        self,
+        optimizer: Any,
+        start_factor: float = 1 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def _check(self) -> None:
+        self.start_factor = check_number("start_factor", self.start_factor, 0, 1)
+        self.end_factor = check_number("end_factor", self.end_factor, 0, 1)
+        self.total_iters = check_int("total_iters", self.total_iters, 1)
+        if self.start_factor == 0:
+            raise ValueError("start_factor must be > 0, got 0")
+
+    def _lr(self, initial: float, t: int) -> float:
+        share = min(t, self.total_iters) / self.total_iters
+        return initial * (self.start_factor + (self.end_factor - self.start_factor) * share)
