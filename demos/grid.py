@@ -27,12 +27,8 @@ from tqdm import tqdm
 Config = dict[str, Any]
 Run = Callable[[Config], dict[str, Any]]
 
-# What workers inherit. One thread per library; and glibc, which returns each freed array of more than 128 kB to the
-# system (getting the next one costs more than a small net's arithmetic), is told to keep up to 64 MB.
-SETTINGS = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
-    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(64 << 20)),
-}
+# What workers inherit: one thread per library
+SETTINGS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
 def run_grid(

@@ -292,7 +292,7 @@ def test_fused_ops_equal_their_definitions(name, i, monkeypatch):
         out = (formula_instead if fn is op and results else fn)(*args)
         out.backward(np.random.default_rng(1).standard_normal(out.shape))
         results.append([out.data, *(a.grad for a in args)])
-        for module in (MODULES[name], F, ops.norms, ops.norm_variants):  # the second time the formula runs in place of the kernels
+        for module in (MODULES[name], F, ops.norms, ops.norm_variants):  # now the formula runs in place of kernels
             if getattr(module, name, None) is op:
                 monkeypatch.setattr(module, name, formula_instead)
     assert calls  # the formula did run

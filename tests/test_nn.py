@@ -315,6 +315,122 @@ def test_gradients_of_modules(name):
     assert gradgradcheck(lambda x, *_: module(x), inputs)
 
 
+LAYOUTS = {
+    "transposed": np.asfortranarray,
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "repeated": lambda a: np.broadcast_to(a[..., :1], a.shape),  # stride 0, read-only
+}
+
+
+# where all values of a statistic are equal a norm is another function: its layouts are those that do not repeat values
+IN_LAYOUTS = [(m, k) for m in MODULES for k in LAYOUTS if k != "repeated" or not ("orm" in m or m == "Sequential")]
+
+
+@pytest.mark.parametrize(("name", "layout"), IN_LAYOUTS)
+def test_modules_take_any_memory_layout_and_float32(name, layout):
+    """The same values in another layout give the same output and gradients; in float32 they agree to its precision."""
+    make, shape = MODULES[name]
+    rng = np.random.default_rng(1)
+    x = LAYOUTS[layout](rng.standard_normal(shape))
+    module, results = make().double(), []
+    parameters = {k: rng.standard_normal(p.shape) for k, p in module.named_parameters()}
+    dy = None
+    for array, dtype in ((x, np.float64), (np.array(x, order="C"), np.float64), (x.astype(np.float32), np.float32)):
+        module = make().to(dtype)
+        for k, p in module.named_parameters():
+            p.data = parameters[k].astype(dtype)
+        t = Tensor(array, requires_grad=True)
+        y = module(t)
+        dy = rng.standard_normal(y.shape) if dy is None else dy
+        y.backward(dy.astype(dtype))
+        assert y.dtype == dtype
+        results.append([y.data, t.grad, *(p.grad for p in module.parameters())])
+    for other, plain, single in zip(*results, strict=True):
+        np.testing.assert_allclose(other, plain, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(single, plain, rtol=0, atol=1e-3 * max(1, np.abs(plain).max()))
+
+
+EPS_MATTERS = {
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(4, eps=1.0), (0,)),
+    "LayerNorm": (lambda: nn.LayerNorm(4, eps=1.0), (1,)),
+    "GroupNorm": (lambda: nn.GroupNorm(1, 4, eps=1.0), (1,)),
+}
+
+
+@pytest.mark.parametrize("name", EPS_MATTERS)
+def test_norms_use_the_eps_they_were_given(name):
+    make, axes = EPS_MATTERS[name]
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    expected = (x - x.mean(axis=axes, keepdims=True)) / np.sqrt(x.var(axis=axes, keepdims=True) + 1.0)
+    np.testing.assert_allclose(make().double()(tensor(x)).data, expected, rtol=0, atol=1e-12)
+    if name == "BatchNorm1d":
+        np.testing.assert_allclose(make().double().eval()(tensor(x)).data, x / np.sqrt(2), rtol=0, atol=1e-12)
+
+
+def test_other_norms_use_their_eps_too():
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    rms = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + 1.0)
+    np.testing.assert_allclose(nn.RMSNorm(4, eps=1.0).double()(tensor(x)).data, rms, rtol=0, atol=1e-12)
+    instances = nn.InstanceNorm1d(6, eps=1.0)(tensor(x[None])).data[0]
+    expected = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1.0)
+    np.testing.assert_allclose(instances, expected, rtol=0, atol=1e-12)
+
+
+def test_groups_of_parameters_have_settings_of_their_own():
+    a, b = (tensor([1.0], requires_grad=True) for _ in range(2))
+    sgd = optim.SGD([{"params": [a], "lr": 0.5}, {"params": [b], "weight_decay": 2.0, "maximize": True}], lr=0.25)
+    a.grad = b.grad = np.ones(1, np.float32)
+    sgd.step()
+    assert a.item() == 1 - 0.5 * 1 and b.item() == 1 - 0.25 * (-1 + 2 * 1)
+    sgd.zero_grad()
+    assert a.grad is None and b.grad is None
+
+
+def test_momentum_follows_a_module_to_another_dtype():
+    layer = nn.Linear(2, 1, bias=False)
+    sgd = optim.SGD(layer.parameters(), lr=1.0, momentum=0.5)
+    for step in range(2):
+        layer.weight.data = np.zeros((1, 2), layer.weight.dtype)
+        layer.weight.grad = np.ones((1, 2), layer.weight.dtype)
+        sgd.step()
+        assert layer.weight.data[0, 0] == -(1 + 0.5 * step)  # v = 1, then 0.5 v + 1
+        layer.double()
+
+
+@pytest.mark.parametrize("change", [lambda m: m.load_state_dict(m.state_dict()), lambda m: m.double()])
+def test_loading_and_converting_count_as_changes(change):
+    module = nn.Linear(2, 2)
+    x = tensor([[1.0, 2.0]], requires_grad=True)
+    y = module(x).sum()
+    change(module)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+
+
+def test_converting_drops_gradients():
+    module = nn.Linear(2, 2)
+    module(tensor([[1.0, 2.0]])).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+    assert all(p.grad is None for p in module.double().parameters())
+
+
+def test_a_deep_copy_keeps_tied_weights_tied():
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    b.weight = a.weight
+    twin = copy.deepcopy(nn.Sequential(a, b))
+    assert twin[0].weight is twin[1].weight is not a.weight
+
+
+def test_a_state_loads_into_read_only_parameters():
+    module = nn.Linear(2, 1)
+    state = {k: v + 1 for k, v in module.state_dict().items()}
+    for p in module.parameters():
+        p.data.flags.writeable = False
+    module.load_state_dict(state)
+    for k, v in module.state_dict().items():
+        np.testing.assert_array_equal(v, state[k])
+
+
 def test_a_removed_hook_does_not_take_a_newer_one_with_it():
     module, calls = nn.Identity(), []
     first = module.register_forward_hook(lambda *_: calls.append("first"))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .backward import grad
+from .checks import check_number
 from .engine import Array, Tensor, enable_grad, no_grad
 
 
@@ -66,8 +67,7 @@ def gradcheck(
     GradcheckError naming the input, the element, and both values. A value that is not finite fails.
     """
     for name, number in (("eps", eps), ("atol", atol), ("rtol", rtol)):
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
-            raise ValueError(f"{name} must be a number >= 0, got {number!r}")
+        check_number(name, number, 0)
     if eps == 0:
         raise ValueError("eps must be > 0, got 0")
     inputs, checked = _checked(inputs)

@@ -6,7 +6,8 @@ tensors is the op registered for ``np.multiply``. NumPy itself asks this table t
 records one op when ``t`` is a tensor and computes an array when it is an array. One formula therefore serves both:
 that is how the gradient formulas of this package can themselves be differentiated.
 
-The methods are ndarray's methods: same names, same meaning, same defaults.
+The methods that ndarray has too have its names, meaning and defaults; exp, log, sqrt and abs are NumPy's functions,
+and flatten takes PyTorch's arguments.
 """
 
 from __future__ import annotations

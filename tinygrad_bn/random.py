@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .checks import check_int
+
 
 class _Default(threading.local):  # per thread, so that nets trained side by side do not take each other's numbers
     def __init__(self) -> None:
@@ -18,11 +20,7 @@ _default = _Default()
 
 def manual_seed(seed: int) -> np.random.Generator:
     """Seed the current thread's generator; a run that starts with it is repeatable to the bit."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
-    if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}")
-    _default.generator = np.random.default_rng(seed)
+    _default.generator = np.random.default_rng(check_int("seed", seed, 0))
     return _default.generator
 
 

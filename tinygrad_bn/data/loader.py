@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int
+from ..checks import check_flag, check_int
 from ..random import default_generator, generator_from
 
 
@@ -39,20 +39,9 @@ class DataLoader:
                 raise TypeError(f"arrays must be NumPy arrays, got {type(a).__name__}")
             if a.ndim == 0 or len(a) != len(arrays[0]):
                 raise ValueError(f"arrays must have equal first axes, got shapes {[b.shape for b in arrays]}")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-            raise TypeError(f"batch_size must be an int, got {type(batch_size).__name__}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        for name, flag in (("shuffle", shuffle), ("drop_last", drop_last)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer))):
-            raise TypeError(f"seed must be an int or None, got {type(seed).__name__}")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}")
-        self.arrays, self.batch_size = arrays, int(batch_size)
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self._generator = None if seed is None else np.random.default_rng(seed)
+        self.arrays, self.batch_size = arrays, check_int("batch_size", batch_size, 1)
+        self.shuffle, self.drop_last = check_flag("shuffle", shuffle), check_flag("drop_last", drop_last)
+        self._generator = None if seed is None else np.random.default_rng(check_int("seed", seed, 0))
         self._running: tuple[np.ndarray | None, int] = (None, 0)  # the epoch's permutation, and batches yielded in it
         self._resume = False
 

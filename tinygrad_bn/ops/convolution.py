@@ -12,73 +12,66 @@ cache, and made again in the backward instead of being kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..checks import check_array, check_input, check_int
 from ..engine import Array, Tensor, differentiable
-from ..jit import contiguous, kernel
+from ..jit import kernel
 from .shape import pad
 
 BLOCK = 1 << 18  # elements of P that are made at a time: 1 MB in float32
+WASTE = 1.2  # rows of patches may be longer than needed by this factor, if that makes them one run
 
 
 @kernel
-def gather_patches(x, stride_h, stride_w, top, left, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
-    """patches[c, i, j, n, p, q] = x[n, c, p s + i d - top, q s + j d - left], 0 outside."""
-    N, C, H, W = x.shape
+def gather_patches(x, stride_h, stride_w, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
+    """patches[c, i, j, n, p, q] = x[c, n, p s + i d, q s + j d], for x with its padding.
+
+    If, with stride 1, the rows of patches are as long as those of x, then they lie behind each other as in x, and are
+    one run to copy. What is behind the last column of outputs is computed in vain, and ignored.
+    """
+    C, N, H, W = x.shape
     _, I, J, _, P, Q = patches.shape
     for c in range(C):
         for i in range(I):
             for j in range(J):
-                shift = j * dilation_w - left
-                first = min(max(-(shift // stride_w), 0), Q)  # q below it look left of the image,
-                end = min(max((W - 1 - shift) // stride_w + 1, first), Q)  # from it on right of the image
                 for n in range(N):
-                    for p in range(P):
-                        h = p * stride_h + i * dilation_h - top
-                        out = patches[c, i, j, n, p]
-                        if h < 0 or h >= H:
-                            out[:] = 0
-                            continue
-                        row = x[n, c, h]
-                        for q in range(first):
-                            out[q] = 0
-                        if stride_w == 1:
-                            for q in range(first, end):
-                                out[q] = row[q + shift]
-                        else:
-                            for q in range(first, end):
-                                out[q] = row[q * stride_w + shift]
-                        for q in range(end, Q):
-                            out[q] = 0
+                    if Q == W and stride_h == 1 and stride_w == 1:
+                        image, out = x[c, n].reshape(H * W), patches[c, i, j, n].reshape(P * Q)
+                        start = i * dilation_h * W + j * dilation_w
+                        end = min(P * Q, H * W - start)
+                        for k in range(end):
+                            out[k] = image[start + k]
+                        for k in range(end, P * Q):
+                            out[k] = 0
+                    else:
+                        for p in range(P):
+                            row, out = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
+                            for q in range(Q):
+                                out[q] = row[q * stride_w + j * dilation_w]
 
 
 @kernel
-def scatter_patches(patches, stride_h, stride_w, top, left, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
+def scatter_patches(patches, stride_h, stride_w, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
     """Add every element of patches to the element of x that it was gathered from."""
-    N, C, H, W = x.shape
+    C, N, H, W = x.shape
     _, I, J, _, P, Q = patches.shape
     for c in range(C):
         for i in range(I):
             for j in range(J):
-                shift = j * dilation_w - left
-                first = min(max(-(shift // stride_w), 0), Q)
-                end = min(max((W - 1 - shift) // stride_w + 1, first), Q)
                 for n in range(N):
-                    for p in range(P):
-                        h = p * stride_h + i * dilation_h - top
-                        if h < 0 or h >= H:
-                            continue
-                        row, out = patches[c, i, j, n, p], x[n, c, h]
-                        if stride_w == 1:
-                            for q in range(first, end):
-                                out[q + shift] += row[q]
-                        else:
-                            for q in range(first, end):
-                                out[q * stride_w + shift] += row[q]
+                    if Q == W and stride_h == 1 and stride_w == 1:
+                        image, values = x[c, n].reshape(H * W), patches[c, i, j, n].reshape(P * Q)
+                        start = i * dilation_h * W + j * dilation_w
+                        for k in range(min(P * Q, H * W - start)):
+                            image[start + k] += values[k]
+                    else:
+                        for p in range(P):
+                            row, values = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
+                            for q in range(Q):
+                                row[q * stride_w + j * dilation_w] += values[q]
 
 
 def conv2d_definition(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
@@ -97,53 +90,58 @@ def conv2d_definition(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: 
 
 @differentiable(definition=conv2d_definition)
 def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
-    stride, (top, _, left, _), dilation, (P, Q) = geometry
-    x, weight = contiguous(x), contiguous(weight)
-    N, (O, C, I, J) = len(x), weight.shape
-    w = weight.reshape(groups, O // groups, C * I * J)
+    stride, (top, bottom, left, right), dilation, (P, Q) = geometry
+    N, C, H, W = x.shape
+    O, _, I, J = weight.shape
+    w = weight.reshape(groups, O // groups, -1)
+    padded = H + top + bottom, W + left + right
+    length = padded[1] if stride == (1, 1) and padded[1] <= WASTE * Q else Q  # of the rows in P and Y
+    at_once = max(1, BLOCK // (C * I * J * P * length))  # images
+    blocks = [slice(start, min(start + at_once, N)) for start in range(0, N, at_once)]
 
-    def blocks() -> Iterator[slice]:
-        n = max(1, BLOCK // (groups * w.shape[2] * P * Q))
-        return (slice(start, min(start + n, N)) for start in range(0, N, n))
+    def channels_first(images: Array, shape: tuple[int, int], top: int = 0, left: int = 0) -> Array:
+        """(n, C, h, w) as (C, n, *shape), zeros around it."""
+        n, c, h, w = images.shape
+        result = np.zeros((c, n, *shape), images.dtype)
+        result[:, :, top : top + h, left : left + w] = images.transpose(1, 0, 2, 3)
+        return result
 
     def patches(block: slice) -> Array:
-        result = np.empty((groups * C, I, J, block.stop - block.start, P, Q), x.dtype)
-        gather_patches(x[block], *stride, top, left, *dilation, result)
-        return result.reshape(groups, C * I * J, -1)
+        """P of these images, a matrix per group."""
+        images = channels_first(x[block], padded, top, left)
+        result = np.empty((C, I, J, images.shape[1], P, length), x.dtype)
+        gather_patches(images, *stride, *dilation, result)
+        return result.reshape(groups, w.shape[2], -1)
 
-    def columns(dy: Array, block: slice) -> Array:
+    def rows(dy: Array) -> Array:
         """dY of these images as a matrix per group: a row per output channel."""
-        part = dy[block].reshape(-1, groups, O // groups, P * Q)
-        return part.transpose(1, 2, 0, 3).reshape(groups, O // groups, -1)
+        return channels_first(dy, (P, length)).reshape(groups, O // groups, -1)
 
     def forward() -> Array:
         y = np.empty((N, O, P, Q), x.dtype)
-        for block in blocks():
-            part = (w @ patches(block)).reshape(O, -1, P, Q)
-            y[block] = part.transpose(1, 0, 2, 3)
+        for block in blocks:
+            part = (w @ patches(block)).reshape(O, -1, P, length)
+            y[block] = part[..., :Q].transpose(1, 0, 2, 3)
         if bias is not None:
             y += bias.reshape(O, 1, 1)
         return y
 
     def dx(dy: Array) -> Array:
-        result = np.zeros_like(x)
-        for block in blocks():
-            part = w.swapaxes(1, 2) @ columns(dy, block)
-            part = part.reshape(groups * C, I, J, -1, P, Q)
-            scatter_patches(part, *stride, top, left, *dilation, result[block])
+        result = np.empty_like(x)
+        for block in blocks:
+            part = (w.swapaxes(1, 2) @ rows(dy[block])).reshape(C, I, J, -1, P, length)
+            images = np.zeros((C, part.shape[3], *padded), x.dtype)
+            scatter_patches(part, *stride, *dilation, images)
+            result[block] = images[:, :, top : top + H, left : left + W].transpose(1, 0, 2, 3)
         return result
 
     def dweight(dy: Array) -> Array:
         result = np.zeros_like(w)
-        for block in blocks():
-            result += columns(dy, block) @ patches(block).swapaxes(1, 2)
+        for block in blocks:
+            result += rows(dy[block]) @ patches(block).swapaxes(1, 2)
         return result.reshape(weight.shape)
 
-    def pullback(dy: Any) -> Any:
-        dy = contiguous(dy)
-        return lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3))
-
-    return forward(), pullback
+    return forward(), lambda dy: (lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3)))
 
 
 # The public function: check the arguments

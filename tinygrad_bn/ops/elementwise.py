@@ -56,7 +56,7 @@ def negative(a: Any) -> Any:
 def power(a: Any, b: Any) -> Any:
     """a ** b;  da = b a^(b-1) dy,  db = log(a) a^b dy
 
-    Where b = 0 the first is 0 also at a = 0, where a = 0 the second is 0 (as in PyTorch; the limits for b > 0).
+    Where b = 0 the first is 0 also at a = 0, where a = 0 the second is 0 (the limits for b > 0).
     """
 
     def da(dy: Any) -> Any:

@@ -153,11 +153,14 @@ def max_forward(x, rows, columns, step_h, step_w, y, index):  # type: ignore[no-
             for j in range(J):
                 h, w = rows[i, 0], columns[j, 0]
                 top, where = x[p, h, w], h * W + w
-                for h in range(rows[i, 0], rows[i, 1], step_h):
-                    for w in range(columns[j, 0], columns[j, 1], step_w):
+                while h < rows[i, 1]:  # a range with a step would divide to count its elements
+                    w = columns[j, 0]
+                    while w < columns[j, 1]:
                         v = x[p, h, w]
                         if v > top or v != v:  # a NaN is taken for the largest
                             top, where = v, h * W + w
+                        w += step_w
+                    h += step_h
                 y[p, i, j], index[p, i, j] = top, where
 
 

@@ -1,15 +1,18 @@
-"""Stochastic gradient descent with momentum, exactly PyTorch's formula (Sutskever et al. 2013 differs: see step)."""
+"""Stochastic gradient descent with momentum, exactly PyTorch's formula.
+
+(In Sutskever et al. 2013 the learning rate is part of the momentum, v = mu v - lr g and p = p + v: the same path as
+long as lr stays constant.)
+"""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag
+from ..checks import check_flag, check_number
 from ..engine import Array, Tensor
 from ..jit import contiguous, kernel
 
@@ -72,8 +75,10 @@ class SGD:
         for group in groups:
             if not isinstance(group, dict):
                 raise TypeError(f"params must be all Tensors or all dicts, got a dict and a {type(group).__name__}")
-            if "params" not in group:
-                raise ValueError(f"a parameter group must have the key 'params', got {sorted(group)}")
+            unknown = sorted(set(group) - {"params", "name", "initial_lr", *defaults})
+            if "params" not in group or unknown:
+                wanted = f"the key 'params', and may have {sorted(defaults)}"
+                raise ValueError(f"a parameter group must have {wanted}, got {sorted(group)}")
         self.param_groups: list[dict[str, Any]] = [self._group({**defaults, **group}) for group in groups]
         self._buffers: dict[int, Array] = {}  # momentum, by the identity of the parameter
         self._check_once()
@@ -86,12 +91,9 @@ class SGD:
                 raise TypeError(f"params must hold Tensors, got {type(p).__name__}")
             if not p.is_leaf:
                 raise ValueError("params must be leaves, got a computed tensor")
-        for name in ("lr", "momentum", "dampening", "weight_decay", "initial_lr"):
-            value = group.get(name, 0)  # the last is there once a schedule has been
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-            if not math.isfinite(value) or (name != "dampening" and value < 0):
-                raise ValueError(f"{name} must be finite{' and >= 0' * (name != 'dampening')}, got {value}")
+        for name in ("lr", "momentum", "weight_decay", "initial_lr"):
+            check_number(name, group.get(name, 0), 0)  # the last is there once a schedule has been
+        check_number("dampening", group["dampening"])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         for name in ("nesterov", "maximize"):
@@ -119,6 +121,8 @@ class SGD:
 
     def _step(self, p: Tensor, maximize: bool, numbers: tuple) -> None:
         g = p.grad.data if isinstance(p.grad, Tensor) else p.grad
+        if not isinstance(g, np.ndarray):
+            raise TypeError(f"the gradient of a parameter must be an array, got {type(g).__name__}")
         if g.shape != p.shape or g.dtype != p.dtype:
             raise ValueError(f"the gradient of a {p.dtype} parameter {p.shape} must be alike, got {g.dtype} {g.shape}")
         g = (-g if maximize else contiguous(g)).reshape(-1)
@@ -130,6 +134,8 @@ class SGD:
             buffer = np.empty_like(g) if numbers[1] else g  # without momentum it is not used
             if numbers[1]:
                 self._buffers[id(p)] = buffer
+        elif buffer.dtype != p.dtype:  # the module was converted since
+            buffer = self._buffers[id(p)] = buffer.astype(p.dtype)
         sgd_kernel(p._data.reshape(-1), g, buffer, *numbers, first)
         p._changes[0] += 1
 
