@@ -18,3 +18,9 @@ def test_the_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert np.isfinite(names["loss"].item()) and names["loss"].item() < 1  # what was trained has learned
+    cnn, images = names["cnn"].eval(), names["tb"].Tensor(names["x"])
+    np.testing.assert_allclose(names["folded"](images).data, cnn(images).data, rtol=0, atol=1e-4)
+    assert (cnn(images).data.argmax(axis=1) == names["y"]).mean() > 0.8
+    assert np.abs(np.cov(names["flat"].T) - np.eye(64)).max() <= 1 + 1e-3  # an identity, but for constant pixels
+    for name, value in names["saved"]["model"].items():
+        np.testing.assert_array_equal(value, cnn.state_dict()[name])
