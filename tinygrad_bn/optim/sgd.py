@@ -121,8 +121,9 @@ class SGD:
 
     def _step(self, p: Tensor, maximize: bool, numbers: tuple) -> None:
         g = p.grad.data if isinstance(p.grad, Tensor) else p.grad
-        if not isinstance(g, np.ndarray):
+        if not isinstance(g, (np.ndarray, np.generic)):
             raise TypeError(f"the gradient of a parameter must be an array, got {type(g).__name__}")
+        g = np.asarray(g)
         if g.shape != p.shape or g.dtype != p.dtype:
             raise ValueError(f"the gradient of a {p.dtype} parameter {p.shape} must be alike, got {g.dtype} {g.shape}")
         g = (-g if maximize else contiguous(g)).reshape(-1)
