@@ -8,12 +8,22 @@ is itself recorded: that is all there is to second derivatives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
 from .engine import Node, Pullback, Tensor, differentiable, grad_enabled
 from .operators import implements
+
+
+def _references_of_a_new_array() -> int:
+    g = np.empty(1)
+    return getrefcount(g)
+
+
+ALONE = _references_of_a_new_array()  # what getrefcount says of an array that one variable holds
 
 
 @differentiable
@@ -120,16 +130,18 @@ def walk(
     stack: list[Any] = [t._node or t for t in outputs]
     while stack:
         item = stack.pop()
+        key = id(item)
         if isinstance(item, Tensor):
-            leaves[id(item)] = item
-        elif id(item) not in found:
-            found[id(item)] = item
+            leaves[key] = item
+        elif key not in found:
+            found[key] = item
             if item.serial > oldest:
-                stack.extend(source for _, source in item.inputs)
+                for _, source in item.inputs:
+                    stack.append(source)
 
     # 2. Sort by age. A node is younger than all it was computed from, so youngest first means that a node is
     #    visited only after everything that uses its result: its gradient is then complete.
-    nodes = sorted(found.values(), key=lambda n: n.serial)
+    nodes = sorted(found.values(), key=attrgetter("serial"))
     wanted = {id(s) for s in sources}
     needed = None  # with targets: the gradients that lead to one; the others are not computed
     if targets is not None:
@@ -148,11 +160,10 @@ def walk(
             seed = _copy(seed if isinstance(seed, Tensor) else Tensor(seed))
         else:
             seed = (seed._data if isinstance(seed, Tensor) else seed).copy()
-        source = id(t._node or t)
-        table[source] = _add(table[source], seed) if source in table else seed
+        key = id(t._node or t)
+        table[key] = _add(table[key], seed) if key in table else seed
 
     ran: list[Node] = []
-    given: set[int] = set()  # arrays that leaves and targets have got: no two of them may share one
     with grad_enabled(create_graph):
         for n in reversed(nodes):
             dy = table.get(id(n))
@@ -162,39 +173,45 @@ def walk(
                 t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
             if n.serial <= oldest:
                 continue
-            pullback = pullback_on_tensors(n) if create_graph else n.pullback
             ran.append(n)
-            gradients = pullback(dy)
-            gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-            if len(gradients) > len(n.args):
+            gradients = (pullback_on_tensors(n) if create_graph else n.pullback)(dy)
+            gradients = gradients if type(gradients) is tuple else (gradients,)
+            args = n.args
+            if len(gradients) > len(args):
                 raise ValueError(
-                    f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(n.args)} arguments"
+                    f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(args)} arguments"
                 )
-            for i, item in n.inputs:
-                source = id(item)
-                if needed is not None and source not in needed:
+            for i, source in n.inputs:
+                key = id(source)
+                if needed is not None and key not in needed:
                     continue
                 if i >= len(gradients):
                     raise ValueError(f"the pullback of {n.op.__name__} gave no gradient for its argument {i}")
-                g = gradients[i]() if callable(gradients[i]) else gradients[i]
-                if g is None:
-                    continue
-                if not isinstance(g, (Tensor, np.ndarray)):
-                    g = np.asarray(g)
-                a = n.args[i]
+                g = gradients[i]
+                if not isinstance(g, np.ndarray):
+                    if callable(g):
+                        g = g()
+                    if g is None:
+                        continue
+                    if not isinstance(g, (Tensor, np.ndarray)):
+                        g = np.asarray(g)
+                a = args[i]._data
                 if g.shape != a.shape:
                     g = _sum_to(g, a.shape, n.op.__name__)
-                if g.dtype != a.dtype:
+                if g.dtype is not a.dtype and g.dtype != a.dtype:
                     raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
-                if source in table:
-                    table[source] = _add(table[source], g)
-                elif source not in leaves and source not in wanted:
-                    table[source] = g
+                if key in table:
+                    table[key] = _add(table[key], g)
+                elif key not in leaves and key not in wanted:
+                    table[key] = g
+                # What is given away must not be anyone else's memory: not dy, nor a view of something, nor an array
+                # that a closure or a variable elsewhere holds too, which shows in its count of references.
                 elif create_graph:
-                    table[source] = _copy(g)  # it will be given away: it must not be anyone else's memory
+                    table[key] = _copy(g)
+                elif g.base is not None or getrefcount(g) > ALONE + (g is gradients[i]):
+                    table[key] = g.copy()
                 else:
-                    table[source] = g.copy() if id(g) in given or is_shared(g, dy, gradients, n) else g
-                    given.add(id(g))
+                    table[key] = g
             if id(n) not in wanted:
                 del table[id(n)]
 
@@ -205,18 +222,12 @@ def walk(
         result = [table.get(id(source)) for source in sources]
         first = {id(g): i for i, g in reversed(list(enumerate(result)))}  # an input that was named twice: two arrays
         return [g if g is None or first[id(g)] == i else _copy(g) for i, g in enumerate(result)]
-    for source, leaf in leaves.items():
-        if source in table:
+    for key, leaf in leaves.items():
+        if key in table:
             if leaf.grad is not None and leaf.grad.shape != leaf.shape:
                 raise ValueError(f".grad of a tensor of shape {leaf.shape} must have that shape, got {leaf.grad.shape}")
-            leaf.grad = table[source] if leaf.grad is None else _add(leaf.grad, table[source])
+            leaf.grad = table[key] if leaf.grad is None else _add(leaf.grad, table[key])
     return []
-
-
-def is_shared(g: Any, dy: Any, gradients: tuple, node: Node) -> bool:
-    """Whether the gradient g, one of these, may be an array that someone else holds, or a view of it."""
-    twice = sum(g is other for other in gradients) > 1
-    return twice or g is dy or g.base is not None or node.keeps(g)
 
 
 @implements("backward")

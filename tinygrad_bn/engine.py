@@ -262,6 +262,13 @@ class Tensor(Operators):
         return f"tensor({text}{dtype}{origin})"
 
 
+def _wrap(data: Array) -> Tensor:
+    """Tensor(data), for an array that is known to be right."""
+    t = Tensor.__new__(Tensor)
+    t._data, t._requires_grad, t._node, t._changes, t.grad = data, False, None, [0], None
+    return t
+
+
 def _base_array(data: Array) -> Array:
     """A memory-mapped array as it is; other subclasses give operators meanings of their own (matrix, masked array)."""
     if type(data) not in (np.ndarray, np.memmap):
@@ -400,10 +407,11 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
 
     parameters = list(inspect.signature(rule).parameters.values())
     positional = [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    count = len(positional)
 
     @functools.wraps(rule)
     def op(*args: Any, **kwargs: Any) -> Any:
-        if len(args) < len(positional):  # f(x, bias=b) is f(x, None, b): a tensor is always a positional argument
+        if len(args) < count:  # f(x, bias=b) is f(x, None, b): a tensor is always a positional argument
             rest = [(n, kwargs.pop(n, default)) for n, default in positional[len(args) :]]
             missing = [n for n, value in rest if value is inspect.Parameter.empty]
             if missing:
@@ -413,34 +421,35 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             if isinstance(value, Tensor):
                 raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
         arrays: list[Any] = []
-        dtype, requires_grad, any_tensor = None, False, False
+        tensors: list[Tensor] = []
+        dtype, requires_grad = None, False
         for a in args:
             if isinstance(a, Tensor):
-                any_tensor = True
+                tensors.append(a)
                 requires_grad = requires_grad or a._requires_grad
                 a = a._data
             elif isinstance(a, np.generic):
                 a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
                 args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
-            if isinstance(a, np.ndarray) and a.dtype.kind == "f":
+            if isinstance(a, np.ndarray) and a.dtype is not dtype and a.dtype.kind == "f":
                 if dtype is not None and a.dtype != dtype:
                     raise TypeError(f"{op.__name__} mixes {dtype} and {a.dtype}; convert one of them first")
                 dtype = a.dtype
             arrays.append(a)
-        if dtype is None or dtype not in FLOATS:
+        if dtype not in FLOATS:
             got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
             raise TypeError(f"{op.__name__} needs a Tensor, got ({got})")
         y, pullback = rule(*arrays, **kwargs)
-        if not any_tensor:
+        if not tensors:
             return y
-        y = np.asarray(y)
-        if y.dtype != dtype:
+        if type(y) is not np.ndarray:
+            y = np.asarray(y)
+        if y.dtype is not dtype and y.dtype != dtype:
             raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: an argument has another dtype")
-        out = Tensor(y)
-        for t in args:  # what shares its memory with an argument shares the counter of changes as well
-            if isinstance(t, Tensor) and (
-                y is t._data or (y.base is not None and (y.base is t._data or y.base is t._data.base))
-            ):
+        out = _wrap(y)
+        base = y.base
+        for t in tensors:  # what shares its memory with an argument shares the counter of changes as well
+            if y is t._data or (base is not None and (base is t._data or base is t._data.base)):
                 out._changes = t._changes
         if requires_grad and _mode.enabled:
             out._requires_grad = True
