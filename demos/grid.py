@@ -20,15 +20,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-import numba
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
+
+from tinygrad_bn import get_num_threads, set_num_threads
 
 Config = dict[str, Any]
 Run = Callable[[Config], dict[str, Any]]
 
 # What workers inherit: one thread per library
-SETTINGS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+LIBRARIES = ("TINYGRAD_BN", "OPENBLAS", "MKL", "OMP", "NUMBA")
+SETTINGS = dict.fromkeys((f"{name}_NUM_THREADS" for name in LIBRARIES), "1")
 
 
 def run_grid(
@@ -92,14 +94,14 @@ def _attempt(run: Run, config: Config) -> dict[str, Any]:
 
 
 def _here(run: Run, configs: Sequence[Config], order: list[int], done: Callable[[int, dict], None]) -> None:
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
+    threads = get_num_threads()
+    set_num_threads(1)
     try:
         with threadpool_limits(1):
             for i in order:
                 done(i, _attempt(run, configs[i]))
     finally:
-        numba.set_num_threads(threads)
+        set_num_threads(threads)
 
 
 def _in_pool(

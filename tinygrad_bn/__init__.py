@@ -12,6 +12,7 @@ from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, w
 from .ops.linear import matmul
 from .ops.shape import broadcast_to, concatenate, pad, stack
 from .random import get_rng_state, manual_seed, set_rng_state
+from .threads import get_num_threads, set_num_threads
 
 keep_freed_memory()
 
@@ -26,6 +27,7 @@ __all__ = [
     "differentiable",
     "enable_grad",
     "exp",
+    "get_num_threads",
     "get_rng_state",
     "grad",
     "gradcheck",
@@ -43,6 +45,7 @@ __all__ = [
     "pad",
     "preprocessing",
     "save",
+    "set_num_threads",
     "set_rng_state",
     "sqrt",
     "stack",

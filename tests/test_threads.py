@@ -1,0 +1,141 @@
+"""Work on several threads: every chunk once, errors reach the caller, and the same bits on any number of threads."""
+
+import itertools
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import tinygrad_bn as tb
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import tensor, threads
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    before = threads.get_num_threads()
+    yield
+    threads.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_every_chunk_is_done_once(n):
+    threads.set_num_threads(n)
+    done = []
+    threads.for_each(done.append, list(range(100)))
+    assert sorted(done) == list(range(100))
+
+
+def test_chunks_run_side_by_side():
+    threads.set_num_threads(2)
+    barrier = threading.Barrier(2, timeout=20)  # passes only if two threads are there at the same time
+    threads.for_each(lambda _: barrier.wait(), [0, 1])
+
+
+def test_the_caller_does_not_wait_for_a_thread_that_never_starts():
+    threads.set_num_threads(2)
+    free = threading.Event()
+    threads.for_each(lambda _: None, [0, 1])  # the pool exists now
+    threads._pool.submit(free.wait)  # its only thread is busy
+    done = []
+    threads.for_each(done.append, [1, 2, 3])
+    assert done == [1, 2, 3] and not free.is_set()
+    free.set()
+
+
+def test_an_error_reaches_the_caller_and_ends_the_work():
+    threads.set_num_threads(2)
+    done = []
+
+    def task(k):
+        if k == 3:
+            raise ValueError("chunk 3")
+        time.sleep(0.001)
+        done.append(k)
+
+    with pytest.raises(ValueError, match="chunk 3"):
+        threads.for_each(task, list(range(1000)))
+    assert len(done) < 1000
+    threads.for_each(done.append, [-1, -2])  # the threads still work
+    assert {-1, -2} <= set(done)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_starts_threads_of_its_own():
+    threads.set_num_threads(2)
+    threads.for_each(lambda _: time.sleep(0.01), [0, 1])
+    pid = os.fork()
+    if pid == 0:
+        barrier = threading.Barrier(2, timeout=20)
+        try:
+            threads.for_each(lambda _: barrier.wait(), [0, 1])
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_spans_cover_the_range_without_gaps():
+    for count, size in ((0, 5), (1, 10**9), (7, 1), (1000, 1000), (3, threads.CHUNK), (10**6, 1)):
+        spans = threads.spans(count, size)
+        assert spans[0][0] == 0 and spans[-1][1] == count
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+        assert len(spans) == 1 or count * size // len(spans) >= threads.CHUNK
+
+
+NORMS = {
+    "batch norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    "batch norm of images": lambda x, w, b: F.batch_norm(x.reshape(-1, 64, 4, 4), None, None, w[:64], b[:64], True),
+    "ghost batch norm": lambda x, w, b: F.ghost_batch_norm(x, 600, None, None, w, b, True),
+    "layer norm": lambda x, w, b: F.layer_norm(x, 1024, w, b),
+    "group norm": lambda x, w, b: F.group_norm(x.reshape(-1, 64, 16), 8, w[:64], b[:64]),
+    "convolution": lambda x, w, b: F.conv2d(x.reshape(-1, 16, 8, 8), w[:864].reshape(6, 16, 3, 3), b[:6], padding=1),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_same_bits_on_any_number_of_threads(name):
+    """On arrays that are large enough to be shared out; the first two also equal the formula."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((1500, 1024)) * 2 + 3).astype(np.float32)
+    w, b, dy = rng.standard_normal((3, 1024)).astype(np.float32)
+    results = []
+    for n in (1, 2, 4):
+        threads.set_num_threads(n)
+        args = [tensor(a, requires_grad=True) for a in (x, w, b)]
+        y = NORMS[name](*args)
+        y.backward(np.resize(dy, y.shape))
+        results.append([y.data, *(a.grad for a in args)])
+    for other in results[1:]:
+        for a, c in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, c)
+    if name == "batch norm":
+        exact = (x - x.mean(axis=0, dtype=np.float64)) / np.sqrt(x.var(axis=0, dtype=np.float64) + 1e-5) * w + b
+        np.testing.assert_allclose(results[0][0], exact, rtol=0, atol=2e-6)
+
+
+def test_large_batch_norm_equals_the_small_one():
+    """The pieces of a large array, and a single call for each eight of its channels, compute the same function."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 3000, 96))
+    w, b = rng.standard_normal((2, 96))
+
+    def value_and_gradients(columns):
+        args = [tensor(a, requires_grad=True) for a in (x[:, columns], w[columns], b[columns])]
+        y = F.batch_norm(args[0], None, None, args[1], args[2], True)
+        y.backward(np.ascontiguousarray(dy[:, columns]))
+        return [y.data, *(a.grad for a in args)]
+
+    whole = value_and_gradients(slice(None))
+    parts = [value_and_gradients(slice(c, c + 8)) for c in range(0, 96, 8)]
+    assert x.size >= 2 * threads.CHUNK > x[:, :8].size
+    for large, small in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_allclose(large, np.concatenate(small, axis=-1), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0, True])
+def test_the_number_of_threads_is_a_positive_int(n):
+    with pytest.raises((TypeError, ValueError), match="n must be"):
+        tb.set_num_threads(n)

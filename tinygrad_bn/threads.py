@@ -1,0 +1,87 @@
+"""Large arrays on several threads.
+
+A job is cut into chunks, by the shapes alone, so that its result has the same bits on any number of threads. The chunks
+are handed out one at a time: the calling thread works as well, takes what the others have not taken yet, and never
+waits for a thread that has not started. On a busy machine, where a helper may get no processor for milliseconds, the
+caller then simply does the work itself. Kernels and NumPy's products release Python's lock, so plain threads do.
+
+The one switch: set_num_threads(1), or TINYGRAD_BN_NUM_THREADS=1 in the environment, computes everything in the
+calling thread. (The threads of NumPy's matrix products are BLAS's own: OPENBLAS_NUM_THREADS or threadpoolctl.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from .checks import check_int
+
+CHUNK = 1 << 17  # elements; below two chunks a second thread costs more than it saves
+
+
+def _available() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("TINYGRAD_BN_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) >= 1 else cores
+
+
+_threads = _available()
+_pool: ThreadPoolExecutor | None = None
+
+
+def set_num_threads(n: int) -> None:
+    """How many threads work on a large array, the calling one included."""
+    global _threads, _pool
+    _threads, _pool = check_int("n", n, 1), None
+
+
+def get_num_threads() -> int:
+    """How many threads work on a large array: by default the processors that this process may use."""
+    return _threads
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has the pool's object, but not its threads
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def spans(count: int, size: int) -> list[tuple[int, int]]:
+    """range(count) in pieces (first, last) of about CHUNK elements, where each index stands for size of them."""
+    pieces = max(1, min(count, count * size // CHUNK))
+    return [(count * i // pieces, count * (i + 1) // pieces) for i in range(pieces)]
+
+
+def for_each(task: Callable[[Any], None], chunks: Sequence[Any]) -> None:
+    """task(chunk) for each chunk, in any order; a task writes to places of its own."""
+    global _pool
+    if len(chunks) == 1 or _threads == 1:
+        for chunk in chunks:
+            task(chunk)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="tinygrad_bn")
+    waiting = deque(chunks)  # popleft is atomic
+
+    def work() -> None:
+        while waiting:
+            try:
+                chunk = waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            task(chunk)
+
+    helpers = [_pool.submit(work) for _ in range(min(_threads, len(chunks)) - 1)]
+    try:
+        work()
+    finally:
+        waiting.clear()  # after an error nobody starts another chunk
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
