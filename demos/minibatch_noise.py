@@ -254,7 +254,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             ax.set(xscale="log", xlabel="S, rows behind the statistics", ylabel=label)
             ax.set_xticks(GROUPS, [str(s) if s != N else f"N={N}" for s in GROUPS])
             ax.minorticks_off()
-        axes[1].legend(loc="lower right")
+        axes[1].legend(loc="upper left")
         fig.suptitle(
             f"The fewer rows behind the statistics, the more noise ({len(settings['seeds'])} seeds, 95 % bands)"
         )
