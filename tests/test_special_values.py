@@ -104,3 +104,30 @@ def test_the_definition_of_sigmoid_keeps_small_values():
         1 + np.exp(-abs(x.astype(np.float64)))
     )
     np.testing.assert_allclose(sigmoid_definition(x), expected, rtol=1e-6)
+
+
+def test_sigmoid_in_float32_is_exact_to_three_roundings_everywhere():
+    """Against float64, over the whole range of floats; below -87.3, where e^x is no normal float32, it may be 0."""
+    x = np.concatenate([np.linspace(-90, 20, 400_001), [-1e30, 1e30, 1e-30, -1e-30, 0.0, -0.0, 88.0, 104.0]])
+    x = x.astype(np.float32)
+    y = F.sigmoid(tensor(x)).data.astype(np.float64)
+    exact = np.exp(np.minimum(x, 0.0), dtype=np.float64) / (1 + np.exp(-np.abs(x.astype(np.float64))))
+    normal = x >= -87.3
+    assert (np.abs(y - exact) / exact)[normal].max() < 3 * 2.0**-23
+    assert np.abs(y - exact)[~normal].max() < 2e-38
+    ends = F.sigmoid(tensor(np.array([-np.inf, np.inf, np.nan], np.float32))).data
+    np.testing.assert_array_equal(ends, [0, 1, np.nan])
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh"])
+def test_large_activations_are_the_small_ones_piece_by_piece(name):
+    x = np.random.default_rng(0).standard_normal((3, 200_001)).astype(np.float32)
+    t = tensor(x, requires_grad=True)
+    y = getattr(F, name)(t)
+    y.backward(x)
+    for r in range(3):
+        s = tensor(x[r, :100_000], requires_grad=True)
+        z = getattr(F, name)(s)
+        z.backward(x[r, :100_000])
+        np.testing.assert_array_equal(y.data[r, :100_000], z.data)
+        np.testing.assert_array_equal(t.grad[r, :100_000], s.grad)

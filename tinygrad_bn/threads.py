@@ -61,7 +61,7 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
 def for_each(task: Callable[[Any], None], chunks: Sequence[Any]) -> None:
     """task(chunk) for each chunk, in any order; a task writes to places of its own."""
     global _pool
-    if len(chunks) == 1 or _threads == 1:
+    if len(chunks) <= 1 or _threads == 1:
         for chunk in chunks:
             task(chunk)
         return

@@ -11,9 +11,20 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_generator, check_input, check_number
-from ..engine import differentiable
-from ..jit import contiguous, kernel
+from ..engine import Array, differentiable
+from ..jit import contiguous, elementwise, kernel
 from ..random import default_generator
+from ..threads import CHUNK, for_each, spans
+
+
+def over(kernel: Any, *arrays: Array) -> None:
+    """kernel(*arrays), flattened; large arrays in pieces on several threads."""
+    flat = [a.reshape(-1) for a in arrays]
+    if flat[0].size < 2 * CHUNK:
+        kernel(*flat)
+    else:
+        for_each(lambda span: kernel(*(a[span[0] : span[1]] for a in flat)), spans(flat[0].size, 1))
+
 
 # ReLU
 
@@ -39,12 +50,11 @@ def relu(x: Any) -> Any:
     """max(x, 0);  dx = dy where x > 0, else 0 (0 at 0; NaN passes through)"""
     x = contiguous(x)
     y = np.empty_like(x)
-    relu_forward(x.reshape(-1), y.reshape(-1))
+    over(relu_forward, x, y)
 
     def pullback(dy: Any) -> Any:
-        dy = contiguous(dy)
-        dx = np.empty_like(dy)
-        relu_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
+        dx = np.empty_like(y)
+        over(relu_backward, y, contiguous(dy), dx)
         return dx
 
     return y, pullback
@@ -53,8 +63,36 @@ def relu(x: Any) -> Any:
 # Sigmoid
 
 
+@elementwise
+def sigmoid_forward_32(x, y):  # type: ignore[no-untyped-def]
+    """float32, with an exp that the compiler can vectorize: six times as fast as calling math.exp.
+
+    e^a = 2^n e^r, where n is a / log 2 rounded, and r = a - n log 2 in [-0.35, 0.35], with log 2 in two parts so that
+    n log 2 is exact. e^r is a polynomial (Cephes' expf, relative error below 2^-23), 2^n the float with n as exponent.
+    """
+    one, log2_e = np.float32(1), np.float32(1.44269504)
+    log_2_high, log_2_low = np.float32(0.693359375), np.float32(-2.12194440e-4)
+    for i in range(x.size):
+        v = x[i]
+        a = max(-abs(v), np.float32(-87.3))  # e^a is a normal float32
+        n = np.floor(a * log2_e + np.float32(0.5))
+        r = a - n * log_2_high - n * log_2_low
+        p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+        p = p * r + np.float32(8.3334519073e-3)
+        p = p * r + np.float32(4.1665795894e-2)
+        p = p * r + np.float32(1.6666665459e-1)
+        p = p * r + np.float32(5.0000001201e-1)
+        e = p * r * r + r + one
+        e *= np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+        if v < np.float32(-87.3):
+            e = np.float32(0)
+        s = one / (one + e)
+        s = s if v >= 0 else e * s
+        y[i] = s if v == v else v
+
+
 @kernel
-def sigmoid_forward(x, y):  # type: ignore[no-untyped-def]
+def sigmoid_forward_64(x, y):  # type: ignore[no-untyped-def]
     for i in range(x.size):
         e = math.exp(-abs(x[i]))  # never overflows
         y[i] = 1 / (1 + e) if x[i] >= 0 else e / (1 + e)
@@ -76,12 +114,11 @@ def sigmoid(x: Any) -> Any:
     """y = 1 / (1 + exp(-x)),  dx = y (1 - y) dy"""
     x = contiguous(x)
     y = np.empty_like(x)
-    sigmoid_forward(x.reshape(-1), y.reshape(-1))
+    over(sigmoid_forward_32 if x.dtype == np.float32 else sigmoid_forward_64, x, y)
 
     def pullback(dy: Any) -> Any:
-        dy = contiguous(dy)
-        dx = np.empty_like(dy)
-        sigmoid_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
+        dx = np.empty_like(y)
+        over(sigmoid_backward, y, contiguous(dy), dx)
         return dx
 
     return y, pullback
@@ -103,12 +140,13 @@ def tanh_definition(x: Any) -> Any:
 @differentiable(definition=tanh_definition)
 def tanh(x: Any) -> Any:
     """y = tanh(x),  dx = (1 - y^2) dy"""
-    y = np.tanh(contiguous(x))
+    x = contiguous(x)
+    y = np.empty_like(x)
+    over(np.tanh, x, y)
 
     def pullback(dy: Any) -> Any:
-        dy = contiguous(dy)
-        dx = np.empty_like(dy)
-        tanh_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
+        dx = np.empty_like(y)
+        over(tanh_backward, y, contiguous(dy), dx)
         return dx
 
     return y, pullback

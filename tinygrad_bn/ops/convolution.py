@@ -19,6 +19,7 @@ import numpy as np
 from ..checks import check_array, check_input, check_int
 from ..engine import Array, Tensor, differentiable
 from ..jit import kernel
+from ..threads import for_each
 from .shape import pad
 
 BLOCK = 1 << 18  # elements of P that are made at a time: 1 MB in float32
@@ -117,31 +118,39 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         """dY of these images as a matrix per group: a row per output channel."""
         return channels_first(dy, (P, length)).reshape(groups, O // groups, -1)
 
-    def forward() -> Array:
-        y = np.empty((N, O, P, Q), x.dtype)
-        for block in blocks:
-            part = (w @ patches(block)).reshape(O, -1, P, length)
-            y[block] = part[..., :Q].transpose(1, 0, 2, 3)
+    y = np.empty((N, O, P, Q), x.dtype)
+
+    def forward(block: slice) -> None:
+        part = (w @ patches(block)).reshape(O, -1, P, length)[..., :Q]
         if bias is not None:
-            y += bias.reshape(O, 1, 1)
-        return y
+            part += bias.reshape(O, 1, 1, 1)
+        y[block] = part.transpose(1, 0, 2, 3)
+
+    for_each(forward, blocks)
 
     def dx(dy: Array) -> Array:
         result = np.empty_like(x)
-        for block in blocks:
+
+        def backward(block: slice) -> None:
             part = (w.swapaxes(1, 2) @ rows(dy[block])).reshape(C, I, J, -1, P, length)
             images = np.zeros((C, part.shape[3], *padded), x.dtype)
             scatter_patches(part, *stride, *dilation, images)
             result[block] = images[:, :, top : top + H, left : left + W].transpose(1, 0, 2, 3)
+
+        for_each(backward, blocks)
         return result
 
     def dweight(dy: Array) -> Array:
-        result = np.zeros_like(w)
-        for block in blocks:
-            result += rows(dy[block]) @ patches(block).swapaxes(1, 2)
-        return result.reshape(weight.shape)
+        parts = np.zeros((len(blocks), *w.shape), x.dtype)  # a sum per block, added up in the blocks' order
 
-    return forward(), lambda dy: (lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3)))
+        def backward(job: tuple[int, slice]) -> None:
+            k, block = job
+            np.matmul(rows(dy[block]), patches(block).swapaxes(1, 2), out=parts[k])
+
+        for_each(backward, list(enumerate(blocks)))
+        return parts.sum(axis=0).reshape(weight.shape)
+
+    return y, lambda dy: (lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3)))
 
 
 # The public function: check the arguments
