@@ -1,12 +1,16 @@
-"""How every kernel of the package is compiled."""
+"""How every kernel of the package is compiled, and how its machine code is kept on disk."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 # Sums may be reordered (which vectorizes them) and a*b+c contracted, but NaN and infinity keep their meaning.
 # error_model="numpy": x / 0 is inf or NaN, and a loop with a division vectorizes.
@@ -29,10 +33,57 @@ def elementwise(function: Callable[..., None]) -> Any:
 
 
 def _compiled(function: Callable[..., None], flags: dict[str, Any]) -> Any:
-    try:
-        return numba.njit(cache=True, **flags)(function)
-    except RuntimeError:  # Numba found no writable cache folder
-        return numba.njit(**flags)(function)
+    dispatcher = numba.njit(**flags)(function)
+    if dispatcher is not function:  # which NUMBA_DISABLE_JIT=1 gives back
+        with suppress(RuntimeError):  # Numba found no writable cache folder
+            dispatcher._cache = _Cache(function)  # what cache=True does, with the cache below
+    return dispatcher
+
+
+class _CacheFile(IndexDataCacheFile):
+    """Numba's files (an index per function, a data file per signature), written in an order that survives a kill.
+
+    The data first, under a name that no other process uses; then the index that refers to it. Numba numbers the data
+    files from 1 and writes the index first: two processes that start cold may then overwrite each other's code, and a
+    kill in between lets the new index refer to the code of an older source.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        name = self._data_name(secrets.randbits(64))
+        self._save_data(name, data)
+        overloads = {**self._load_index(), key: name}
+        self._save_index(overloads)
+        for old in Path(self._cache_path).glob(self._index_name.removesuffix("nbi") + "*.nbc"):
+            if old.name not in overloads.values():
+                old.unlink(missing_ok=True)
+
+    def _load_index(self) -> Any:
+        try:
+            return super()._load_index()
+        except Exception:  # cut off or damaged: pickle raises a dozen kinds of errors
+            return {}
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, for which what cannot be read, or written, is not there: the function is compiled again."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        file = self._cache_file
+        self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, file._source_stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            found = super().load_overload(sig, target_context)
+        except Exception:
+            return None
+        return found if found is None or found.signature.args == tuple(sig) else None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:  # the disk is full or has become read-only
+            return
 
 
 def contiguous(a: np.ndarray) -> np.ndarray:

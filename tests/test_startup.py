@@ -1,0 +1,132 @@
+"""Machine code on disk: cold starts side by side, damaged and exchanged files, folders that cannot be written."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled"),
+]
+SEED = 0
+
+# prints the results of a few kernels for two dtypes
+SCRIPT = """
+import numpy as np
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import tensor
+for dtype in (np.float32, np.float64):
+    x = tensor(np.arange(12, dtype=dtype).reshape(3, 4), requires_grad=True)
+    y = F.relu(F.layer_norm(x, 4))
+    y.backward(np.arange(12, dtype=dtype).reshape(3, 4))
+    print(y.data.tobytes().hex(), x.grad.tobytes().hex())
+"""
+
+
+def start(folder, code=SCRIPT):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, *(["-c", code] if isinstance(code, str) else code)]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def output(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A folder with the code of a first run, and what that printed."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, output(start(folder))
+
+
+def files(folder, kind):
+    return sorted(Path(folder).rglob(f"*.{kind}"))
+
+
+def test_the_code_is_found_again(warm):
+    folder, expected = warm
+    before = {f: f.stat().st_mtime_ns for f in files(folder, "nb?")}
+    assert len(files(folder, "nbi")) >= 4 and len(files(folder, "nbc")) >= 8  # two dtypes each
+    assert output(start(folder)) == expected
+    assert {f: f.stat().st_mtime_ns for f in files(folder, "nb?")} == before
+
+
+def test_damaged_files_are_replaced(warm, tmp_path):
+    """Every file is cut off, emptied, or filled with noise, as a kill or a bad disk may leave it."""
+    folder, expected = warm
+    shutil.copytree(folder, tmp_path / "cache")
+    rng = random.Random(SEED)
+    for f in files(tmp_path / "cache", "nb?"):
+        data = f.read_bytes()
+        cut = data[: rng.randrange(len(data))]
+        f.write_bytes(rng.choice([cut, b"", bytes(rng.randrange(256) for _ in range(100))]))
+    assert output(start(tmp_path / "cache")) == expected
+    assert output(start(tmp_path / "cache")) == expected  # and the mended files are read
+
+
+def test_code_for_other_types_is_not_run(warm, tmp_path):
+    """The files of float32 and float64 exchanged, as two processes that number alike would leave them."""
+    folder, expected = warm
+    shutil.copytree(folder, tmp_path / "cache")
+    groups = {}
+    for f in files(tmp_path / "cache", "nbc"):
+        groups.setdefault(f.name.rsplit(".", 2)[0], []).append(f)
+    exchanged = 0
+    for first, second, *_ in (g for g in groups.values() if len(g) >= 2):
+        one, other = first.read_bytes(), second.read_bytes()
+        first.write_bytes(other)
+        second.write_bytes(one)
+        exchanged += 1
+    assert exchanged >= 4
+    assert output(start(tmp_path / "cache")) == expected
+
+
+def test_two_cold_starts_side_by_side(warm, tmp_path):
+    _, expected = warm
+    for k in range(2):
+        pair = [start(tmp_path / str(k)) for _ in range(2)]
+        assert [output(p) for p in pair] == [expected] * 2
+        assert output(start(tmp_path / str(k))) == expected
+
+
+def test_a_folder_that_cannot_be_written(warm, tmp_path):
+    """No folder at all, and a file where the folder should be: the code is compiled for this process alone."""
+    _, expected = warm
+    (tmp_path / "file").write_text("not a folder")
+    assert output(start(tmp_path / "file")) == expected
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_warmup_compiles_every_kernel(tmp_path):
+    said = output(start(tmp_path, ["-m", "tinygrad_bn", "warmup"]))
+    assert "kernels ready for float32 and float64" in said
+    code = """
+from numba.core import types
+import tinygrad_bn.__main__ as m
+m.warmup(), m.warmup("float64")
+compiled = [k for k, v in m.kernels().items() if v.stats.cache_misses]
+print(sum(len(v.signatures) for v in m.kernels().values()), compiled)
+"""
+    signatures, compiled = output(start(tmp_path, code)).split(" ", 1)
+    assert int(signatures) >= 2 * 20 and compiled.strip() == "[]"  # the second process found all it asked for
+
+
+def test_warmup_reaches_every_kernel_that_training_calls():
+    """Kernels that Python calls, by name; those that only other kernels call are compiled with them."""
+    import tinygrad_bn.__main__ as m
+
+    m.warmup(np.float32)
+    m.warmup(np.float64)
+    inner = ("_run", "_columns", "_row")
+    missing = [k for k, v in m.kernels().items() if not v.signatures and not k.endswith(inner)]
+    assert missing == []
