@@ -1,0 +1,220 @@
+"""What is timed: norms, activations, training steps, the engine, and cost against size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from benchmarks.peers import Library, Work, array, enter, ours, pytorch
+from benchmarks.report import Row
+from benchmarks.timing import Contestant, geometric_mean, slope, time_side_by_side
+
+
+@dataclass(frozen=True)
+class Settings:
+    peers: tuple[str, ...] = ()  # of peers.PACKAGES
+    compiled: bool = True  # torch.compile takes part
+    quick: bool = False
+
+    def time(self, contestants: dict[str, Contestant]) -> dict[str, float]:
+        """Median microseconds per call."""
+        rounds, batch = (3, 0.002) if self.quick else (21, 0.005)
+        return {name: 1e6 * s for name, s in time_side_by_side(contestants, rounds, batch).items()}
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def name_of(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+# Forward and backward. Norms have weight and bias, and keep no running statistics.
+
+TABLES: list[tuple[int, ...]] = [(64, 128), (256, 1024), (4096, 1024)]
+IMAGES: list[tuple[int, ...]] = [(32, 16, 14, 14), (64, 64, 28, 28)]
+
+
+def norm_layer(name: str, shape: tuple[int, ...]) -> tuple:
+    if name == "BN":
+        return (f"BatchNorm{max(1, len(shape) - 2)}d", shape[1], 1e-5, 0.1, True, False)
+    others = {"LN": ("LayerNorm", shape[1]), "GN(8)": ("GroupNorm", 8, shape[1])}
+    return others.get(name, ("InstanceNorm2d", shape[1], 1e-5, 0.1, True))
+
+
+def norms(settings: Settings) -> Iterator[Row]:
+    """The limit is 2.5 copies: x, x and dy are read, y and dx are written, and nothing else."""
+    ratios: list[dict[str, float]] = []
+    for name, shapes in {"BN": TABLES + IMAGES, "LN": TABLES, "GN(8)": IMAGES, "IN": IMAGES}.items():
+        for shape in shapes:
+            x = normal(*shape)
+            contestants, note = enter(Work([norm_layer(name, shape)], x), settings.peers, settings.compiled)
+            contestants["copy"] = Contestant(partial(np.copyto, np.empty_like(x), x))
+            values = settings.time(contestants)
+            limit = 2.5 * values.pop("copy")
+            yield (row := Row("norms", f"{name} {name_of(shape)}", "us", values, limit, note))
+            if best := row.measure("best peer"):
+                ratios.append({"best": best} | {k: values["ours"] / v for k, v in values.items() if k != "ours"})
+    if ratios:
+        means = {peer: geometric_mean(r[peer] for r in ratios if peer in r) for peer in ratios[0]}
+        note = "ours / each: " + ", ".join(f"{peer} {mean:.3g}" for peer, mean in means.items())
+        yield Row("norms", "geometric mean", "ours/best", {"ours": means["best"]}, note=note)
+
+
+def activations(settings: Settings) -> Iterator[Row]:
+    for kind in ("Sigmoid", "Tanh", "ReLU"):
+        for shape in TABLES:
+            contestants, note = enter(Work([(kind,)], normal(*shape)), settings.peers, settings.compiled)
+            yield Row("activations", f"{kind} {name_of(shape)}", "us", settings.time(contestants), note=note)
+
+
+# Training steps
+
+
+def mlp(batch: int, features: int, hidden: int, norm: bool) -> Work:
+    """Three hidden layers, ten classes."""
+    spec: list[tuple] = []
+    for inputs in (features, hidden, hidden):
+        spec += [("Linear", inputs, hidden), *([("BatchNorm1d", hidden)] if norm else []), ("ReLU",)]
+    return Work([*spec, ("Linear", hidden, 10)], normal(batch, features), np.arange(batch) % 10)
+
+
+def cnn(batch: int, channels: int, side: int, norm: bool) -> Work:
+    """Two convolutions of 3x3, each followed by a pooling."""
+    spec: list[tuple] = []
+    for inputs, outputs in ((channels, 16), (16, 32)):
+        spec += [("Conv2d", inputs, outputs, 3, 1, 1), *([("BatchNorm2d", outputs)] if norm else [])]
+        spec += [("ReLU",), ("MaxPool2d", 2)]
+    spec += [("Flatten",), ("Linear", 32 * (side // 4) ** 2, 10)]
+    return Work(spec, normal(batch, channels, side, side), np.arange(batch) % 10)
+
+
+NETS: dict[str, tuple[Callable[..., Work], list[tuple[int, int, int]]]] = {
+    "mlp": (mlp, [(60, 64, 100), (60, 784, 100), (128, 784, 512)]),
+    "cnn": (cnn, [(32, 1, 8), (64, 1, 28), (32, 3, 32)]),
+}
+
+
+def matrix_products(work: Work) -> Contestant:
+    """Y = X W^T, dW = dY^T X and, but for the first, dX = dY W of every linear layer, into arrays that exist."""
+    products: list[tuple] = []
+    for inputs, outputs in [sizes for kind, *sizes in work.spec if kind == "Linear"]:
+        x, w, dy = normal(len(work.x), inputs), normal(outputs, inputs), normal(len(work.x), outputs)
+        first = not products
+        products += [(x, w.T, np.empty_like(dy)), (dy.T, x, np.empty_like(w))]
+        products += [] if first else [(dy, w, np.empty_like(x))]
+
+    def call() -> None:
+        for a, b, out in products:
+            np.matmul(a, b, out=out)
+
+    return Contestant(call)
+
+
+def training_steps(section: str, settings: Settings) -> Iterator[Row]:
+    """The limit of an MLP: its matrix products alone, in NumPy."""
+    build, sizes = NETS[section]
+    for size in sizes:
+        for norm in (False, True):
+            case = name_of(size if section == "mlp" else (*size, size[-1])) + (" BN" if norm else "")
+            work = build(*size, norm)
+            contestants, note = enter(work, settings.peers, settings.compiled)
+            if section == "mlp":
+                contestants["products"] = matrix_products(work)
+            values = settings.time(contestants)
+            yield Row(section, case, "us", values, values.pop("products", None), note)
+
+
+# The engine: 1,000 ops on one element
+
+PAIRS = 500
+
+
+def chain(library: Library, arrays: list[np.ndarray]) -> Contestant:
+    leaves = [library.tensor(a) for a in arrays]
+    for t in leaves:
+        t.requires_grad = True
+
+    def call() -> list[np.ndarray]:
+        y, a, b = leaves
+        for t in leaves:
+            t.grad = None
+        for _ in range(PAIRS):
+            y = y * a + b
+        y.backward()
+        return [array(y), *(array(t.grad) for t in leaves)]
+
+    return Contestant(call, call, library.prepare)
+
+
+def bare_chain(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
+    """The same in NumPy: what is left if the engine costs nothing."""
+    seen, dy, da, db = [], np.ones_like(x), np.zeros_like(a), np.zeros_like(b)
+    for _ in range(PAIRS):
+        seen.append(x)
+        x = x * a + b
+    for before in reversed(seen):
+        da, db, dy = da + dy * before, db + dy, dy * a
+    return [x, dy, da, db]
+
+
+def overhead(settings: Settings) -> Iterator[Row]:
+    arrays = [np.array([v], np.float32) for v in (1, 0.999, 0.001)]
+    contestants = {"ours": chain(ours(), arrays)}
+    if "torch" in settings.peers:
+        contestants["PyTorch (1)"] = chain(pytorch(1), arrays)
+    contestants["NumPy"] = Contestant(bare := partial(bare_chain, *arrays), bare)
+    per_op = {name: t / (2 * PAIRS) for name, t in settings.time(contestants).items()}
+    bare_time = per_op.pop("NumPy")
+    note = f"y a + b, {PAIRS} times, all three with gradients; NumPy's {bare_time:.2f} us per op are taken off"
+    yield Row("overhead", "engine, per op", "us", {name: t - bare_time for name, t in per_op.items()}, note=note)
+
+
+# Cost against size, through the public API; the rows grow in number, not in length
+
+
+def layer(n: int, spec: tuple, *row: int) -> Contestant:
+    return Work([spec], normal(n // int(np.prod(row)), *row)).eager(ours())
+
+
+def cross_entropy(n: int) -> Contestant:
+    library, y = ours(), np.arange(n // 16) % 16
+    x = library.tensor(normal(n // 16, 16)).requires_grad_()
+
+    def call() -> None:
+        x.grad = None
+        library.F.cross_entropy(x, y).backward()
+
+    return Contestant(call)
+
+
+def sgd(n: int) -> Contestant:
+    p = ours().nn.Parameter(normal(n))
+    p.grad = normal(n)
+    return Contestant(ours().optim.SGD([p], lr=1e-6, momentum=0.9).step)
+
+
+FAMILIES: dict[str, Callable[[int], Contestant]] = {
+    "BN": lambda n: layer(n, norm_layer("BN", (1, 256)), 256),
+    "LN": lambda n: layer(n, ("LayerNorm", 256), 256),
+    "GN(8)": lambda n: layer(n, ("GroupNorm", 8, 32), 32, 8, 8),
+    "ReLU": lambda n: layer(n, ("ReLU",), 256),
+    "Sigmoid": lambda n: layer(n, ("Sigmoid",), 256),
+    "cross entropy": cross_entropy,
+    "SGD": sgd,
+}
+
+
+def scaling(settings: Settings) -> Iterator[Row]:
+    sizes = [2**k for k in range(14, 21 if settings.quick else 25, 2)]
+    for family, build in FAMILIES.items():
+        contestants = {f"2^{n.bit_length() - 1}": build(n) for n in sizes}
+        for contestant in contestants.values():
+            contestant.result = None  # other sizes have other results
+        times = settings.time(contestants)
+        note = ", ".join(f"{size}: {t:,.0f} us" for size, t in times.items())
+        yield Row("scaling", family, "slope", {"ours": slope(sizes, times.values())}, note=note)

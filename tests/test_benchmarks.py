@@ -1,0 +1,342 @@
+"""The benchmark's own promises: turns, medians, agreement before timing, verdicts, the JSON file."""
+
+import ast
+import dataclasses
+import gc
+import json
+import math
+from fnmatch import fnmatchcase
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import benchmarks.__main__ as command
+from benchmarks import cases, peers, processes, profiling, report, timing
+from benchmarks.report import Row
+from benchmarks.timing import Contestant, Mismatch
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only moves when told."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def contestant(clock, costs, log=None, name="", preparation=0.0):
+    """Its calls cost so many seconds one after the other, and the last cost from then on."""
+    costs = list(costs)
+
+    def call():
+        clock.now += costs.pop(0) if len(costs) > 1 else costs[0]
+        if log is not None:
+            log.append(name)
+
+    def prepare():
+        clock.now += preparation
+        if log is not None:
+            log.append(f"prepare {name}")
+
+    return Contestant(call, prepare=prepare)
+
+
+# timing
+
+
+def test_every_round_gives_each_contestant_one_turn_in_changing_order(clock):
+    log = []
+    names = ["a", "b", "c"]
+    timing.time_side_by_side({n: contestant(clock, [1.0], log, n) for n in names}, rounds=8)
+    turns = [log[i : i + 3] for i in range(0, len(log), 3)]  # prepare, an untimed call, and, at a second, one timed
+    assert all(turn == [f"prepare {turn[1]}", turn[1], turn[1]] for turn in turns)
+    order = [turn[1] for turn in turns][3:]  # the first three are the calibration's
+    rounds = [order[i : i + 3] for i in range(0, len(order), 3)]
+    assert len(rounds) == 8 and all(sorted(r) == names for r in rounds) and len({tuple(r) for r in rounds}) > 1
+
+
+def test_the_time_is_the_median_over_the_rounds_and_preparation_is_free(clock):
+    timed = [5.0, 1.0, 90.0, 2.0, 3.0, 4.0]  # the first is the calibration's
+    costs = [c for t in timed for c in (1000.0, t)]  # before each, an untimed call
+    seconds = timing.time_side_by_side({"a": contestant(clock, costs, preparation=77.0)}, rounds=5)
+    assert seconds == {"a": 3.0}
+
+
+def test_a_turn_takes_as_many_calls_as_fill_the_batch(clock):
+    calls = []
+    for rounds in (1, 2):
+        log = []
+        seconds = timing.time_side_by_side({"a": contestant(clock, [2**-10], log, "a")}, rounds, batch=50 * 2**-10)
+        assert seconds == {"a": 2**-10}
+        calls.append(log.count("a"))
+    assert calls[1] - calls[0] == 1 + 50  # a turn: an untimed call and 50 timed ones
+
+
+def test_no_garbage_collection_while_timing():
+    seen = []
+    assert gc.isenabled()
+    timing.time_side_by_side({"a": Contestant(lambda: seen.append(gc.isenabled()))}, rounds=2, batch=0)
+    assert seen and not any(seen) and gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        timing.time_side_by_side({"a": Contestant(lambda: 1 / 0)}, rounds=2)
+    assert gc.isenabled()
+
+
+def test_geometric_mean_and_slope():
+    assert timing.geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
+    assert timing.geometric_mean([1.0, 10.0, 100.0]) == pytest.approx(10.0)
+    assert timing.slope([1, 10, 100], [3.0, 3 * 10**1.5, 3 * 10**3]) == pytest.approx(1.5)
+
+
+def giving(*arrays):
+    return Contestant(lambda: None, lambda: [np.asarray(a, np.float32) for a in arrays])
+
+
+WRONG = {
+    "a value": (giving([1.0, 2.01], 0.0), "peer and ours differ by 0.01 in array 0"),
+    "a later array": (giving([1.0, 2.0], 0.1), "in array 1"),
+    "NaN": (giving([1.0, math.nan], 0.0), "differ by nan"),
+    "a shape": (giving([[1.0, 2.0]], 0.0), "shapes"),
+    "one array less": (giving([1.0, 2.0]), "shapes"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_peer_that_computes_something_else_is_an_error_before_any_timing(kind):
+    wrong, words = WRONG[kind]
+    calls = []
+    wrong.call = lambda: calls.append(1)
+    with pytest.raises(Mismatch, match=words):
+        timing.time_side_by_side({"ours": giving([1.0, 2.0], 0.0), "limit": Contestant(int), "peer": wrong}, rounds=1)
+    assert not calls
+
+
+def test_rounding_is_no_mismatch():
+    timing.check_agreement({"ours": giving([1.0, 2.0], 0.0), "peer": giving([1.0005, 2.0], 1e-7)})
+
+
+# peers
+
+
+def small():
+    spec = [("Linear", 3, 4), ("BatchNorm1d", 4), ("ReLU",), ("Linear", 4, 10)]
+    return peers.Work(spec, cases.normal(10, 3), np.arange(10))
+
+
+def tampered(**settings):
+    """Ours, but SGD with other settings."""
+    library = peers.ours()
+    sgd = library.optim.SGD
+    return dataclasses.replace(library, optim=SimpleNamespace(SGD=lambda p, **given: sgd(p, **{**given, **settings})))
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.011}, {"momentum": 0.8}, {"nesterov": True}])
+def test_another_optimizer_is_a_mismatch(settings):
+    work = small()
+    with pytest.raises(Mismatch):
+        timing.check_agreement({"ours": work.eager(peers.ours()), "peer": work.eager(tampered(**settings))})
+
+
+def test_another_gradient_is_a_mismatch():
+    work = peers.Work([("BatchNorm1d", 4)], cases.normal(6, 4))
+    other = dataclasses.replace(work)
+    other.target = work.target * 1.01  # same output, other dy
+    with pytest.raises(Mismatch, match="array 1"):
+        timing.check_agreement({"ours": work.eager(peers.ours()), "peer": other.eager(peers.ours())})
+
+
+def test_each_turn_trains_from_the_same_weights():
+    net = small().eager(peers.ours())
+    net.prepare()
+    first = net.result()
+    for _ in range(3):
+        net.call()
+    again = small().eager(peers.ours())
+    for other in (net, again):
+        other.prepare()
+        assert all(np.array_equal(a, b) for a, b in zip(other.result(), first, strict=True))
+
+
+def test_missing_peers_are_named_with_their_extra(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda package: None if package == "jax" else object())
+    assert peers.find_peers() == (
+        ["torch"],
+        ["JAX is left out: it is not installed; pip install 'tinygrad_bn[parity]' adds it"],
+    )
+
+
+def test_only_installed_peers_take_part():
+    contestants, note = peers.enter(small(), (), compiled=True)
+    assert list(contestants) == ["ours"] and note == ""
+
+
+# cases
+
+
+def test_the_limit_of_an_mlp_has_every_product_but_the_first_dx(monkeypatch):
+    products = []
+    limit = cases.matrix_products(cases.mlp(6, 5, 4, True))
+    monkeypatch.setattr(cases.np, "matmul", lambda a, b, out: products.append((*a.shape, *b.shape, out.shape)))
+    limit.call()
+    sizes = [(5, 4), (4, 4), (4, 4), (4, 10)]
+    wanted = [(6, i, i, o, (6, o)) for i, o in sizes] + [(o, 6, 6, i, (o, i)) for i, o in sizes]
+    wanted += [(6, o, o, i, (6, i)) for i, o in sizes[1:]]
+    assert sorted(products) == sorted(wanted)
+
+
+def test_the_bare_chain_computes_what_the_engine_does():
+    arrays = [np.array([v], np.float32) for v in (1, 0.999, 0.001)]
+    timing.check_agreement({"ours": cases.chain(peers.ours(), arrays), "bare": giving(*cases.bare_chain(*arrays))})
+
+
+def test_a_fresh_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="no such thing"):
+        processes.child("-c", "raise ValueError('no such thing')")
+    assert processes.child("-c", "print('noise'); print(0.25)") == 0.25
+
+
+# verdicts
+
+
+def verdicts(row):
+    return {v["measure"]: v["verdict"] for v in row.verdicts()}
+
+
+def test_ratios_are_to_the_fastest_peer_the_named_one_and_the_limit():
+    values = {"ours": 6.0, "PyTorch (1)": 20.0, "PyTorch (2)": 12.0, "torch.compile": 3.0, "JAX": 8.0}
+    row = Row("mlp", "60x64x100 BN", "us", values, limit=2.0)
+    measured = [row.measure(what) for what in ("value", "best peer", "PyTorch", "JAX", "limit")]
+    assert measured == [6.0, 2.0, 0.5, 0.75, 3.0]  # PyTorch: eager, at its better number of threads
+    assert verdicts(row) == {"JAX": "PASS", "PyTorch": "miss"}
+
+
+def test_the_bound_itself_passes_and_what_is_not_there_is_not_judged():
+    peer = {"PyTorch (1)": 10.0}
+    assert verdicts(Row("activations", "Tanh 64x128", "us", {"ours": 8.0, **peer})) == {"best peer": "PASS"}
+    assert verdicts(Row("activations", "Tanh 64x128", "us", {"ours": 8.01, **peer})) == {"best peer": "miss"}
+    assert verdicts(Row("activations", "Tanh 64x128", "us", {"ours": 8.0})) == {"best peer": "not measured"}
+    assert verdicts(Row("scaling", "BN", "slope", {"ours": 0.89})) == {"value": "miss"}
+    assert verdicts(Row("scaling", "BN", "slope", {"ours": 0.9})) == {"value": "PASS"}
+    assert verdicts(Row("scaling", "BN", "slope", {"ours": 1.11})) == {"value": "miss"}
+    assert verdicts(Row("mlp", "60x64x100", "us", {"ours": 1.0})) == {}  # without BN there is no target
+
+
+def test_norms_over_10_mb_are_also_judged_by_the_limit():
+    values = {"ours": 3.0, "JAX": 4.0}
+    for case in ("BN 4096x1024", "GN(8) 64x64x28x28"):
+        assert verdicts(Row("norms", case, "us", values, 2.0)) == {"best peer": "miss", "limit": "PASS"}
+    assert verdicts(Row("norms", "BN 256x1024", "us", values, 2.0)) == {"best peer": "miss"}
+    assert verdicts(Row("norms", "geometric mean", "ours/best", {"ours": 0.3})) == {"value": "PASS"}
+
+
+def test_every_target_has_its_row(monkeypatch):
+    """The rows that a full run makes, without its measurements, and each target of the table among them."""
+    monkeypatch.setattr(cases.Settings, "time", lambda self, entered: dict.fromkeys(entered, 1.0))
+    monkeypatch.setattr(cases, "enter", lambda work, *_: ({"ours": None, "JAX": None}, ""))
+    monkeypatch.setattr(cases, "normal", lambda *shape: np.broadcast_to(np.float32(1), shape))
+    monkeypatch.setattr(cases, "FAMILIES", {name: lambda n: Contestant(int) for name in cases.FAMILIES})
+    monkeypatch.setattr(processes, "child", lambda *arguments, **environment: 1.0)
+    settings = cases.Settings()
+    rows = [row for name, section in command.SECTIONS.items() if name != "grid" for row in section(settings)]
+    rows += processes.grid(cases.Settings(quick=True))
+    for section, pattern, *_ in report.TARGETS:
+        assert any(row.section == section and fnmatchcase(row.case, pattern) for row in rows), (section, pattern)
+    assert len([row for row in rows if row.section == "norms"]) == 12 + 1
+
+
+def test_the_table_has_every_number_and_verdict():
+    rows = [
+        Row("norms", "BN 4096x1024", "us", {"ours": 1234.5, "JAX": 2469.0}, 500.0, "a note"),
+        Row("norms", "LN 64x128", "us", {"ours": 9.876, "PyTorch (1)": 10.0}),
+    ]
+    head, first, note, second = report.table(rows).splitlines()
+    assert " ".join(head.split()) == "norms unit ours JAX PyTorch (1) ours/best limit ours/limit target: verdict"
+    assert first.split()[:4] == ["BN", "4096x1024", "us", "1,234"] and "2,469" in first and "0.5" in first.split()
+    assert first.endswith("<= 0.6 of best peer: PASS; <= 2 limits: miss")
+    assert note.strip() == "a note" and "9.88" in second.split() and "0.988" in second.split()
+
+
+# the command
+
+
+def test_json_has_rows_ratios_verdicts_and_the_machine(tmp_path, monkeypatch, capsys):
+    def rows(settings):
+        yield Row("overhead", "engine, per op", "us", {"ours": 3.0, "PyTorch (1)": 4.0}, note="n")
+
+    monkeypatch.setitem(command.SECTIONS, "overhead", rows)
+    monkeypatch.setattr(command, "find_peers", lambda: ([], ["JAX is left out"]))
+    file = tmp_path / "result.json"
+    assert command.main(["--only", "overhead", "--json", str(file)]) == 0
+    result = json.loads(file.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    assert list(result) == ["machine", "missing", "quick", "busy", "sections", "rows", "summary"]
+    assert result["missing"] == ["JAX is left out"] and result["sections"] == ["overhead"]
+    assert {"cpu", "cores", "versions", "threads", "environment"} == set(result["machine"])
+    assert result["rows"] == [
+        {
+            "section": "overhead",
+            "case": "engine, per op",
+            "unit": "us",
+            "values": {"ours": 3.0, "PyTorch (1)": 4.0},
+            "limit": None,
+            "note": "n",
+            "ratios": {"best peer": 0.75, "limit": None},
+            "verdicts": [{"measure": "value", "value": 3.0, "low": 0, "high": 2.0, "verdict": "miss"}],
+        }
+    ]
+    assert result["summary"] == {"passed": 0, "missed": ["overhead: engine, per op (<= 2)"], "not measured": []}
+    out = capsys.readouterr().out
+    assert "JAX is left out" in out and "<= 2: miss" in out and "0 targets met, 1 missed" in out
+
+
+def test_openblas_settings_that_slow_numpy_are_said(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    monkeypatch.delenv("OPENBLAS_L2_SIZE", raising=False)
+    assert "warning" not in report.machine_line(report.machine())
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    line = report.machine_line(report.machine())
+    assert "OPENBLAS_CORETYPE=Haswell" in line and "warning: OPENBLAS_CORETYPE may slow" in line
+
+
+@pytest.mark.parametrize("arguments", [["--only", "norms,nonsense"], ["--json", "/no/such/folder/file"]])
+def test_bad_arguments_are_refused_before_anything_runs(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(command.cases, "Settings", lambda *_: pytest.fail("it runs"))
+    with pytest.raises(SystemExit) as error:
+        command.main(arguments)
+    assert error.value.code == 2 and ("nonsense" in (text := capsys.readouterr().err) or "no folder" in text)
+
+
+def test_the_busy_process_ends_with_the_run():
+    with pytest.raises(KeyError), command.busy_core() as process:
+        assert process.poll() is None
+        raise KeyError
+    assert process.poll() is not None
+
+
+# the profile
+
+
+def test_the_profile_rewrites_products_and_nothing_else():
+    code = "y = x @ w.T + f(a @ b)\nz = np.matmul(a, b, out=c)\nop = implements(np.matmul)\ns = np.sum(a)"
+    tree = profiling.TimedProducts().visit(ast.parse(code))
+    assert ast.unparse(tree).splitlines() == [
+        "y = timed_matmul(x, w.T) + f(timed_matmul(a, b))",
+        "z = timed_matmul(a, b, out=c)",
+        "op = implements(np.matmul)",
+        "s = np.sum(a)",
+    ]
+
+
+def test_timed_parts_add_up_by_name(clock, monkeypatch):
+    def slow(a, b):
+        clock.now += 2.0
+        return a @ b
+
+    a, b = np.ones((2, 3)), np.ones((3, 4))
+    product = profiling.timed("product", profiling.shapes, slow)
+    product(a, b)
+    assert not profiling.spent
+    monkeypatch.setattr(profiling, "watching", True)
+    assert np.array_equal(product(a, b), a @ b) and np.array_equal(product(a, b), a @ b)
+    key = ("product", "2x3 @ 3x4")
+    assert profiling.spent.pop(key) == 4.0 and profiling.calls.pop(key) == 2
