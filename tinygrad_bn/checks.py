@@ -28,7 +28,9 @@ def check_int(name: str, value: Any, least: int | None = None) -> int:
 
 def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
     """A finite number in [least, most]."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
+    if type(value) is not float and (
+        isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer))
+    ):
         raise TypeError(f"{name} must be a number, got {_got(value)}")
     if not (math.isfinite(value) and least <= value <= most):
         lower = "" if least == -math.inf else f" and >= {least:g}"
@@ -72,9 +74,10 @@ def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> No
     """None, or an array or Tensor of exactly this shape and dtype."""
     if value is None:
         return
-    if not isinstance(value, (Tensor, np.ndarray)):
+    data = value._data if isinstance(value, Tensor) else value
+    if not isinstance(data, np.ndarray):
         raise TypeError(f"{name} must be a Tensor, an array or None, got {type(value).__name__}")
-    if value.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
-    if value.dtype != dtype:
-        raise TypeError(f"{name} must be {dtype} like the input, got {value.dtype}")
+    if data.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {data.shape}")
+    if data.dtype is not dtype and data.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype} like the input, got {data.dtype}")

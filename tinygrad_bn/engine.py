@@ -287,7 +287,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
             dtype = np.dtype(dtype)
         except TypeError:
             raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
-        if dtype not in FLOATS:
+        if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
             raise TypeError(f"dtype must be float32 or float64, got {dtype}")
     data = data._data if isinstance(data, Tensor) else data
     try:
@@ -436,7 +436,7 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
                     raise TypeError(f"{op.__name__} mixes {dtype} and {a.dtype}; convert one of them first")
                 dtype = a.dtype
             arrays.append(a)
-        if dtype not in FLOATS:
+        if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
             got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
             raise TypeError(f"{op.__name__} needs a Tensor, got ({got})")
         y, pullback = rule(*arrays, **kwargs)

@@ -113,7 +113,7 @@ def batch_renorm(
         d = np.clip((mean - plain(running_mean)) / sigma, -d_max, d_max).astype(x.dtype)
     if m > 0:
         update(running_mean, mean, momentum)
-        update(running_var, var * (m / (m - 1)), momentum)
+        update(running_var, var, momentum, m / (m - 1))
     scale = r if weight is None else weight * r  # gamma (x_hat r + d) + beta with one product per element
     shift = d if weight is None else weight * d
     return affine(x_hat, scale, shift if bias is None else shift + bias, channel_shape(x))

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..checks import check_array, check_input, check_int, check_number
 from ..engine import Array, Tensor
+from ..jit import contiguous, kernel
 from .normalization import channel_norm, row_norm
 
 
@@ -39,12 +40,24 @@ def check_channels(x: Any, **arrays: Any) -> None:
         check_array(name, value, (x.shape[1],), x.dtype)
 
 
-def update(running: Any, batch: Array, momentum: float) -> None:
-    """running = (1 - momentum) running + momentum batch, in place."""
+@kernel
+def move(running, batch, momentum, factor):  # type: ignore[no-untyped-def]
+    """running = (1 - momentum) running + momentum factor batch"""
+    for c in range(running.size):
+        running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]
+
+
+def update(running: Any, batch: Array, momentum: float, factor: float = 1.0) -> None:
+    """running = (1 - momentum) running + momentum factor batch, in place; running is an array, a Tensor or None."""
+    if running is None:
+        return
+    data = running.data if isinstance(running, Tensor) else running
+    target = contiguous(data)
+    move(target.reshape(-1), contiguous(batch).reshape(-1), float(momentum), float(factor))
+    if target is not data:
+        data[...] = target
     if isinstance(running, Tensor):
-        running.data = ((1 - momentum) * running.data + momentum * batch).astype(running.dtype)
-    elif running is not None:
-        running[...] = (1 - momentum) * running + momentum * batch
+        running.data = data  # counts as a change
 
 
 def plain(a: Any) -> Array:
@@ -90,7 +103,7 @@ def batch_norm(
     if m > 0:
         mean, var = keep[0]
         update(running_mean, mean[0], momentum)
-        update(running_var, var[0] * (m / (m - 1)), momentum)
+        update(running_var, var[0], momentum, m / (m - 1))
     return y
 
 
@@ -124,7 +137,7 @@ def instance_norm(
     if x.size:
         mean, var = keep[0]
         update(running_mean, mean.mean(axis=0), momentum)
-        update(running_var, var.mean(axis=0) * (L / (L - 1)), momentum)
+        update(running_var, var.mean(axis=0), momentum, L / (L - 1))
     return y
 
 

@@ -114,31 +114,31 @@ class SGD:
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
         for group in self.param_groups:
-            numbers = {dtype: _numbers(group, dtype.type) for dtype in {p.dtype for p in group["params"]}}
+            maximize, numbers = group["maximize"], {}
             for p in group["params"]:
-                if p.grad is not None:
-                    self._step(p, group["maximize"], numbers[p.dtype])
+                g, dtype = p.grad, p._data.dtype
+                if g is None:
+                    continue
+                if dtype not in numbers:
+                    numbers[dtype] = _numbers(group, dtype.type)
+                if type(g) is not np.ndarray or g.shape != p._data.shape or g.dtype != dtype:
+                    g = _checked(g, p)
+                if not (p._data.flags.c_contiguous and p._data.flags.writeable):
+                    p._data = np.array(p._data, order="C")
+                g = (-g if maximize else contiguous(g)).reshape(-1)
+                self._step(p, g, numbers[dtype])
+                p._changes[0] += 1
 
-    def _step(self, p: Tensor, maximize: bool, numbers: tuple) -> None:
-        g = p.grad.data if isinstance(p.grad, Tensor) else p.grad
-        if not isinstance(g, (np.ndarray, np.generic)):
-            raise TypeError(f"the gradient of a parameter must be an array, got {type(g).__name__}")
-        g = np.asarray(g)
-        if g.shape != p.shape or g.dtype != p.dtype:
-            raise ValueError(f"the gradient of a {p.dtype} parameter {p.shape} must be alike, got {g.dtype} {g.shape}")
-        g = (-g if maximize else contiguous(g)).reshape(-1)
-        if not p._data.flags.c_contiguous or not p._data.flags.writeable:
-            p._data = np.array(p._data, order="C")
+    def _step(self, p: Tensor, g: Array, numbers: tuple) -> None:
         buffer = self._buffers.get(id(p))
         first = buffer is None
         if buffer is None:
             buffer = np.empty_like(g) if numbers[1] else g  # without momentum it is not used
             if numbers[1]:
                 self._buffers[id(p)] = buffer
-        elif buffer.dtype != p.dtype:  # the module was converted since
-            buffer = self._buffers[id(p)] = buffer.astype(p.dtype)
+        elif buffer.dtype != g.dtype:  # the module was converted since
+            buffer = self._buffers[id(p)] = buffer.astype(g.dtype)
         sgd_kernel(p._data.reshape(-1), g, buffer, *numbers, first)
-        p._changes[0] += 1
 
     def state_dict(self) -> dict[str, Any]:
         """PyTorch's: {"state": {i: {"momentum_buffer": array}}, "param_groups": [{"lr": ..., ..., "params": [i, ...]}]}
@@ -200,6 +200,17 @@ class SGD:
                 raise ValueError(f"momentum_buffer of state[{i}] must have shape {p.shape}, got {buffer.shape}")
             buffers[id(p)] = np.array(buffer, order="C").reshape(-1)
         self.param_groups, self._buffers = groups, buffers
+
+
+def _checked(gradient: Any, p: Tensor) -> Array:
+    """What a user has put into .grad, as an array of the parameter's shape and dtype."""
+    g = gradient.data if isinstance(gradient, Tensor) else gradient
+    if not isinstance(g, (np.ndarray, np.generic)):
+        raise TypeError(f"the gradient of a parameter must be an array, got {type(g).__name__}")
+    g = np.asarray(g)
+    if g.shape != p.shape or g.dtype != p.dtype:
+        raise ValueError(f"the gradient of a {p.dtype} parameter {p.shape} must be alike, got {g.dtype} {g.shape}")
+    return g
 
 
 def _numbers(group: dict[str, Any], number: Any) -> tuple:
