@@ -287,7 +287,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
             dtype = np.dtype(dtype)
         except TypeError:
             raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
-        if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
+        if dtype not in FLOATS:
             raise TypeError(f"dtype must be float32 or float64, got {dtype}")
     data = data._data if isinstance(data, Tensor) else data
     try:
