@@ -86,12 +86,15 @@ def train(args: argparse.Namespace) -> float:
     sgd = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
     schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=args.epochs * len(loader))
     run = {"model": model, "sgd": sgd, "schedule": schedule, "loader": loader}
+    settings = {"data": source, **{name: getattr(args, name) for name in ("norm", "epochs", "batch", "lr", "seed")}}
     first = 0
     if args.checkpoint and args.checkpoint.exists():
         saved = load(args.checkpoint)
+        if not isinstance(saved, dict) or saved.get("settings") != settings:
+            raise ValueError(f"--checkpoint {args.checkpoint} must be of this run, {settings}, got another's")
         for name, part in run.items():
             part.load_state_dict(saved[name])
-        first = saved["epochs"]
+        first = saved["done"]
 
     print(f"{source}: {len(x)} images to train on, {len(test[0])} to test; {args.norm} norm")
     started = time.perf_counter()
@@ -109,7 +112,8 @@ def train(args: argparse.Namespace) -> float:
                 batches.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
         print(f"epoch {epoch + 1:2d}  train loss {np.mean(losses):.4f}  test error {error(model, *test):.2f} %")
         if args.checkpoint:
-            save(args.checkpoint, {"epochs": epoch + 1, **{k: part.state_dict() for k, part in run.items()}})
+            states = {name: part.state_dict() for name, part in run.items()}
+            save(args.checkpoint, {"settings": settings, "done": epoch + 1, **states})
     seconds = time.perf_counter() - started
 
     result = error(model, *test)
@@ -136,15 +140,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=2000)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
-    if args.download:
-        if args.data is None:
-            parser.error("--download needs --data DIR")
-        data.download_mnist(args.data)
+    if args.download and args.data is None:
+        parser.error("--download needs --data DIR")
     if args.epochs < 1 or args.batch < 2 or not 0 < args.lr < math.inf or args.seed < 0:
         parser.error("--epochs, --batch, --lr and --seed must be positive (a batch of 2 or more)")
     from threadpoolctl import threadpool_limits
 
     try:
+        if args.download:
+            data.download_mnist(args.data)
         with threadpool_limits(1):  # the products are small, and one thread gives the same bits on every machine
             train(args)
     except (OSError, ValueError) as problem:

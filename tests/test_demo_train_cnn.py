@@ -9,7 +9,7 @@ for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
     pytest.importorskip(package, reason="needs the extra [demos]")
 
 from demos import train_cnn  # noqa: E402
-from tinygrad_bn import load  # noqa: E402
+from tinygrad_bn import load, save  # noqa: E402
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 
@@ -44,7 +44,7 @@ def test_training_goes_on_from_its_checkpoint_to_the_bit(tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_cnn, "save", save_and_stop)
         assert train_cnn.main([*two, "--checkpoint", str(halves)]) == 2
-    assert load(halves)["epochs"] == 1
+    assert load(halves)["done"] == 1
     assert train_cnn.main([*two, "--checkpoint", str(halves)]) == 0
     assert accuracy(capsys.readouterr().out) == accuracy(expected) > 80
     a, b = load(whole), load(halves)
@@ -52,6 +52,17 @@ def test_training_goes_on_from_its_checkpoint_to_the_bit(tmp_path, capsys):
         np.testing.assert_array_equal(a["model"][name], b["model"][name])
     for i, state in a["sgd"]["state"].items():
         np.testing.assert_array_equal(state["momentum_buffer"], b["sgd"]["state"][i]["momentum_buffer"])
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys):
+    """Its schedule would end elsewhere: nothing is trained, and the file stays."""
+    path = tmp_path / "run.npz"
+    for other in ({"settings": {"epochs": 1}, "done": 1}, [1]):
+        save(path, other)
+        before = path.read_bytes()
+        assert train_cnn.main(["--epochs", "2", "--checkpoint", str(path)]) == 2
+        assert "must be of this run" in capsys.readouterr().out
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

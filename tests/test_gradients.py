@@ -21,6 +21,12 @@ def positive(a):
     return a @ a.swapaxes(-1, -2) + np.eye(a.shape[-1], dtype=a.dtype)
 
 
+def renorm(x, w, b):
+    """Without correction: with it the gradient takes r and d for constants, which finite differences do not."""
+    mean, var = np.zeros(2, x.dtype), np.ones(2, x.dtype)
+    return F.batch_renorm(x, mean, var, w, b, True, 0.0, r_max=1.0, d_max=0.0)
+
+
 def whiten(x, method="zca"):
     return ops.whitening.whiten(x, eps=0.01, method=method, keep=None)
 
@@ -86,6 +92,7 @@ TABLE = {
         (lambda x, w, b: F.batch_norm(x, *(r.astype(x.dtype) for r in RUNNING), w, b), [(2, 3, 2), (3,), (3,)]),
         (lambda x, w, b: F.ghost_batch_norm(x, 3, None, None, w, b, True), [(8, 2), (2,), (2,)]),
         (lambda x: F.ghost_batch_norm(x, 2, training=True), [(5, 2, 3)]),
+        (renorm, [(6, 2), (2,), (2,)]),
     ],
     "row_norm": [
         (lambda x, w, b: F.layer_norm(x, (3, 2), w, b), [(2, 3, 2), (3, 2), (3, 2)]),
@@ -97,9 +104,13 @@ TABLE = {
     ],
     "_conv2d": [
         (lambda x, w, b: F.conv2d(x, w, b, padding=1), [(2, 3, 4, 3), (2, 3, 3, 3), (2,)]),
-        (lambda x, w, b: F.conv2d(x, w, b, 2, (2, 1), (1, 2), 2), [(2, 4, 5, 6), (4, 2, 3, 2), (4,)]),
+        (lambda x, w, b: F.conv2d(x, w, b, 2, (2, 1), (1, 2)), [(2, 2, 5, 6), (4, 2, 3, 2), (4,)]),
         (lambda x, w: F.conv2d(x, w, padding="same"), [(2, 5, 4), (3, 2, 2, 4)]),
+        (lambda x, w, b: F.conv2d(x, w, b, 2, 1, groups=2), [(2, 6, 5, 4), (8, 3, 2, 2), (8,)]),
+    ],
+    "_conv2d_direct": [
         (lambda x, w: F.conv2d(x, w, stride=3, groups=3), [(2, 3, 5, 5), (3, 1, 2, 2)]),
+        (lambda x, w, b: F.conv2d(x, w, b, 1, (2, 1), (1, 2), 3), [(2, 6, 3, 4), (6, 2, 2, 2), (6,)]),
     ],
     "_max_pool2d": [
         (lambda x: F.max_pool2d(x, 2), [(2, 3, 4, 5)]),
@@ -177,6 +188,10 @@ SMALL = {
     "_conv2d": [
         (F.conv2d, [(1, 1, 1, 1), (1, 1, 1, 1), (1,)]),
         (F.conv2d, [(0, 2, 3, 3), (4, 2, 2, 2), (4,)]),
+    ],
+    "_conv2d_direct": [
+        (lambda x, w: F.conv2d(x, w, groups=2), [(1, 2, 1, 1), (2, 1, 1, 1)]),
+        (lambda x, w: F.conv2d(x, w, groups=2), [(0, 2, 3, 3), (2, 1, 2, 2)]),
     ],
     "_max_pool2d": [(lambda x: F.max_pool2d(x, 1), [(1, 1, 1)]), (lambda x: F.max_pool2d(x, 2), [(0, 2, 3, 3)])],
     "average": [(lambda x: F.avg_pool2d(x, 1), [(1, 1, 1)]), (lambda x: F.avg_pool2d(x, 2), [(0, 2, 3, 3)])],

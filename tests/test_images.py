@@ -1,6 +1,7 @@
 """Convolution and pooling against their formulas, written as loops; nets for images with every norm."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -60,6 +61,58 @@ def test_conv2d_is_its_formula(stride, padding, around, dilation, groups, block,
     assert (args[0].grad * v).sum() == pytest.approx((dy * along).sum(), rel=1e-12)
     assert (args[1].grad * weight).sum() == pytest.approx((dy * flat).sum(), rel=1e-12)
     np.testing.assert_allclose(args[2].grad, dy.sum(axis=(0, 2, 3)), rtol=1e-13)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_infinity_reaches_its_neighbours_and_nothing_else(groups):
+    """Columns that are computed in vain must not turn 0 times infinity into NaN elsewhere."""
+    x, w = np.ones((1, 4, 16, 16)), normal(4, 4 // groups, 3, 3)
+    x[0, 0, 3, 15] = np.inf
+    a, b = tensor(x, requires_grad=True), tensor(w, requires_grad=True)
+    y = F.conv2d(a, b, padding=1, groups=groups)
+    rows, columns = np.nonzero(~np.isfinite(y.data[0, 0]))
+    assert set(rows) == {2, 3, 4} and set(columns) == {14, 15}
+    y.backward(np.ones(y.shape))
+    infinite = np.zeros(w.shape, bool)
+    infinite[: 4 // groups, 0, :, 1:] = True  # column 15 of x is met by the weights at j = 1 and 2
+    np.testing.assert_array_equal(np.isinf(b.grad), infinite)
+    assert np.isfinite(b.grad[~infinite]).all() and np.isfinite(a.grad).all()
+    with no_grad():
+        b[0, 0, 0, 0] = np.inf
+    a.grad = None
+    F.conv2d(a, b, padding=1, groups=groups).backward(np.ones(y.shape))
+    infinite = np.zeros((16, 16), bool)
+    infinite[:15, :15] = True  # x[h, w] meets that weight in y[h + 1, w + 1]
+    np.testing.assert_array_equal(np.isinf(a.grad[0, 0]), infinite)
+    assert np.isfinite(a.grad[0, 0][~infinite]).all()
+
+
+def test_the_gradient_of_the_weight_takes_no_memory_per_image():
+    """Sixteen times the images, and not sixteen times the partial sums."""
+    weight = tensor(np.zeros((64, 64, 3, 3), np.float32), requires_grad=True)
+    peaks = []
+    for images in (16, 256):
+        y = F.conv2d(tensor(np.zeros((images, 64, 16, 16), np.float32)), weight, padding=1)
+        tracemalloc.start()
+        y.backward(np.zeros(y.shape, np.float32))
+        peaks.append(tracemalloc.get_traced_memory()[1] - 2 * y.data.nbytes)  # without dy and the engine's copy
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 4 * weight.data.nbytes
+
+
+def test_layers_pass_their_arguments_on():
+    x = tensor(normal(2, 4, 9, 8))
+    pairs = [
+        (nn.MaxPool2d(3, 2, 1, 2, ceil_mode=True), F.max_pool2d(x, 3, 2, 1, 2, True)),
+        (nn.AvgPool2d(3, 2, 1, True, False), F.avg_pool2d(x, 3, 2, 1, True, False)),
+        (nn.AvgPool2d(2, divisor_override=3), F.avg_pool2d(x, 2, divisor_override=3)),
+        (nn.AdaptiveAvgPool2d((None, 3)), F.adaptive_avg_pool2d(x, (9, 3))),
+    ]
+    for layer, expected in pairs:
+        np.testing.assert_array_equal(layer(x).data, expected.data)
+    different = [F.max_pool2d(x, 3, 2, 1, 2), F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1, True)]
+    assert pairs[0][1].shape != different[0].shape or (pairs[0][1].data != different[0].data).any()
+    assert pairs[0][1].shape != different[1].shape and (pairs[1][1].data != different[2].data).any()
 
 
 def test_one_image_is_a_batch_of_one():

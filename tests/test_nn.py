@@ -441,6 +441,16 @@ def test_a_removed_hook_does_not_take_a_newer_one_with_it():
     assert calls == ["second"]
 
 
+def test_a_pre_hook_may_return_all_inputs():
+    class Sum(nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    module = Sum()
+    module.register_forward_pre_hook(lambda _, args: (args[0] * 10, args[1]))
+    assert module(tensor([1.0]), tensor([2.0])).item() == 12
+
+
 def test_what_a_pre_hook_returns_is_the_input():
     module, seen = nn.ReLU(), []
     double = module.register_forward_pre_hook(lambda _, args: args[0] * 2)

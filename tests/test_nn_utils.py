@@ -83,6 +83,52 @@ def test_an_error_leaves_the_statistics(loader):
     assert [m.training for m in net] == modes
 
 
+class Twice(nn.Module):
+    """The same norm on x and on 3 x + 5, called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x):
+        return self.norm(x=x) + self.norm(x=x * 3 + 5)
+
+
+def test_a_norm_that_is_used_twice_gets_the_statistics_of_both_uses():
+    net, x = Twice(), normal(64, 2) + 1
+    nn.utils.recompute_statistics(net, [x[:40], x[40:]])
+    pooled = (x.mean(axis=0) + (3 * x + 5).mean(axis=0)) / 2
+    np.testing.assert_allclose(net.norm.running_mean, pooled, rtol=1e-5)
+    source = net.norm.running_mean.copy()
+    nn.utils.adapt_statistics(net, x + 2, 0.5)
+    np.testing.assert_allclose(net.norm.running_mean, (source + pooled + 2 * (1 + 3) / 2) / 2, rtol=1e-5)
+
+
+def test_batch_renorm_is_measured_as_batch_norm_and_keeps_its_schedule():
+    first = nn.BatchRenorm1d(3, warmup=0, r_ramp=0, d_ramp=0)
+    net, x = nn.Sequential(first, nn.BatchNorm1d(3)), normal(50, 3) * 10 + 100
+    for _ in range(3):
+        net(tensor(x))
+    nn.utils.recompute_statistics(net, [x])
+    np.testing.assert_allclose(net[1].running_mean, 0, atol=1e-5)
+    np.testing.assert_allclose(net[1].running_var, 50 / 49, rtol=1e-5)
+    assert first.num_batches_tracked == 3 and first.limits() == (3.0, 5.0)
+
+
+def test_a_failure_does_not_count_as_a_change_of_parameters():
+    net = mlp()
+    loss = net(tensor(normal(8, 5))).sum()
+    with pytest.raises(ValueError, match="at least one sample"):
+        nn.utils.recompute_statistics(net, [])
+    loss.backward()
+
+
+@pytest.mark.parametrize("loader", [5, [()]])
+def test_what_is_no_loader(loader):
+    with pytest.raises((TypeError, ValueError), match="loader"):
+        nn.utils.recompute_statistics(mlp(), loader)
+
+
 # adapt_statistics
 
 
@@ -122,6 +168,9 @@ def test_a_failed_adaptation_leaves_the_net():
     before = net.state_dict()
     with pytest.raises(ValueError, match="x must have"):
         nn.utils.adapt_statistics(net, normal(8, 4), 0.5)
+    net[7].register_forward_hook(lambda *_: 1 / 0)  # after both norms have run
+    with pytest.raises(ZeroDivisionError):
+        nn.utils.adapt_statistics(net, normal(8, 5) + 3, 0.5)
     with pytest.raises(ValueError, match="weight"):
         nn.utils.adapt_statistics(net, normal(8, 5), 1.5)
     for name, value in net.state_dict().items():
@@ -174,10 +223,60 @@ def test_what_cannot_be_folded_stays():
     np.testing.assert_array_equal(folded(x).data, net.eval()(x).data)
 
 
-def test_a_norm_over_another_axis_is_not_folded():
-    """BatchNorm1d after Linear on (N, C, L) normalizes axis 1, Linear maps the last: only BatchNorm of (N, C) folds."""
-    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(2), nn.BatchNorm1d(4))
-    assert isinstance(nn.utils.fold_batch_norm(net)[2], nn.BatchNorm1d)
+def test_a_folded_linear_takes_rows_alone():
+    """On (N, L, C) Linear maps the last axis and BatchNorm1d scales axis 1: no weights of a Linear can do that."""
+    net = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    folded = nn.utils.fold_batch_norm(net)
+    net.eval()(tensor(normal(3, 4, 6)))
+    with pytest.raises(ValueError, match=r"\(N, C\)"):
+        folded(tensor(normal(3, 4, 6)))
+
+
+def changed(net):
+    """Other statistics, gamma and beta than at the start."""
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm1d):
+            rng = np.random.default_rng(m.num_features)
+            m.running_mean[...], m.running_var[...] = rng.standard_normal(4), rng.uniform(0.5, 2, 4)
+            m.weight.data, m.bias.data = rng.uniform(0.5, 2, (2, 4)).astype(np.float32)
+    return net.eval()
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        h = self[0](x)
+        return h + self[1](h)
+
+
+def entangled():
+    shared, norm, tied = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)
+    tied.weight = shared.weight
+    hooked = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    hooked[0].register_forward_hook(lambda module, args, out: out * 2)
+    return {
+        "a layer used twice": nn.Sequential(shared, nn.BatchNorm1d(4), nn.ReLU(), shared),
+        "layer and norm used twice": nn.Sequential(shared, norm, nn.ReLU(), shared, norm),
+        "tied weights": nn.Sequential(shared, nn.BatchNorm1d(4), nn.ReLU(), tied),
+        "another forward": Residual(nn.Linear(4, 4), nn.BatchNorm1d(4)),
+        "a hook": hooked,
+    }
+
+
+@pytest.mark.parametrize("name", entangled())
+def test_where_the_flow_of_data_is_not_certain_nothing_is_folded(name):
+    net = changed(entangled()[name])
+    x = tensor(normal(5, 4))
+    folded = nn.utils.fold_batch_norm(net)
+    np.testing.assert_array_equal(folded(x).data, net(x).data)
+
+
+def test_folding_leaves_frozen_weights_frozen_and_refuses_what_mixes_groups():
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).requires_grad_(False)
+    assert not any(p.requires_grad for p in nn.utils.fold_batch_norm(net).parameters())
+    with pytest.raises(ValueError, match="mixes its groups"):
+        nn.utils.fold_batch_norm(nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.DecorrelatedBatchNorm2d(4)))
+    with pytest.raises(ValueError, match="4 outputs"):
+        nn.utils.fold_batch_norm(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(3)))
 
 
 # clip_grad_norm_
@@ -207,6 +306,11 @@ def test_small_gradients_are_left_alone():
     assert nn.utils.clip_grad_norm_(params, 1.0) == pytest.approx(0.5)
     np.testing.assert_array_equal(params[0].grad, np.array([0.3, -0.4], np.float32))
     assert nn.utils.clip_grad_norm_([], 1.0) == 0.0
+    assert nn.utils.clip_grad_norm_(params, math.inf) == pytest.approx(0.5)  # only measured
+    np.testing.assert_array_equal(params[0].grad, np.array([0.3, -0.4], np.float32))
+    params[0].grad.flags.writeable = False
+    assert nn.utils.clip_grad_norm_(params, 0.25) == pytest.approx(0.5)
+    np.testing.assert_allclose(params[0].grad, [0.15, -0.2], rtol=1e-4)
 
 
 def test_large_float32_gradients_do_not_overflow():

@@ -222,6 +222,54 @@ def test_the_gradient_of_pca_grows_where_eigenvalues_meet_and_that_of_zca_does_n
     assert steps["zca"][1] < 2 * steps["zca"][0]
 
 
+@pytest.mark.parametrize("method", ["zca", "pca"])
+def test_nan_and_infinity_spread_over_their_group_alone(method):
+    for bad in (np.nan, np.inf):
+        x = normal(20, 4)
+        x[3, 1] = bad
+        t = tensor(x, requires_grad=True)
+        with np.errstate(invalid="ignore"):
+            y = F.decorrelated_batch_norm(t, training=True, group_size=2, method=method)
+            y.backward(normal(20, 4, seed=1))
+        assert np.isnan(y.data[:, :2]).all() and np.isfinite(y.data[:, 2:]).all()
+        assert np.isfinite(t.grad[:, 2:]).all()
+
+
+@pytest.mark.parametrize("method", ["zca", "pca"])
+def test_more_channels_than_values_at_any_scale(method):
+    """Rounding makes tiny negative eigenvalues of zeros: no NaN comes of them (but in PCA's gradient: equal ones)."""
+    for scale in (1.0, 1e5, 1e15):
+        t = tensor((normal(16, 64) * scale).astype(np.float32), requires_grad=True)
+        y = F.decorrelated_batch_norm(t, training=True, method=method)
+        with np.errstate(all="ignore"):
+            y.backward(normal(16, 64, seed=1).astype(np.float32))
+        assert np.isfinite(y.data).all() and (method == "pca" or np.isfinite(t.grad).all())
+
+
+def test_the_axes_of_pca_do_not_flip_from_batch_to_batch():
+    """Their signs are fixed, so that the running matrix is an average of like with like."""
+    matrices = []
+    for seed in range(10):
+        x = normal(300, 3, seed=seed) * [1, 3, 9]
+        matrix = np.zeros((1, 3, 3))
+        F.decorrelated_batch_norm(tensor(x), None, matrix, training=True, momentum=1.0, method="pca")
+        matrices.append(matrix[0])
+    assert (np.sign([np.diag(m) for m in matrices]) == 1).all()
+
+
+def test_defaults_of_renorm_are_the_papers():
+    layer = nn.BatchRenorm1d(2)
+    assert layer.momentum == 0.01
+    found = []
+    for batches in (4999, 5000, 15000, 25000, 40000, 10**6):
+        layer.num_batches_tracked[...] = batches
+        found.append(layer.limits())
+    expected = [(1, 0), (1, 0), (1 + 2 * 10 / 35, 2.5), (1 + 2 * 20 / 35, 5), (3, 5), (3, 5)]
+    np.testing.assert_allclose(found, expected)
+    at_once = nn.BatchRenorm1d(2, warmup=0, r_ramp=0, d_ramp=0, r_max=2.0, d_max=1.0)
+    assert at_once.limits() == (2.0, 1.0)
+
+
 def test_whitening_matrix_of_equal_eigenvalues():
     """Sigma = 1: the Lyapunov form of the gradient has nothing to divide by."""
     a = tensor(np.eye(3), requires_grad=True)

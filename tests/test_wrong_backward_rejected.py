@@ -40,12 +40,44 @@ def whiten(x):
     return ops.whitening.whiten.rule(x, eps=1e-2, method="zca", keep=None)
 
 
+def pca(x):
+    return ops.whitening.whiten.rule(x, eps=1e-2, method="pca", keep=None)
+
+
+def positive(a):
+    """Symmetric, whatever a is: the primitives of whitening are defined for such matrices alone."""
+    return a @ a.T + np.eye(len(a))
+
+
+def through(rule):
+    """A rule for symmetric matrices as one for any square matrix a, by way of a a^T + 1."""
+
+    def of_any(a, *rest):
+        y, pullback = rule(positive(a), *rest)
+
+        def back(dy):
+            g = pullback(dy)
+            first, *others = g if isinstance(g, tuple) else (g,)
+            return ((first + first.T) @ a, *others)
+
+        return y, back
+
+    return of_any
+
+
+lyapunov, root, eigen = (through(getattr(ops.whitening, k).rule) for k in ("lyapunov", "inverse_sqrt", "eigh"))
+
+
 INPUTS = {
     conv: [(2, 4, 6, 6), (4, 2, 3, 2), (4,)],
     average: [(2, 5, 6)],
     largest: [(2, 5, 6)],
     ghosts: [(7, 3), (3,), (3,)],
     whiten: [(3, 8)],
+    pca: [(3, 8)],
+    lyapunov: [(3, 3), (3, 3)],
+    root: [(3, 3)],
+    eigen: [(3, 3)],
 }
 
 
@@ -114,6 +146,23 @@ MISTAKES = {
     "ghosts: statistics of the batch": (ghosts, one_ghost),
     "ghosts: dgamma averaged over ghosts": (ghosts, change(1, lambda g: g / 2)),
     "ghosts: dbeta missing": (ghosts, change(2, np.zeros_like)),
+    "pca: right": (pca, change(0, lambda g: g)),
+    "pca: mean not subtracted": (pca, change(0, lambda g: g + 0.1)),
+    "pca: sign": (pca, change(0, lambda g: -g)),
+    "pca: as zca": (pca, lambda pullback, dy, x: whitening("")(pullback, dy, x)),
+    "lyapunov: right": (lyapunov, change(0, lambda g: g)),
+    "lyapunov: dS missing": (lyapunov, change(0, np.zeros_like)),
+    "lyapunov: dS sign": (lyapunov, change(0, lambda g: -g)),
+    "lyapunov: dG not solved for": (lyapunov, lambda pullback, dy, s, g: (pullback(dy)[0], dy)),
+    "inverse root: right": (root, change(0, lambda g: g)),
+    "inverse root: sign": (root, change(0, lambda g: -g)),
+    "inverse root: as of a number": (
+        root,
+        lambda pullback, dy, a: (-np.linalg.matrix_power(np.linalg.inv(positive(a)), 2) @ dy @ a,),
+    ),
+    "eigh: right": (eigen, change(0, lambda g: g)),
+    "eigh: eigenvectors constant": (eigen, lambda pullback, dy, a: pullback(np.vstack([dy[:1], 0 * dy[1:]]))),
+    "eigh: eigenvalues constant": (eigen, lambda pullback, dy, a: pullback(np.vstack([0 * dy[:1], dy[1:]]))),
     "whiten: right": (whiten, whitening("")),
     **{
         f"whiten: {mistake}": (whiten, whitening(mistake))

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from .checks import check_path
 from .engine import Array, Tensor
 
 MARK = b"tinygrad_bn checkpoint 1, sha256 "
@@ -56,7 +57,7 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
     renamed. Errors: TypeError for any other type, naming the place in the tree; ValueError for more than 100 levels
     or a structure that contains itself; OSError from the disk, the old file being intact.
     """
-    path = Path(path)
+    path = check_path("path", path)
     arrays: dict[str, Array] = {}
     tree = json.dumps(_encode(value, (), arrays), ensure_ascii=False)
     arrays[TREE] = np.frombuffer(tree.encode("utf-8", "surrogatepass"), np.uint8)
@@ -79,7 +80,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Errors: FileNotFoundError; ValueError naming the file for all that is wrong with it, whether by accident (any
     change of the file is found) or by intent: a file from elsewhere can do no more than raise.
     """
-    path = Path(path)
+    path = check_path("path", path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file")
     if not path.is_file():

@@ -6,6 +6,8 @@ A bool is not taken for a number, though Python counts it among the integers.
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,11 +34,14 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
         isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer))
     ):
         raise TypeError(f"{name} must be a number, got {_got(value)}")
-    if not (math.isfinite(value) and least <= value <= most):
+    if not (-math.inf < value < math.inf and least <= value <= most):  # false for NaN, and holds for ints of any size
         lower = "" if least == -math.inf else f" and >= {least:g}"
         upper = "" if most == math.inf else f" and <= {most:g}"
         raise ValueError(f"{name} must be finite{lower}{upper}, got {value}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must fit into a float, got a larger int") from None
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -44,6 +49,13 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, got {_got(value)}")
     return value
+
+
+def check_path(name: str, value: Any) -> Path:
+    """The name of a file or folder."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a str or a Path, got {_got(value)}")
+    return Path(value)
 
 
 def check_generator(generator: Any) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import check_path
+
 
 def load_npz(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) from an .npz file that holds x of shape (n, features) and integer classes y >= 0 of shape (n,).
@@ -14,7 +16,7 @@ def load_npz(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     float32 and float64 x keep their dtype, integers become float32; y becomes int64. No pickles are read.
     Errors: FileNotFoundError; ValueError naming the file and what is wrong with it.
     """
-    path = Path(path)
+    path = check_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     try:

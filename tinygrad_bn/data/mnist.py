@@ -30,6 +30,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ..checks import check_path
+
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's mirror
 MNIST_FILES = {  # name: bytes, SHA-256
     "train-images-idx3-ubyte.gz": (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
@@ -53,7 +55,7 @@ def load_mnist(root: str | os.PathLike[str], train: bool = True) -> tuple[np.nda
     Errors: FileNotFoundError naming the folder and the names looked for; ValueError naming the file that is wrong
     (see read_idx), or that does not hold images or one label for each; TypeError for a wrong argument.
     """
-    root = _path("root", root)
+    root = check_path("root", root)
     if not isinstance(train, (bool, np.bool_)):
         raise TypeError(f"train must be True or False, got {train!r}")
     part = "train" if train else "t10k"
@@ -75,7 +77,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Errors: FileNotFoundError; ValueError naming the file and what is wrong: its first bytes, too short, too long,
     a damaged gzip stream (checksum and length included), bytes after its end.
     """
-    path = _path("path", path)
+    path = check_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     with path.open("rb") as file:
@@ -130,12 +132,6 @@ def _find(root: Path, stem: str, kind: str) -> Path:
     raise FileNotFoundError(f"{root}: there is {'none of ' + ', '.join(names) if root.is_dir() else 'no such folder'}")
 
 
-def _path(name: str, value: Any) -> Path:
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a str or a Path, got {type(value).__name__}")
-    return Path(value)
-
-
 def download_mnist(
     root: str | os.PathLike[str],
     url: str = MNIST_URL,
@@ -160,7 +156,7 @@ def download_mnist(
     ValueError naming file, expected and found SHA-256 (or size) if the server has another file; OSError for an
     HTTP error such as 404, at once; ConnectionError after the last attempt.
     """
-    root = _path("root", root)
+    root = check_path("root", root)
     url = _base_url(url)
     files: dict[str, tuple[int | None, str]] = {**MNIST_FILES} if sha256 is None else _digests(sha256)
     for name, value, types in (("timeout", timeout, (int, float)), ("attempts", attempts, (int,))):

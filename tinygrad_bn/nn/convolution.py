@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import check_flag, check_int
 from ..ops.convolution import check_padding, pair
+from ..ops.pooling import check_divisor
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -69,7 +70,7 @@ class MaxPool2d(Module):
     """The largest value of each window; see functional.max_pool2d."""
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *, ceil_mode: bool = False
     ) -> None:
         super().__init__()
         self.kernel_size = pair("kernel_size", kernel_size, 1)
@@ -105,7 +106,7 @@ class AvgPool2d(Module):
         self.padding = pair("padding", padding, 0)
         self.ceil_mode = check_flag("ceil_mode", ceil_mode)
         self.count_include_pad = check_flag("count_include_pad", count_include_pad)
-        self.divisor_override = divisor_override
+        self.divisor_override = check_divisor(divisor_override)
 
     def forward(self, x: Any) -> Any:
         return F.avg_pool2d(
@@ -127,6 +128,8 @@ class AdaptiveAvgPool2d(Module):
 
     def __init__(self, output_size: Any) -> None:
         super().__init__()
+        sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+        pair("output_size", tuple(1 if n is None else n for n in sizes), 1)  # None keeps the input's
         self.output_size = output_size
 
     def forward(self, x: Any) -> Any:

@@ -150,7 +150,7 @@ class _DecorrelatedBatchNorm(_BatchNorm):
         self.group_size = check_int("group_size", group_size, 1)
         if n % group_size:
             raise ValueError(f"group_size must divide num_features={n}, got {group_size}")
-        if method not in MATRIX:
+        if not isinstance(method, str) or method not in MATRIX:
             raise ValueError(f"method must be one of {sorted(MATRIX)}, got {method!r}")
         self.method = method
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias)

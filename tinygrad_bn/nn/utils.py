@@ -13,17 +13,19 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from ..checks import check_number
-from ..engine import Tensor, no_grad
+from ..engine import Array, Tensor, no_grad
 from .convolution import Conv2d
 from .layers import Identity, Linear
-from .module import Module, Sequential
-from .norm_variants import _DecorrelatedBatchNorm
+from .module import Module, Parameter, Sequential
+from .norm_variants import _BatchRenorm, _DecorrelatedBatchNorm
 from .normalization import _BatchNorm, _Running
 
 
@@ -34,8 +36,71 @@ def _norms(model: Any) -> list[_Running]:
     return [m for m in model.modules() if isinstance(m, _Running) and m.track_running_stats]
 
 
-def _modes(model: Module) -> list[tuple[Module, bool]]:
-    return [(m, m.training) for m in model.modules()]
+def _statistics(norm: _Running) -> dict[str, Array]:
+    """The running statistics, without the count of batches."""
+    return {name: getattr(norm, name) for name in norm._buffers if name != "num_batches_tracked"}
+
+
+@contextmanager
+def _measuring(model: Any, then: Callable[[_Running, Any, Any], Any]) -> Iterator[list[_Running]]:
+    """Within it the model is in eval mode, but its norms normalize with the statistics of what they are given.
+
+    then(norm, x, y) is called after each, while the norm's buffers hold the statistics of x, and returns the output.
+    Modes, momenta and counts are as before afterwards, after an error the statistics too.
+    """
+    norms = _norms(model)
+    modes = [(m, m.training) for m in model.modules()]
+    before = [(norm, norm.momentum, {name: value.copy() for name, value in norm.named_buffers()}) for norm in norms]
+
+    def watched(norm: Any) -> Callable[..., Any]:
+        def forward(x: Any) -> Any:
+            norm.reset_running_stats()
+            norm.training, norm.momentum = True, 1.0
+            y = type(norm).forward(norm, x)
+            norm.training = False
+            return then(norm, x, y)
+
+        return forward
+
+    try:
+        model.eval()
+        for norm in norms:
+            vars(norm)["forward"] = watched(norm)
+            if isinstance(norm, _BatchRenorm):
+                vars(norm)["limits"] = lambda: (1.0, 0.0)  # plain batch norm
+        with no_grad():
+            yield norms
+    except BaseException:
+        for norm, _, buffers in before:
+            for name, value in buffers.items():
+                getattr(norm, name)[...] = value
+        raise
+    finally:
+        for norm, momentum, buffers in before:
+            vars(norm).pop("forward", None)
+            vars(norm).pop("limits", None)
+            norm.momentum = momentum
+            norm.num_batches_tracked[...] = buffers["num_batches_tracked"]
+        for module, training in modes:
+            module.training = training
+
+
+class _Average:
+    """Averages of statistics, each call weighted by its number of samples; a norm may be called several times."""
+
+    def __init__(self) -> None:
+        self.totals: dict[int, tuple[int, dict[str, Array]]] = {}
+
+    def add(self, norm: _Running, samples: int) -> dict[str, Array]:
+        """Take in what the norm's buffers hold; the average so far."""
+        count, totals = self.totals.get(id(norm), (0, {}))
+        totals = {k: totals.get(k, 0.0) + samples * v.astype(np.float64) for k, v in _statistics(norm).items()}
+        self.totals[id(norm)] = count + samples, totals
+        return {k: v / max(count + samples, 1) for k, v in totals.items()}
+
+
+def _batch(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else Tensor(x)
 
 
 def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
@@ -43,38 +108,33 @@ def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
 
         mean = E[mean_B],   var = E[m / (m - 1) var_B]      (E over the loader's batches, weighted by their samples)
 
-    Every layer normalizes with batch statistics while the batches pass, as in training; other layers, dropout above
-    all, are in eval mode. One batch that holds the whole training set gives its exact statistics.
-    loader: batches of inputs, arrays or Tensors, or tuples whose first entry is the input. Modes and momenta are as
-    before afterwards. On an error the running statistics are as before too. Returns model.
-    Source: Ioffe & Szegedy 2015, algorithm 2. Errors: ValueError for a loader without batches.
+    Every layer normalizes with batch statistics while the batches pass, as in training (batch renorm without its
+    correction); other layers, dropout above all, are in eval mode. One batch that holds the whole training set gives
+    its exact statistics. Of decorrelated batch norm it is the average of the batches' whitening matrices.
+    loader: batches of inputs, arrays or Tensors, or tuples whose first entry is the input. Modes, momenta and counts
+    of batches stay as they are; on an error the running statistics do too. Returns model.
+    Source: Ioffe & Szegedy 2015, algorithm 2. Errors: TypeError, ValueError for a loader without batches.
     """
-    norms = _norms(model)
-    modes, momenta, before = _modes(model), [norm.momentum for norm in norms], model.state_dict()
-    seen = 0
-    try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-        with no_grad():
-            for batch in loader:
-                x = batch[0] if isinstance(batch, (tuple, list)) else batch
-                x = x if isinstance(x, Tensor) else Tensor(x)
-                seen += len(x)
-                for norm in norms:
-                    norm.momentum = len(x) / max(seen, 1)  # of all samples so far, this batch's share
-                model(x)
+    if not isinstance(loader, Iterable):
+        raise TypeError(f"loader must be an iterable of batches, got {type(loader).__name__}")
+    average, found, seen = _Average(), {}, 0
+
+    def take(norm: _Running, x: Any, y: Any) -> Any:
+        found[id(norm)] = average.add(norm, len(x))
+        return y
+
+    with _measuring(model, take) as norms:
+        for batch in loader:
+            if isinstance(batch, (tuple, list)) and not batch:
+                raise ValueError("loader must yield arrays, or tuples that begin with one, got an empty tuple")
+            x = _batch(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            seen += len(x)
+            model(x)
         if seen == 0:
             raise ValueError("loader must yield at least one sample, got none")
-    except BaseException:
-        model.load_state_dict(before)
-        raise
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
+        for norm in norms:
+            for name, value in found.get(id(norm), {}).items():
+                getattr(norm, name)[...] = value
     return model
 
 
@@ -85,35 +145,30 @@ def adapt_statistics(model: Module, batch: Any, weight: float) -> Module:
 
     Each layer sees the batch as the layers before it pass it on, already adapted. weight in [0, 1]: with statistics
     that are worth N samples of the source, n samples of the target have weight n / (N + n). The model is changed in
-    place (copy.deepcopy(model) keeps the old one); its modes stay. Returns model.
-    Source: Schneider et al. 2020, equation 3.
+    place (copy.deepcopy(model) keeps the old one); its modes stay, and so do, on an error, its statistics. Returns
+    model. Source: Schneider et al. 2020, equation 3.
     """
     check_number("weight", weight, 0, 1)
-    norms, modes = _norms(model), _modes(model)
+    source = {id(norm): {k: v.astype(np.float64) for k, v in _statistics(norm).items()} for norm in _norms(model)}
+    average = _Average()
 
-    def adapt(norm: Any, args: tuple) -> None:
-        momentum, counted, norm.momentum, norm.training = norm.momentum, norm.num_batches_tracked.copy(), weight, True
-        try:
-            norm.forward(*args)
-        finally:
-            norm.momentum, norm.training = momentum, False
-            norm.num_batches_tracked[...] = counted  # not a batch of training
+    def mix(norm: Any, x: Any, y: Any) -> Any:
+        for name, value in average.add(norm, len(x)).items():
+            getattr(norm, name)[...] = (1 - weight) * source[id(norm)][name] + weight * value
+        return type(norm).forward(norm, x)  # in eval mode, with the mixture
 
-    handles = [norm.register_forward_pre_hook(adapt) for norm in norms]
-    before = model.state_dict()
-    try:
-        model.eval()
-        with no_grad():
-            model(batch if isinstance(batch, Tensor) else Tensor(batch))
-    except BaseException:
-        model.load_state_dict(before)
-        raise
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
+    with _measuring(model, mix):
+        model(_batch(batch))
     return model
+
+
+class _Folded(Identity):
+    """In the place of a batch norm that was merged into the Linear before it."""
+
+    def forward(self, x: Any) -> Any:
+        if x.ndim != 2:  # Linear maps the last axis, batch norm scales axis 1
+            raise ValueError(f"input must have shape (N, C): a batch norm was folded for that case, got {x.shape}")
+        return x
 
 
 def fold_batch_norm(model: Module) -> Module:
@@ -124,17 +179,31 @@ def fold_batch_norm(model: Module) -> Module:
     Only within a Sequential is it certain what comes before what: there each pair of neighbours Linear, BatchNorm1d
     or Conv2d, BatchNorm2d is folded, and the norm becomes an Identity, so that names stay. GhostBatchNorm and
     BatchRenorm are batch norms in eval mode; DecorrelatedBatchNorm has the matrix W in place of 1 / sqrt(var + eps).
-    Norms without running statistics, and those behind anything else, stay. The copy is in eval mode.
+    What cannot be folded stays: norms without running statistics or behind anything else, layers and weights that are
+    used in several places, and what has hooks. The copy is in eval mode, and equal up to rounding; behind a Linear it
+    takes inputs (N, features) alone.
+    Errors: ValueError for a norm of another number of features than the layer has outputs, and for decorrelation
+    behind a Conv2d with groups.
     """
     _norms(model)
     folded = copy.deepcopy(model).eval()
-    for sequential in [m for m in folded.modules() if isinstance(m, Sequential)]:
+    modules = list(folded.modules())
+    uses = Counter(id(value) for m in modules for value in vars(m).values() if isinstance(value, (Module, Tensor)))
+    for sequential in [m for m in modules if type(m).forward is Sequential.forward]:
         children = list(sequential.named_children())
         for (_, layer), (name, norm) in itertools.pairwise(children):
             kind = {Linear: 2, Conv2d: 4}.get(type(layer))
-            if kind and isinstance(norm, _BatchNorm) and norm.track_running_stats and kind in norm.axes:
+            parts = [layer, norm, *layer.parameters(), *norm.parameters()]
+            if (
+                kind
+                and isinstance(norm, _BatchNorm)
+                and norm.track_running_stats
+                and kind in norm.axes
+                and all(uses[id(part)] == 1 for part in parts)
+                and not any(m._hooks or m._pre_hooks for m in (layer, norm))
+            ):
                 _fold(layer, norm)
-                setattr(sequential, name, Identity().eval())
+                setattr(sequential, name, (_Folded() if kind == 2 else Identity()).eval())
     return folded
 
 
@@ -145,36 +214,39 @@ def _fold(layer: Any, norm: Any) -> None:
     gamma = np.ones(C) if norm.weight is None else norm.weight.data.astype(np.float64)
     beta = np.zeros(C) if norm.bias is None else norm.bias.data.astype(np.float64)
     bias = np.zeros(C) if layer.bias is None else layer.bias.data.astype(np.float64)
+    rows, centered = weight.reshape(C, -1), bias - norm.running_mean
     if isinstance(norm, _DecorrelatedBatchNorm):
-        size = norm.group_size
-        matrix = np.zeros((C, C))
-        for g, block in enumerate(norm.running_matrix):
-            matrix[g * size : (g + 1) * size, g * size : (g + 1) * size] = block
         if isinstance(layer, Conv2d) and layer.groups > 1:
             raise ValueError("a Conv2d with groups cannot take up a whitening matrix, which mixes its groups")
-        scale = gamma[:, None] * matrix
+        groups = norm.running_matrix.astype(np.float64)
+        rows = (groups @ rows.reshape(len(groups), norm.group_size, -1)).reshape(C, -1)
+        centered = (groups @ centered.reshape(len(groups), norm.group_size, 1)).reshape(C)
+        scale = gamma
     else:
-        scale = np.diag(gamma / np.sqrt(norm.running_var.astype(np.float64) + norm.eps))
+        scale = gamma / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
     dtype, trainable = layer.weight.dtype, layer.weight.requires_grad
-    layer.weight.data = (scale @ weight.reshape(C, -1)).reshape(weight.shape).astype(dtype)
-    layer.bias = type(layer.weight)((scale @ (bias - norm.running_mean) + beta).astype(dtype), trainable)
+    layer.weight = Parameter((scale[:, None] * rows).reshape(weight.shape).astype(dtype), trainable)
+    layer.bias = Parameter((scale * centered + beta).astype(dtype), trainable)
 
 
 def clip_grad_norm_(
     parameters: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> float:
-    """Scale all gradients by min(1, max_norm / (total + 1e-6)), in place; returns total, their norm before.
+    """Scale all gradients by min(1, max_norm / (total + 1e-6)); returns total, their norm before.
 
     total = (sum over all elements |g|^p)^(1/p), p = norm_type; infinity is the largest |g|. Parameters without a
     gradient are left out; total is computed in float64, and 0 without any. A total that is not finite raises
     RuntimeError if error_if_nonfinite; else the gradients become what PyTorch makes of them: 0 or NaN.
     Source: Pascanu, Mikolov & Bengio 2013; torch.nn.utils.clip_grad_norm_.
     """
+    if not isinstance(parameters, Iterable):
+        raise TypeError(f"parameters must be Tensors, got {type(parameters).__name__}")
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     for p in parameters:
         if not isinstance(p, Tensor):
             raise TypeError(f"parameters must hold Tensors, got {type(p).__name__}")
-    check_number("max_norm", max_norm, 0)
+    if max_norm != math.inf:  # infinity: only measure
+        check_number("max_norm", max_norm, 0)
     if norm_type != math.inf:
         check_number("norm_type", norm_type)
         if norm_type <= 0:
@@ -184,7 +256,11 @@ def clip_grad_norm_(
     total = float(np.linalg.norm(norms, norm_type)) if norms else 0.0
     if error_if_nonfinite and not math.isfinite(total):
         raise RuntimeError(f"the total norm of the gradients is {total}: they hold NaN or infinity")
+    factor = math.nan if math.isnan(total) else min(1.0, max_norm / (total + 1e-6)) if max_norm < math.inf else 1.0
     with np.errstate(invalid="ignore"):  # infinity times 0
-        for g in gradients:
-            g *= g.dtype.type(min(1.0, max_norm / (total + 1e-6)) if not math.isnan(total) else math.nan)
+        for p in parameters:
+            if isinstance(p.grad, Tensor):
+                p.grad.data = p.grad.data * p.dtype.type(factor)
+            elif p.grad is not None:
+                p.grad = p.grad * p.dtype.type(factor)
     return total

@@ -12,17 +12,20 @@ cache, and made again in the backward instead of being kept.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..checks import check_array, check_input, check_int
 from ..engine import Array, Tensor, differentiable
-from ..jit import kernel
-from ..threads import for_each
+from ..jit import contiguous, kernel
+from ..threads import for_each, spans
 from .shape import pad
 
 BLOCK = 1 << 18  # elements of P that are made at a time: 1 MB in float32
+PARTS = 8  # partial sums of dW
+FEW = 8  # pairs of an input and an output channel in a group, up to which direct loops are faster
 WASTE = 1.2  # rows of patches may be longer than needed by this factor, if that makes them one run
 
 
@@ -75,6 +78,83 @@ def scatter_patches(patches, stride_h, stride_w, dilation_h, dilation_w, x):  # 
                                 row[q * stride_w + j * dilation_w] += values[q]
 
 
+# With few channels per group, as in a depthwise convolution, the products would be tiny: direct loops are faster. x
+# comes with its padding.
+
+
+@kernel
+def direct_forward(x, w, stride_h, stride_w, dilation_h, dilation_w, y):  # type: ignore[no-untyped-def]
+    """y += the convolution"""
+    N, O, P, Q = y.shape
+    _, G, I, J = w.shape  # G channels in a group
+    outputs = O * G // x.shape[1]  # of a group
+    for n in range(N):
+        for o in range(O):
+            for g in range(G):
+                image = x[n, o // outputs * G + g]
+                for i in range(I):
+                    for j in range(J):
+                        factor = w[o, g, i, j]
+                        for p in range(P):
+                            row, out = image[p * stride_h + i * dilation_h], y[n, o, p]
+                            if stride_w == 1:  # a loop of its own, which vectorizes
+                                row = row[j * dilation_w : j * dilation_w + Q]
+                                for q in range(Q):
+                                    out[q] += factor * row[q]
+                            else:
+                                for q in range(Q):
+                                    out[q] += factor * row[q * stride_w + j * dilation_w]
+
+
+@kernel
+def direct_dx(dy, w, stride_h, stride_w, dilation_h, dilation_w, dx):  # type: ignore[no-untyped-def]
+    """Adds to dx."""
+    N, O, P, Q = dy.shape
+    _, G, I, J = w.shape
+    outputs = O * G // dx.shape[1]
+    for n in range(N):
+        for o in range(O):
+            for g in range(G):
+                image = dx[n, o // outputs * G + g]
+                for i in range(I):
+                    for j in range(J):
+                        factor = w[o, g, i, j]
+                        for p in range(P):
+                            row, out = dy[n, o, p], image[p * stride_h + i * dilation_h]
+                            if stride_w == 1:
+                                out = out[j * dilation_w : j * dilation_w + Q]
+                                for q in range(Q):
+                                    out[q] += factor * row[q]
+                            else:
+                                for q in range(Q):
+                                    out[q * stride_w + j * dilation_w] += factor * row[q]
+
+
+@kernel
+def direct_dweight(x, dy, stride_h, stride_w, dilation_h, dilation_w, dw):  # type: ignore[no-untyped-def]
+    """Adds to dw, which is float64."""
+    N, O, P, Q = dy.shape
+    _, G, I, J = dw.shape
+    outputs = O * G // x.shape[1]
+    for n in range(N):
+        for o in range(O):
+            for g in range(G):
+                image = x[n, o // outputs * G + g]
+                for i in range(I):
+                    for j in range(J):
+                        total = np.float64(0)
+                        for p in range(P):
+                            row, grad = image[p * stride_h + i * dilation_h], dy[n, o, p]
+                            if stride_w == 1:
+                                row = row[j * dilation_w : j * dilation_w + Q]
+                                for q in range(Q):
+                                    total += grad[q] * row[q]
+                            else:
+                                for q in range(Q):
+                                    total += grad[q] * row[q * stride_w + j * dilation_w]
+                        dw[o, g, i, j] += total
+
+
 def conv2d_definition(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
     """The sum over i and j of the shifted image times weight[:, :, i, j]: one matrix product per kernel position."""
     (sh, sw), (top, bottom, left, right), (dh, dw), (P, Q) = geometry
@@ -87,6 +167,42 @@ def conv2d_definition(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: 
             y = y + weight[:, :, i, j].reshape(groups, O // groups, C) @ shifted.reshape(N, groups, C, P * Q)
     y = y.reshape(N, O, P, Q)
     return y if bias is None else y + bias.reshape(1, O, 1, 1)
+
+
+@differentiable(definition=conv2d_definition)
+def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
+    """_conv2d in direct loops."""
+    stride, (top, bottom, left, right), dilation, (P, Q) = geometry
+    steps = (*stride, *dilation)
+    padded = np.pad(x, [(0, 0), (0, 0), (top, bottom), (left, right)])
+    weight = contiguous(weight)
+    y = np.zeros((len(x), len(weight), P, Q), x.dtype)
+    pieces = [slice(*span) for span in spans(len(x), y[:1].size * math.prod(weight.shape[1:]))]
+    for_each(lambda p: direct_forward(padded[p], weight, *steps, y[p]), pieces)
+    if bias is not None:
+        y += bias.reshape(-1, 1, 1)
+    H, W = x.shape[2:]
+
+    def dx(dy: Array) -> Array:
+        result = np.zeros(padded.shape, dy.dtype)
+        for_each(lambda p: direct_dx(dy[p], weight, *steps, result[p]), pieces)
+        return np.ascontiguousarray(result[:, :, top : top + H, left : left + W])
+
+    def dweight(dy: Array) -> Array:
+        parts = np.zeros((min(PARTS, len(pieces)), *weight.shape))
+
+        def backward(k: int) -> None:
+            for p in pieces[k :: len(parts)]:
+                direct_dweight(padded[p], dy[p], *steps, parts[k])
+
+        for_each(backward, range(len(parts)))
+        return parts.sum(axis=0).astype(dy.dtype)
+
+    def pullback(dy: Any) -> Any:
+        dy = contiguous(dy)
+        return lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3))
+
+    return y, pullback
 
 
 @differentiable(definition=conv2d_definition)
@@ -112,6 +228,7 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         images = channels_first(x[block], padded, top, left)
         result = np.empty((C, I, J, images.shape[1], P, length), x.dtype)
         gather_patches(images, *stride, *dilation, result)
+        result[..., Q:] = 0  # in vain; 0, because in dW even infinity must not count there
         return result.reshape(groups, w.shape[2], -1)
 
     def rows(dy: Array) -> Array:
@@ -133,6 +250,7 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
 
         def backward(block: slice) -> None:
             part = (w.swapaxes(1, 2) @ rows(dy[block])).reshape(C, I, J, -1, P, length)
+            part[..., Q:] = 0
             images = np.zeros((C, part.shape[3], *padded), x.dtype)
             scatter_patches(part, *stride, *dilation, images)
             result[block] = images[:, :, top : top + H, left : left + W].transpose(1, 0, 2, 3)
@@ -141,13 +259,13 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         return result
 
     def dweight(dy: Array) -> Array:
-        parts = np.zeros((len(blocks), *w.shape), x.dtype)  # a sum per block, added up in the blocks' order
+        parts = np.zeros((min(PARTS, len(blocks)), *w.shape), x.dtype)  # partial sums, then added up in their order
 
-        def backward(job: tuple[int, slice]) -> None:
-            k, block = job
-            np.matmul(rows(dy[block]), patches(block).swapaxes(1, 2), out=parts[k])
+        def backward(k: int) -> None:
+            for block in blocks[k :: len(parts)]:
+                parts[k] += rows(dy[block]) @ patches(block).swapaxes(1, 2)
 
-        for_each(backward, list(enumerate(blocks)))
+        for_each(backward, range(len(parts)))
         return parts.sum(axis=0).reshape(weight.shape)
 
     return y, lambda dy: (lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3)))
@@ -223,5 +341,7 @@ def conv2d(
         raise ValueError(f"a kernel that reaches over {tuple(reach)} does not fit into the padded input {tuple(room)}")
     size = tuple((r - k) // step + 1 for r, k, step in zip(room, reach, s, strict=True))
     single = x.ndim == 3
-    y = _conv2d(x.reshape((1, *x.shape)) if single else x, weight, bias, geometry=(s, around, d, size), groups=groups)
+    few = groups > 1 and channels * O <= FEW * groups**2
+    convolve = _conv2d_direct if few else _conv2d
+    y = convolve(x.reshape((1, *x.shape)) if single else x, weight, bias, geometry=(s, around, d, size), groups=groups)
     return y.reshape(y.shape[1:]) if single else y

@@ -149,7 +149,7 @@ def decorrelated_batch_norm(
     size = C if group_size is None else check_int("group_size", group_size, 1)
     if C % max(size, 1):
         raise ValueError(f"group_size must divide the {C} channels, got {group_size}")
-    if method not in MATRIX:
+    if not isinstance(method, str) or method not in MATRIX:
         raise ValueError(f"method must be one of {sorted(MATRIX)}, got {method!r}")
     groups = C // max(size, 1)
     check_channels(x, running_mean=running_mean, weight=weight, bias=bias)

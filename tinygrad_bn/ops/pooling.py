@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int
+from ..checks import check_flag, check_int
 from ..engine import Array, differentiable
 from ..jit import contiguous, kernel
 from .convolution import check_images, pair
@@ -78,17 +78,24 @@ def average_definition(x: Any, *, rows: Array, columns: Array, row_weight: Array
 @differentiable(definition=average_definition)
 def average(x: Any, *, rows: Array, columns: Array, row_weight: Array, column_weight: Array) -> Any:
     """Averages (or other multiples of sums) over windows; rows and columns hold (start, stop) of each window."""
-    x = contiguous(x)
-    planes, (H, W) = math.prod(x.shape[:-2]), x.shape[-2:]
+    shape, planes, (H, W) = x.shape, math.prod(x.shape[:-2]), x.shape[-2:]
     y = np.empty((planes, len(rows), len(columns)), x.dtype)
-    average_forward(x.reshape(planes, H, W), rows, columns, row_weight, column_weight, y)
+    average_forward(contiguous(x).reshape(planes, H, W), rows, columns, row_weight, column_weight, y)
 
     def pullback(dy: Any) -> Any:
-        dx = np.zeros((planes, H, W), x.dtype)
-        average_backward(contiguous(dy).reshape(y.shape), rows, columns, row_weight, column_weight, dx)
-        return dx.reshape(x.shape)
+        dx = np.zeros((planes, H, W), dy.dtype)
+        windows = contiguous(dy).reshape(planes, len(rows), len(columns))
+        average_backward(windows, rows, columns, row_weight, column_weight, dx)
+        return dx.reshape(shape)
 
-    return y.reshape(*x.shape[:-2], len(rows), len(columns)), pullback
+    return y.reshape(*shape[:-2], len(rows), len(columns)), pullback
+
+
+def check_divisor(divisor: Any) -> int | None:
+    """None, or an int other than 0."""
+    if divisor is not None and check_int("divisor_override", divisor) == 0:
+        raise ValueError("divisor_override must not be 0, got 0")
+    return divisor
 
 
 def avg_pool2d(
@@ -107,8 +114,9 @@ def avg_pool2d(
     image. divisor_override: divide by this instead. Source: torch.nn.functional.avg_pool2d.
     """
     check_images(x)
-    if divisor_override is not None and check_int("divisor_override", divisor_override) == 0:
-        raise ValueError("divisor_override must not be 0")
+    check_flag("ceil_mode", ceil_mode)
+    check_flag("count_include_pad", count_include_pad)
+    check_divisor(divisor_override)
     windows, weights = [], []
     for size, k, s, p in _per_axis(x, kernel_size, stride, padding):
         start = window_starts(size, k, s, p, 1, ceil_mode)
@@ -210,6 +218,7 @@ def max_pool2d(
     or a pair. ceil_mode: see window_starts. NaN counts as the largest. Source: torch.nn.functional.max_pool2d.
     """
     check_images(x)
+    check_flag("ceil_mode", ceil_mode)
     step = pair("dilation", dilation, 1)
     windows = []
     for (size, k, s, p), d in zip(_per_axis(x, kernel_size, stride, padding), step, strict=True):
@@ -226,4 +235,6 @@ def _per_axis(x: Any, kernel_size: Any, stride: Any, padding: Any) -> list[tuple
     """(size, window, stride, padding) of the height, then of the width."""
     k = pair("kernel_size", kernel_size, 1)
     s = k if stride is None else pair("stride", stride, 1)
+    if 0 in x.shape[-2:]:
+        raise ValueError(f"input must have rows and columns, got shape {x.shape}")
     return list(zip(x.shape[-2:], k, s, pair("padding", padding, 0), strict=True))

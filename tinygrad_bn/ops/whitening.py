@@ -34,6 +34,17 @@ def _symmetric(a: Any) -> Any:
     return (a + _t(a)) * 0.5
 
 
+def _eigh(a: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors; NaN for a matrix that is not finite.
+
+    Eigenvalues that rounding may have made of 0, or pushed below it, become that rounding, so that roots exist.
+    """
+    finite = np.isfinite(a).all(axis=(-2, -1), keepdims=True)
+    values, vectors = np.linalg.eigh(np.where(finite, a, np.eye(a.shape[-1], dtype=a.dtype)))
+    rounding = values.max(axis=-1, keepdims=True, initial=0) * a.shape[-1] * np.finfo(a.dtype).eps
+    return np.where(finite[..., 0], np.maximum(values, rounding), np.nan), vectors
+
+
 @differentiable
 def lyapunov(s: Any, g: Any) -> Any:
     """The X that solves S X + X S = G, for S symmetric with positive eigenvalues.
@@ -44,7 +55,7 @@ def lyapunov(s: Any, g: Any) -> Any:
     if isinstance(s, Tensor) or isinstance(g, Tensor):  # the rule runs on tensors, for higher derivatives
         x: Any = lyapunov(s, g)
     else:
-        values, d = np.linalg.eigh(s)
+        values, d = _eigh(s)
         x = d @ ((_t(d) @ g @ d) / (values[..., :, None] + values[..., None, :])) @ _t(d)
 
     def pullback(dx: Any) -> Any:
@@ -64,7 +75,7 @@ def inverse_sqrt(a: Any) -> Any:
     if isinstance(a, Tensor):
         b: Any = inverse_sqrt(a)
     else:
-        values, d = np.linalg.eigh(a)
+        values, d = _eigh(a)
         b = (d / np.sqrt(values)[..., None, :]) @ _t(d)
     return b, lambda db: -lyapunov(_symmetric(a @ b), b @ _symmetric(db) @ b)
 
@@ -80,7 +91,7 @@ def eigh(a: Any) -> Any:
     if isinstance(a, Tensor):
         y: Any = eigh(a)
     else:
-        values, d = np.linalg.eigh(a)
+        values, d = _eigh(a)
         largest = np.take_along_axis(d, np.abs(d).argmax(axis=-2)[..., None, :], axis=-2)
         y = np.concatenate([values[..., None, :], d * np.sign(largest)], axis=-2)
 
