@@ -14,6 +14,9 @@ import tinygrad_bn.nn.functional as F
 from tinygrad_bn import Tensor, grad, nn, no_grad, optim, tensor
 
 
+GLOBAL = np.full(4, 3.0)
+
+
 def leaf(*values):
     return tensor(list(values), dtype=np.float64, requires_grad=True)
 
@@ -545,6 +548,42 @@ def test_gradients_do_not_share_memory_with_what_came_in():
     same_for_both(a, b).backward()
     a.grad += 1
     assert b.grad == [1]
+
+
+@pytest.mark.parametrize("kind", ["global", "closure", "part", "repeated", "list"])
+def test_what_a_pullback_keeps_is_not_given_away(kind):
+    """Whatever way it keeps it, and as whatever view."""
+    kept = np.full((2, 2), 3.0)
+    drawer = [kept.reshape(4)]
+    views = {
+        "global": lambda: GLOBAL,
+        "closure": lambda: kept.reshape(4),
+        "part": lambda: np.ones(8)[:4],
+        "repeated": lambda: np.broadcast_to(np.ones(1), 4),
+        "list": lambda: drawer[0],
+    }
+    op = tb.differentiable(lambda x: (x * 3, lambda dy: views[kind]()))
+    x = leaf(1.0, 2.0, 3.0, 4.0)
+    op(x).backward(np.ones(4))
+    assert x.grad.base is None and x.grad.flags.owndata
+    x.grad += 1
+    assert (kept == 3).all() and (GLOBAL == 3).all()
+
+
+def test_a_new_array_is_given_away_as_it_is():
+    """In whatever shape, without a copy: for large arrays it would cost as much as computing them."""
+    made = []
+
+    def fresh(shape):
+        g = np.ones(4)
+        made.append(g.__array_interface__["data"][0])
+        return g.reshape(shape)
+
+    for shape in ((4,), (2, 2)):
+        op = tb.differentiable(lambda x: (x * 1, lambda dy: fresh(dy.shape)))
+        x = tensor(np.ones(shape), requires_grad=True)
+        op(x).backward(np.ones(shape))
+        assert x.grad.__array_interface__["data"][0] == made[-1]
 
 
 def test_a_parameter_shares_the_changes_of_the_tensor_that_it_wraps():

@@ -78,11 +78,12 @@ def test_a_forked_child_starts_threads_of_its_own():
 
 
 def test_spans_cover_the_range_without_gaps():
-    for count, size in ((0, 5), (1, 10**9), (7, 1), (1000, 1000), (3, threads.CHUNK), (10**6, 1)):
+    for count, size in ((0, 5), (1, 10**9), (7, 1), (1000, 1000), (9, threads.CHUNK), (10**6, 1), (2 * 10**6, 1)):
         spans = threads.spans(count, size)
         assert spans[0][0] == 0 and spans[-1][1] == count
         assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
         assert len(spans) == 1 or count * size // len(spans) >= threads.CHUNK
+        assert (len(spans) > 1) == (count > 1 and count * size >= threads.LARGE)
 
 
 NORMS = {
@@ -99,7 +100,7 @@ NORMS = {
 def test_the_same_bits_on_any_number_of_threads(name):
     """On arrays that are large enough to be shared out; the first two also equal the formula."""
     rng = np.random.default_rng(0)
-    x = (rng.standard_normal((1500, 1024)) * 2 + 3).astype(np.float32)
+    x = (rng.standard_normal((1536, 1024)) * 2 + 3).astype(np.float32)
     w, b, dy = rng.standard_normal((3, 1024)).astype(np.float32)
     results = []
     for n in (1, 2, 4):
@@ -119,7 +120,7 @@ def test_the_same_bits_on_any_number_of_threads(name):
 def test_large_batch_norm_equals_the_small_one():
     """The pieces of a large array, and a single call for each eight of its channels, compute the same function."""
     rng = np.random.default_rng(0)
-    x, dy = rng.standard_normal((2, 3000, 96))
+    x, dy = rng.standard_normal((2, 12_000, 96))
     w, b = rng.standard_normal((2, 96))
 
     def value_and_gradients(columns):
@@ -130,7 +131,7 @@ def test_large_batch_norm_equals_the_small_one():
 
     whole = value_and_gradients(slice(None))
     parts = [value_and_gradients(slice(c, c + 8)) for c in range(0, 96, 8)]
-    assert x.size >= 2 * threads.CHUNK > x[:, :8].size
+    assert x.size >= threads.LARGE > x[:, :8].size
     for large, small in zip(whole, zip(*parts, strict=True), strict=True):
         np.testing.assert_allclose(large, np.concatenate(small, axis=-1), rtol=1e-11, atol=1e-11)
 

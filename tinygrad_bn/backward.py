@@ -18,12 +18,25 @@ from .engine import Node, Pullback, Tensor, differentiable, grad_enabled
 from .operators import implements
 
 
-def _references_of_a_new_array() -> int:
-    g = np.empty(1)
-    return getrefcount(g)
+def _references(g: Any) -> tuple[int, int]:
+    """How many places refer to the array g, and to the array that g is a view of (0 if to none).
+
+    A view counts only if it is another shape of a whole array; of a part of one, anyone may hold the rest.
+    """
+    whole = g.base
+    if whole is None:
+        return getrefcount(g), 0
+    if type(whole) is np.ndarray and whole.base is None and whole.size == g.size:
+        return getrefcount(g), getrefcount(whole)
+    return getrefcount(g), 1 << 30
 
 
-ALONE = _references_of_a_new_array()  # what getrefcount says of an array that one variable holds
+def _references_if_alone() -> tuple[int, int]:
+    g = np.empty(4).reshape(2, 2)
+    return _references(g)
+
+
+ALONE, WHOLE_ALONE = _references_if_alone()  # of an array that one variable holds, and nobody else
 
 
 @differentiable
@@ -159,8 +172,10 @@ def walk(
         if create_graph:
             seed = _copy(seed if isinstance(seed, Tensor) else Tensor(seed))
         else:
-            seed = (seed._data if isinstance(seed, Tensor) else seed).copy()
+            seed = seed._data if isinstance(seed, Tensor) else seed
         key = id(t._node or t)
+        if not create_graph and (key in leaves or key in wanted):
+            seed = seed.copy()  # it is given away at once
         table[key] = _add(table[key], seed) if key in table else seed
 
     ran: list[Node] = []
@@ -204,14 +219,14 @@ def walk(
                     table[key] = _add(table[key], g)
                 elif key not in leaves and key not in wanted:
                     table[key] = g
-                # What is given away must not be anyone else's memory: not dy, nor a view of something, nor an array
-                # that a closure or a variable elsewhere holds too, which shows in its count of references.
                 elif create_graph:
                     table[key] = _copy(g)
-                elif g.base is not None or getrefcount(g) > ALONE + (g is gradients[i]):
-                    table[key] = g.copy()
                 else:
-                    table[key] = g
+                    # What is given away must not be anyone else's memory: not dy, nor part of something, nor an array
+                    # that a closure or a variable elsewhere holds too. That shows in its count of references.
+                    here, whole = _references(g)
+                    alone = here <= ALONE + (g is gradients[i]) and whole <= WHOLE_ALONE
+                    table[key] = g if alone else g.copy()
             if id(n) not in wanted:
                 del table[id(n)]
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from .checks import check_int
 
-CHUNK = 1 << 17  # elements; below two chunks a second thread costs more than it saves
+CHUNK = 1 << 17  # elements in a piece of work
+LARGE = 1 << 20  # elements of an array from which on a second thread saves more than it costs
 
 
 def _available() -> int:
@@ -53,8 +54,11 @@ if hasattr(os, "register_at_fork"):  # a forked child has the pool's object, but
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:
-    """range(count) in pieces (first, last) of about CHUNK elements, where each index stands for size of them."""
-    pieces = max(1, min(count, count * size // CHUNK))
+    """range(count), each index of which stands for size elements, in pieces (first, last) of about CHUNK elements.
+
+    One piece where there are fewer than LARGE elements in all.
+    """
+    pieces = max(1, min(count, count * size // CHUNK)) if count * size >= LARGE else 1
     return [(count * i // pieces, count * (i + 1) // pieces) for i in range(pieces)]
 
 

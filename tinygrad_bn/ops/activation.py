@@ -14,13 +14,13 @@ from ..checks import check_generator, check_input, check_number
 from ..engine import Array, differentiable
 from ..jit import contiguous, elementwise, kernel
 from ..random import default_generator
-from ..threads import CHUNK, for_each, spans
+from ..threads import LARGE, for_each, spans
 
 
 def over(kernel: Any, *arrays: Array) -> None:
     """kernel(*arrays), flattened; large arrays in pieces on several threads."""
     flat = [a.reshape(-1) for a in arrays]
-    if flat[0].size < 2 * CHUNK:
+    if flat[0].size < LARGE:
         kernel(*flat)
     else:
         for_each(lambda span: kernel(*(a[span[0] : span[1]] for a in flat)), spans(flat[0].size, 1))

@@ -32,7 +32,7 @@ import numpy as np
 
 from ..engine import Array, differentiable
 from ..jit import contiguous, elementwise, kernel
-from ..threads import CHUNK, for_each, spans
+from ..threads import LARGE, for_each, spans
 from .shape import concatenate
 
 # What both layouts share: a run, contiguous positions that have one mean, one scale and one shift.
@@ -399,7 +399,7 @@ def channel_norm(
     else:
         mean, var = mean.reshape(1, C), var.reshape(1, C)
     rstd, y = np.empty((len(parts), C)), np.empty_like(x)
-    small = x.size < 2 * CHUNK
+    small = x.size < LARGE
     for k, p in enumerate(parts):
         (channel_forward if small else large_forward)(x[p], gamma, beta, eps, own, mean[k], var[k], rstd[k], y[p])
     if own and keep is not None:
