@@ -13,7 +13,6 @@ import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import Tensor, grad, nn, no_grad, optim, tensor
 
-
 GLOBAL = np.full(4, 3.0)
 
 
