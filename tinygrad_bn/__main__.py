@@ -29,12 +29,20 @@ def warmup(dtype: Any = np.float32) -> None:
         y.backward(np.ones(y.shape, dtype))
 
     rows = [nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.ReLU(), nn.Sigmoid(), nn.Tanh()]
-    images = [nn.BatchNorm2d(8), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 3), nn.MaxPool2d(2), nn.AvgPool2d(2)]
+    images = [
+        nn.BatchNorm2d(8),
+        nn.GroupNorm(2, 8),
+        nn.Conv2d(8, 4, 3),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.MaxPool2d(2),
+        nn.AvgPool2d(2),
+    ]
     for module in rows:
         run(module.to(dtype), 4, 8)
     for module in images:
         run(module.to(dtype), 2, 8, 4, 4)
-    run(nn.BatchNorm1d(8).to(dtype), 1 << 17, 8)  # large arrays take other kernels
+    run(nn.Conv2d(1, 1, 3, padding=1).to(dtype), 1, 1, 16, 16)  # wide images and large arrays take other kernels
+    run(nn.BatchNorm1d(8).to(dtype), 1 << 17, 8)
     run(F.softmax, 4, 8)
     run(lambda x: F.cross_entropy(x, np.zeros(4, np.int64)), 4, 8)
     parameter = nn.Parameter(np.ones(3, dtype))

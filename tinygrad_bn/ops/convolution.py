@@ -31,51 +31,70 @@ WASTE = 1.2  # rows of patches may be longer than needed by this factor, if that
 
 @kernel
 def gather_patches(x, stride_h, stride_w, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
-    """patches[c, i, j, n, p, q] = x[c, n, p s + i d, q s + j d], for x with its padding.
-
-    If, with stride 1, the rows of patches are as long as those of x, then they lie behind each other as in x, and are
-    one run to copy. What is behind the last column of outputs is computed in vain, and ignored.
-    """
-    C, N, H, W = x.shape
+    """patches[c, i, j, n, p, q] = x[c, n, p s + i d, q s + j d], for x with its padding."""
+    C, N, _, _ = x.shape
     _, I, J, _, P, Q = patches.shape
     for c in range(C):
         for i in range(I):
             for j in range(J):
                 for n in range(N):
-                    if Q == W and stride_h == 1 and stride_w == 1:
-                        image, out = x[c, n].reshape(H * W), patches[c, i, j, n].reshape(P * Q)
-                        start = i * dilation_h * W + j * dilation_w
-                        end = min(P * Q, H * W - start)
-                        for k in range(end):
-                            out[k] = image[start + k]
-                        for k in range(end, P * Q):
-                            out[k] = 0
-                    else:
-                        for p in range(P):
-                            row, out = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
-                            for q in range(Q):
-                                out[q] = row[q * stride_w + j * dilation_w]
+                    for p in range(P):
+                        row, out = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
+                        for q in range(Q):
+                            out[q] = row[q * stride_w + j * dilation_w]
 
 
 @kernel
 def scatter_patches(patches, stride_h, stride_w, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
     """Add every element of patches to the element of x that it was gathered from."""
-    C, N, H, W = x.shape
+    C, N, _, _ = x.shape
     _, I, J, _, P, Q = patches.shape
     for c in range(C):
         for i in range(I):
             for j in range(J):
                 for n in range(N):
-                    if Q == W and stride_h == 1 and stride_w == 1:
-                        image, values = x[c, n].reshape(H * W), patches[c, i, j, n].reshape(P * Q)
-                        start = i * dilation_h * W + j * dilation_w
-                        for k in range(min(P * Q, H * W - start)):
-                            image[start + k] += values[k]
-                    else:
-                        for p in range(P):
-                            row, values = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
-                            for q in range(Q):
-                                row[q * stride_w + j * dilation_w] += values[q]
+                    for p in range(P):
+                        row, values = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
+                        for q in range(Q):
+                            row[q * stride_w + j * dilation_w] += values[q]
+
+
+# With stride 1 and rows of patches as long as those of x, all rows of a window lie behind each other in patches as they
+# do in x: they are one run to copy. Images and windows come flattened. What is behind the last column of outputs is
+# computed in vain, and ignored.
+
+
+@kernel
+def gather_runs(x, width, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
+    """patches[c, i, j, n, k] = x[c, n, k + i d width + j d], 0 beyond the end; width: of a row."""
+    C, N, size = x.shape
+    _, I, J, _, length = patches.shape
+    for c in range(C):
+        for i in range(I):
+            for j in range(J):
+                start = i * dilation_h * width + j * dilation_w
+                end = min(length, size - start)
+                for n in range(N):
+                    image, out = x[c, n], patches[c, i, j, n]
+                    for k in range(end):
+                        out[k] = image[start + k]
+                    for k in range(end, length):
+                        out[k] = 0
+
+
+@kernel
+def scatter_runs(patches, width, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
+    """Add every element of patches to the element of x that it was gathered from."""
+    C, N, size = x.shape
+    _, I, J, _, length = patches.shape
+    for c in range(C):
+        for i in range(I):
+            for j in range(J):
+                start = i * dilation_h * width + j * dilation_w
+                for n in range(N):
+                    image, values = x[c, n], patches[c, i, j, n]
+                    for k in range(min(length, size - start)):
+                        image[start + k] += values[k]
 
 
 # With few channels per group, as in a depthwise convolution, the products would be tiny: direct loops are faster. x
@@ -212,7 +231,8 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
     O, _, I, J = weight.shape
     w = weight.reshape(groups, O // groups, -1)
     padded = H + top + bottom, W + left + right
-    length = padded[1] if stride == (1, 1) and padded[1] <= WASTE * Q else Q  # of the rows in P and Y
+    runs = stride == (1, 1) and padded[1] <= WASTE * Q
+    length = padded[1] if runs else Q  # of the rows in P and Y
     at_once = max(1, BLOCK // (C * I * J * P * length))  # images
     blocks = [slice(start, min(start + at_once, N)) for start in range(0, N, at_once)]
 
@@ -223,12 +243,17 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         result[:, :, top : top + h, left : left + w] = images.transpose(1, 0, 2, 3)
         return result
 
-    def patches(block: slice) -> Array:
-        """P of these images, a matrix per group."""
+    def patches(block: slice, clean: bool = False) -> Array:
+        """P of these images, a matrix per group; clean: with zeros where it is computed in vain."""
         images = channels_first(x[block], padded, top, left)
-        result = np.empty((C, I, J, images.shape[1], P, length), x.dtype)
-        gather_patches(images, *stride, *dilation, result)
-        result[..., Q:] = 0  # in vain; 0, because in dW even infinity must not count there
+        n = images.shape[1]
+        result = np.empty((C, I, J, n, P, length), x.dtype)
+        if runs:
+            gather_runs(images.reshape(C, n, -1), length, *dilation, result.reshape(C, I, J, n, -1))
+        else:
+            gather_patches(images, *stride, *dilation, result)
+        if clean:  # in dW not even infinity may count there
+            result[..., Q:] = 0
         return result.reshape(groups, w.shape[2], -1)
 
     def rows(dy: Array) -> Array:
@@ -251,8 +276,12 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         def backward(block: slice) -> None:
             part = (w.swapaxes(1, 2) @ rows(dy[block])).reshape(C, I, J, -1, P, length)
             part[..., Q:] = 0
-            images = np.zeros((C, part.shape[3], *padded), x.dtype)
-            scatter_patches(part, *stride, *dilation, images)
+            n = part.shape[3]
+            images = np.zeros((C, n, *padded), x.dtype)
+            if runs:
+                scatter_runs(part.reshape(C, I, J, n, -1), length, *dilation, images.reshape(C, n, -1))
+            else:
+                scatter_patches(part, *stride, *dilation, images)
             result[block] = images[:, :, top : top + H, left : left + W].transpose(1, 0, 2, 3)
 
         for_each(backward, blocks)
@@ -263,7 +292,7 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
 
         def backward(k: int) -> None:
             for block in blocks[k :: len(parts)]:
-                parts[k] += rows(dy[block]) @ patches(block).swapaxes(1, 2)
+                parts[k] += rows(dy[block]) @ patches(block, clean=True).swapaxes(1, 2)
 
         for_each(backward, range(len(parts)))
         return parts.sum(axis=0).reshape(weight.shape)
