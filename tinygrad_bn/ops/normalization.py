@@ -378,6 +378,11 @@ def _affine(value: Any, n: int, default: float, dtype: Any) -> Array:
     return np.full(n, default, dtype) if value is None else contiguous(value)
 
 
+def _total(parts: Array, dtype: Any) -> Array:
+    """The sum over the first axis, in this dtype."""
+    return (parts[0] if len(parts) == 1 else parts.sum(axis=0)).astype(dtype)
+
+
 @differentiable(definition=channel_norm_definition)
 def channel_norm(
     x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any, parts: Any = None
@@ -414,8 +419,8 @@ def channel_norm(
             backward(x[p], dy[p], gamma, m, mean[k], rstd[k], dweight[k], dbias[k], dx[p])
         return (
             dx.reshape(shape),
-            dweight.sum(axis=0).astype(x.dtype) if has_weight else None,
-            dbias.sum(axis=0).astype(x.dtype) if has_bias else None,
+            _total(dweight, x.dtype) if has_weight else None,
+            _total(dbias, x.dtype) if has_bias else None,
         )
 
     return y.reshape(shape), pullback
@@ -448,8 +453,8 @@ def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered
         for_each(backward, jobs)
         return (
             dx.reshape(given),
-            None if weight_shape is None else dweight.sum(axis=0).astype(x.dtype).reshape(weight_shape),
-            None if bias_shape is None else dbias.sum(axis=0).astype(x.dtype).reshape(bias_shape),
+            None if weight_shape is None else _total(dweight, x.dtype).reshape(weight_shape),
+            None if bias_shape is None else _total(dbias, x.dtype).reshape(bias_shape),
         )
 
     return y.reshape(given), pullback
