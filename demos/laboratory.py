@@ -288,7 +288,8 @@ def _colour(code: str, text: str) -> str:
 
 def main(demos: Sequence[Demo], argv: Sequence[str] | None = None) -> int:
     """Run the demos; 0 whatever the verdicts, 1 if a run failed, 2 for bad arguments, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(description="\n".join(f"{d.name}: {d.claim}" for d in demos))
+    prog = f"python -m demos.{demos[0].name}" if len(demos) == 1 else "python -m demos"
+    parser = argparse.ArgumentParser(prog, description="\n".join(f"{d.name}: {d.claim}" for d in demos))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--preset", choices=_common_presets(demos), default="quick", help="default: quick")
     parser.add_argument("--seeds", type=_positive, metavar="N", help="default: the preset's number")
