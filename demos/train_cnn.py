@@ -130,9 +130,8 @@ def train(args: argparse.Namespace) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m demos.train_cnn", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("python -m demos.train_cnn", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with MNIST's IDX files, gzipped or not")
     parser.add_argument("--download", action="store_true", help="download what DIR lacks of MNIST first")
     parser.add_argument("--norm", choices=list(NORMS), default="batch", help="default: batch")
