@@ -655,3 +655,10 @@ def test_a_gradient_of_another_shape_does_not_grow():
     with pytest.raises(ValueError, match="must have that shape"):
         (x * 2).sum().backward()
     assert x.grad.shape == (3, 2)
+
+
+@pytest.mark.parametrize("rule", [lambda x: x * 2, lambda x: (x * 2,), lambda x: (x * 2, x)])
+def test_a_rule_that_does_not_return_a_result_and_a_pullback(rule):
+    """An array of two rows would unpack into two."""
+    with pytest.raises(TypeError, match=r"must return \(result, pullback\)"):
+        tb.differentiable(rule)(tensor(np.ones((2, 2)), requires_grad=True))

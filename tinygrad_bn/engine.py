@@ -439,7 +439,10 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
         if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
             got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
             raise TypeError(f"{op.__name__} needs a Tensor, got ({got})")
-        y, pullback = rule(*arrays, **kwargs)
+        answer = rule(*arrays, **kwargs)
+        if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
+            raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")
+        y, pullback = answer
         if not tensors:
             return y
         if type(y) is not np.ndarray:
