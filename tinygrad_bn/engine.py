@@ -309,23 +309,19 @@ class Node:
 
     inputs: (i, source) for each args[i] that a gradient flows to; the source is the node that made it, or the leaf.
     serial: counts up, so that a node is younger than all it was computed from.
-    changes: (counter, what it showed, array) of every tensor involved, for ``check``.
+    changes: (counter, what it showed, array) of every tensor involved, the result last, for ``check``.
     retained: a weak reference to the result, if it asked for its .grad.
     """
 
     __slots__ = ("args", "changes", "inputs", "kwargs", "op", "pullback", "retained", "serial")
 
-    def __init__(self, op: Any, args: tuple, kwargs: dict, pullback: Pullback, out: Tensor) -> None:
+    def __init__(
+        self, op: Any, args: tuple, kwargs: dict, pullback: Pullback, inputs: list, changes: list[tuple]
+    ) -> None:
         self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
+        self.inputs, self.changes = inputs, changes
         self.serial = next(_serials)
         self.retained: Any = None
-        self.inputs: list[tuple[int, Any]] = []
-        self.changes = [(out._changes, out._changes[0], out._data)]
-        for i, a in enumerate(args):
-            if isinstance(a, Tensor):
-                self.changes.append((a._changes, a._changes[0], a._data))
-                if a._requires_grad:
-                    self.inputs.append((i, a._node or a))
 
     def check(self, again: bool = False) -> None:
         """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since.
@@ -337,7 +333,7 @@ class Node:
                 f"the graph behind {self.op.__name__} was freed by an earlier backward(); "
                 "to go through it again, say retain_graph=True the first time"
             )
-        for counter, seen, array in self.changes[1:] if again else self.changes:
+        for counter, seen, array in self.changes[:-1] if again else self.changes:
             if counter[0] != seen and (again or self.keeps(array)):
                 raise RuntimeError(
                     f"an array of shape {array.shape} that the gradient of {self.op.__name__} needs was changed "
@@ -421,12 +417,14 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             if isinstance(value, Tensor):
                 raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
         arrays: list[Any] = []
-        tensors: list[Tensor] = []
-        dtype, requires_grad = None, False
-        for a in args:
+        inputs: list[tuple[int, Any]] = []
+        changes: list[tuple[list[int], int, Array]] = []
+        dtype = None
+        for i, a in enumerate(args):
             if isinstance(a, Tensor):
-                tensors.append(a)
-                requires_grad = requires_grad or a._requires_grad
+                if a._requires_grad:
+                    inputs.append((i, a._node or a))
+                changes.append((a._changes, a._changes[0], a._data))
                 a = a._data
             elif isinstance(a, np.generic):
                 a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
@@ -443,7 +441,7 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
         if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
             raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")
         y, pullback = answer
-        if not tensors:
+        if not changes:  # no tensors
             return y
         if type(y) is not np.ndarray:
             y = np.asarray(y)
@@ -451,12 +449,13 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: an argument has another dtype")
         out = _wrap(y)
         base = y.base
-        for t in tensors:  # what shares its memory with an argument shares the counter of changes as well
-            if y is t._data or (base is not None and (base is t._data or base is t._data.base)):
-                out._changes = t._changes
-        if requires_grad and _mode.enabled:
+        for counter, _, a in changes:  # what shares its memory with an argument shares the counter of changes as well
+            if y is a or (base is not None and (base is a or base is a.base)):
+                out._changes = counter
+        if inputs and _mode.enabled:
+            changes.append((out._changes, out._changes[0], y))
             out._requires_grad = True
-            out._node = Node(op, args, kwargs, pullback, out)
+            out._node = Node(op, args, kwargs, pullback, inputs, changes)
         return out
 
     op.rule = rule  # type: ignore[attr-defined]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..checks import check_array, check_input
 from ..engine import Tensor, differentiable
+from ..jit import contiguous, kernel
 from ..operators import implements
 
 
@@ -43,6 +45,27 @@ def matmul(a: Any, b: Any) -> Any:
     return a @ b, lambda dy: (lambda: da(dy), lambda: db(dy))
 
 
+@kernel
+def add_bias(y, bias):  # type: ignore[no-untyped-def]
+    """y[n] += bias"""
+    for n in range(len(y)):
+        row = y[n]
+        for c in range(bias.size):
+            row[c] += bias[c]
+
+
+@kernel
+def sum_rows(dy, total, out):  # type: ignore[no-untyped-def]
+    """out = sum of dy over the rows, in float64"""
+    total[:] = 0
+    for n in range(len(dy)):
+        row = dy[n]
+        for c in range(out.size):
+            total[c] += row[c]
+    for c in range(out.size):
+        out[c] = total[c]
+
+
 def linear_definition(x: Any, weight: Any, bias: Any = None) -> Any:
     y = x @ weight.T
     return y if bias is None else y + bias
@@ -63,13 +86,18 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         raise ValueError(f"x must have shape (..., {weight.shape[1]}) for this weight, got {x.shape}")
     check_array("weight", weight, weight.shape, x.dtype)
     check_array("bias", bias, weight.shape[:1], x.dtype)
-    y = x @ weight.T
+    y = contiguous(x @ weight.T)
+    outputs, inputs = weight.shape
+    rows = math.prod(x.shape[:-1])
     if bias is not None:
-        y += bias
+        add_bias(y.reshape(rows, outputs), contiguous(bias))
 
     def dw(dy: Any) -> Any:
-        rows = int(np.prod(x.shape[:-1], dtype=int))
-        return dy.reshape(rows, weight.shape[0]).T @ x.reshape(rows, weight.shape[1])
+        return dy.reshape(rows, outputs).T @ x.reshape(rows, inputs)
 
-    axes = tuple(range(x.ndim - 1))
-    return y, lambda dy: (lambda: dy @ weight, lambda: dw(dy), lambda: dy.sum(axis=axes))
+    def db(dy: Any) -> Any:
+        total = np.empty(outputs, dy.dtype)
+        sum_rows(contiguous(dy).reshape(rows, outputs), np.empty(outputs), total)
+        return total
+
+    return y, lambda dy: (lambda: dy @ weight, lambda: dw(dy), lambda: db(dy))

@@ -44,15 +44,28 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
         raise TypeError(f"target must be an integer array of classes, got {target.dtype}")
     if target.shape != x.shape[:1]:
         raise ValueError(f"target must have shape {x.shape[:1]} for input of shape {x.shape}, got {target.shape}")
-    bad = ((target < 0) | (target >= x.shape[1])) & (target != ignore_index)
-    if bad.any():
-        raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target[bad][0]}")
-    return target.astype(np.int64)
+    given = np.minimum(target, np.uint64(2**63 - 1)) if target.dtype == np.uint64 else target
+    classes = given.astype(np.int64)  # a copy: the backward needs it as it is now
+    bad = first_bad(classes, x.shape[1], ignore_index)
+    if bad >= 0:
+        raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target[bad]}")
+    return classes
+
+
+@kernel
+def first_bad(target, classes, ignore_index):  # type: ignore[no-untyped-def]
+    """The place of the first target that is no class and not to be ignored, or -1."""
+    for r in range(target.size):
+        if not 0 <= target[r] < classes and target[r] != ignore_index:
+            return r
+    return -1
 
 
 @kernel
 def cross_entropy_forward(x, target, ignore_index, probability, loss):  # type: ignore[no-untyped-def]
+    """Fills probability and loss; returns the number of rows that are not ignored."""
     rows, n = x.shape
+    kept = 0
     for r in range(rows):
         top = x[r, 0]
         for j in range(n):
@@ -66,7 +79,11 @@ def cross_entropy_forward(x, target, ignore_index, probability, loss):  # type: 
         for j in range(n):
             probability[r, j] /= total
         t = target[r]
-        loss[r] = 0 if t == ignore_index else math.log(total) - (x[r, t] - top)
+        loss[r] = 0
+        if t != ignore_index:
+            loss[r] = math.log(total) - (x[r, t] - top)
+            kept += 1
+    return kept
 
 
 @kernel
@@ -92,20 +109,16 @@ def cross_entropy_definition(x: Any, target: Any, ignore_index: int, reduction: 
 def _cross_entropy(x: Any, target: Any, ignore_index: int, reduction: str) -> Any:
     x = contiguous(x)
     probability, loss = np.empty_like(x), np.empty(len(x), x.dtype)
-    cross_entropy_forward(x, target, ignore_index, probability, loss)
-    count = x.dtype.type((target != ignore_index).sum())
+    kept = cross_entropy_forward(x, target, ignore_index, probability, loss)
+    count = 1 if reduction != "mean" else kept or math.nan  # what the sum is divided by
 
     def pullback(dy: Any) -> Any:
-        dx = np.empty_like(x)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = dy / count if reduction == "mean" else dy
-        scale = np.array(np.broadcast_to(scale, loss.shape), dtype=x.dtype)
+        dx, scale = np.empty_like(x), np.empty_like(loss)
+        scale[:] = dy / count
         cross_entropy_backward(probability, target, ignore_index, scale, dx)
         return dx
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        y = loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / count
-    return y, pullback
+    return loss if reduction == "none" else loss.sum() / count, pullback
 
 
 def cross_entropy(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
