@@ -34,7 +34,9 @@ for _package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
     if find_spec(_package) is None:
         raise SystemExit(f"the demos need {_package}: pip install -e '.[demos]'")
 
+from demos import plots  # noqa: E402
 from demos.grid import Config, Run, run_grid  # noqa: E402
+from demos.plots import Picture  # noqa: E402
 
 __all__ = ["Analysis", "Criterion", "Demo", "learned", "load_dataset", "main", "run_grid", "split"]
 
@@ -73,7 +75,8 @@ class Demo:
 
     A preset is a dict of settings with "seeds" (how many) and optionally "limits" (what it can't conclude).
     `plan` gets the settings with "seeds" as a list, "dataset" and "preset", and returns a configuration per
-    run with "arm" and "seed" at least; `analyse` gets {**configuration, **metrics} of each run, in order.
+    run with "arm" and "seed" at least; `analyse` gets {**configuration, **metrics} of each run, in order, and so
+    does `plot`, which returns the figures.
     Without `warm_up`, two "steps" of each arm are run to compile the kernels. `sizes` are the parts that a run
     splits the dataset into: a dataset that is too small is refused before anything runs.
     """
@@ -84,7 +87,7 @@ class Demo:
     plan: Callable[[Settings], list[Config]]
     run: Run
     analyse: Callable[[list[dict[str, Any]], Settings], Analysis]
-    plot: Callable[[list[dict[str, Any]], Analysis, Settings, Path], list[Path]]
+    plot: Callable[[list[dict[str, Any]], Analysis, Settings], list[Picture]]
     sizes: dict[str, int] | None = None
     cost: Callable[[Config], float] | None = None
     warm_up: Callable[[], None] | None = None
@@ -183,8 +186,9 @@ def conduct(demo: Demo, settings: Settings, limits: str, workers: int, out: Path
     }
     write_json(folder / "summary.json", summary)
     print(report(demo, analysis, settings, limits, f"{len(runs)} runs in {seconds:.0f} s"), flush=True)
-    figures = demo.plot(runs, analysis, settings, folder)
-    names = ", ".join(path.name for path in (*figures, folder / "summary.json", folder / "runs.json"))
+    with plots.style():
+        files = [path for picture in demo.plot(runs, analysis, settings) for path in plots.save(picture, folder)]
+    names = ", ".join(path.name for path in (*files, folder / "summary.json", folder / "runs.json"))
     print(f"files in {folder}: {names}\n", flush=True)
     return not failed
 

@@ -13,7 +13,6 @@ hand-made noise recovers the gain.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -238,58 +237,75 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     return lab.Analysis(arms, criteria, table, notes)
 
 
-def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any], folder: Path) -> list[Path]:
+def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
     error, nll, train_nll = (_values(runs, m) for m in ("test_error", "test_nll", "train_nll"))
     names = [f"S={'N' if s == N else s}" for s in GROUPS]
-    files = []
-    with plots.style():
-        fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5))
-        for ax, values, label in ((axes[0], error, "test error (%)"), (axes[1], nll, "test NLL (nats)")):
-            plots.line_with_band(ax, GROUPS, np.stack([values[n, FIXED_LR] for n in names], axis=1), "batch norm")
-            ax.axhline(values["no norm", FIXED_LR].mean(), color="0.4", ls="--", label="no norm")
-            for arm, color in zip(NOISE_ARMS, plots.PALETTE[2:], strict=False):
-                if arm not in settings["arms"]:
-                    continue
-                ax.axhline(values[arm, FIXED_LR].mean(), color=color, ls=":", label=arm)
-            ax.set(xscale="log", xlabel="S, rows behind the statistics", ylabel=label)
-            ax.set_xticks(GROUPS, [str(s) if s != N else f"N={N}" for s in GROUPS])
-            ax.minorticks_off()
-        axes[1].legend(loc="upper left")
-        fig.suptitle(
-            f"The fewer rows behind the statistics, the more noise ({len(settings['seeds'])} seeds, 95 % bands)"
+    pictures = []
+    fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5))
+    for ax, values, label in ((axes[0], error, "test error (%)"), (axes[1], nll, "test NLL (nats)")):
+        plots.line_with_band(ax, GROUPS, np.stack([values[n, FIXED_LR] for n in names], axis=1), "batch norm")
+        ax.axhline(values["no norm", FIXED_LR].mean(), color="0.4", ls="--", label="no norm")
+        for arm, color in zip(NOISE_ARMS, plots.PALETTE[2:], strict=False):
+            if arm not in settings["arms"]:
+                continue
+            ax.axhline(values[arm, FIXED_LR].mean(), color=color, ls=":", label=arm)
+        ax.set(xscale="log", xlabel="S, rows behind the statistics", ylabel=label)
+        ax.set_xticks(GROUPS, [str(s) if s != N else f"N={N}" for s in GROUPS])
+        ax.minorticks_off()
+    axes[1].legend(loc="upper left")
+    fig.suptitle(f"The fewer rows behind the statistics, the more noise ({len(settings['seeds'])} seeds, 95 % bands)")
+    pictures.append(
+        plots.Picture(
+            "error_against_s",
+            "Test error (%) and test negative log likelihood (nats) against S, the number of rows from which "
+            "batch norm takes its statistics (logarithmic); mean over seeds with its 95 % band. Dashed and dotted"
+            " lines: nets without norm, and noise-free nets with noise made by hand.",
+            fig,
         )
-        files.append(plots.save(fig, folder / "error_against_s.png"))
+    )
 
-        fig, ax = plots.plt.subplots(figsize=(7, 5))
-        for i, arm in enumerate(settings["arms"]):
-            ax.plot(
-                train_nll[arm, FIXED_LR].mean(),
-                nll[arm, FIXED_LR].mean(),
-                "o^sDv<>Pp*h"[i],
-                color=plots.PALETTE[i % len(plots.PALETTE)],
-                ms=9,
-                label=arm,
-            )
-        ax.set(
-            xscale="log", xlabel="train NLL (nats)", ylabel="test NLL (nats)", title="Fitting less, predicting better?"
+    fig, ax = plots.plt.subplots(figsize=(7, 5))
+    for i, arm in enumerate(settings["arms"]):
+        ax.plot(
+            train_nll[arm, FIXED_LR].mean(),
+            nll[arm, FIXED_LR].mean(),
+            "o^sDv<>Pp*h"[i],
+            color=plots.PALETTE[i % len(plots.PALETTE)],
+            ms=9,
+            label=arm,
         )
-        plots.label_decades(ax.xaxis)
-        ax.legend(fontsize=8)
-        files.append(plots.save(fig, folder / "train_against_test.png"))
+    ax.set(xscale="log", xlabel="train NLL (nats)", ylabel="test NLL (nats)", title="Fitting less, predicting better?")
+    plots.label_decades(ax.xaxis)
+    ax.legend(fontsize=8)
+    pictures.append(
+        plots.Picture(
+            "train_against_test",
+            "Test against training negative log likelihood (nats), means over seeds, one marker per arm. Further "
+            "down is better prediction, further left is a closer fit to the training data.",
+            fig,
+        )
+    )
 
-        fig, ax = plots.plt.subplots(figsize=(8, 5))
-        others = [arm for arm in settings["arms"] if arm != "S=N"]
-        for i, arm in enumerate(others):
-            d = stats.paired(error[arm, FIXED_LR], error["S=N", FIXED_LR])
-            ax.errorbar(
-                d.mean, i, xerr=[[d.mean - d.ci[0]], [d.ci[1] - d.mean]], fmt="o", color=plots.PALETTE[0], capsize=3
-            )
-        ax.axvline(0, color="0.4", lw=1)
-        ax.set_yticks(range(len(others)), others)
-        ax.invert_yaxis()
-        ax.set(xlabel="test error minus that of S=N, points (95 % intervals)", title="Paired differences")
-        files.append(plots.save(fig, folder / "paired_differences.png"))
-    return files
+    fig, ax = plots.plt.subplots(figsize=(8, 5))
+    others = [arm for arm in settings["arms"] if arm != "S=N"]
+    for i, arm in enumerate(others):
+        d = stats.paired(error[arm, FIXED_LR], error["S=N", FIXED_LR])
+        ax.errorbar(
+            d.mean, i, xerr=[[d.mean - d.ci[0]], [d.ci[1] - d.mean]], fmt="o", color=plots.PALETTE[0], capsize=3
+        )
+    ax.axvline(0, color="0.4", lw=1)
+    ax.set_yticks(range(len(others)), others)
+    ax.invert_yaxis()
+    ax.set(xlabel="test error minus that of S=N, points (95 % intervals)", title="Paired differences")
+    pictures.append(
+        plots.Picture(
+            "paired_differences",
+            "Test error of each arm minus that of the noise-free S=N, in percentage points: mean over paired "
+            "seeds with its 95 % t-interval. Left of 0 is better than batch norm without noise.",
+            fig,
+        )
+    )
+    return pictures
 
 
 DEMO = lab.Demo(

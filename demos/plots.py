@@ -1,11 +1,14 @@
-"""What the figures share: colours that colour-blind readers tell apart, a talk's size, lines with bands."""
+"""What the figures share: colours that colour-blind readers tell apart, a talk's size, lines with bands.
+
+A demo makes its figures as `Picture`s; the laboratory calls it inside of `style()` and writes the files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -22,17 +25,28 @@ from numpy.typing import ArrayLike
 
 from demos.statistics import mean_ci
 
+INK = "#1a1a1a"  # of text, axes and black lines: the HTML report puts the page's own text colour in its place
 # Okabe & Ito: blue, vermillion, green, orange, purple, sky blue, black, yellow (last: it is faint on white)
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", INK, "#F0E442"]
+
+
+class Picture(NamedTuple):
+    """A figure, the name of its files, and what it shows: the axes, the arms, what to look for."""
+
+    name: str
+    caption: str
+    figure: Figure
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Every figure is made inside `with style():`."""
+    """Every figure is made, and written, inside `with style():`."""
     settings: dict[Any, Any] = {
         "figure.figsize": (8, 4.5),
         "figure.constrained_layout.use": True,
         "savefig.dpi": 160,
+        "svg.hashsalt": "tinygrad_bn",  # the same figure is the same file
+        **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], INK),
         "font.size": 12,
         "axes.titlesize": 13,
         "axes.prop_cycle": cycler(color=PALETTE),
@@ -77,8 +91,10 @@ def label_decades(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def save(fig: Figure, path: str | Path) -> Path:
-    """Write the figure and free it."""
-    fig.savefig(path)
-    plt.close(fig)
-    return Path(path)
+def save(picture: Picture, folder: Path) -> list[Path]:
+    """Write NAME.png and NAME.svg (without a background), and free the figure."""
+    png, svg = folder / f"{picture.name}.png", folder / f"{picture.name}.svg"
+    picture.figure.savefig(png)
+    picture.figure.savefig(svg, transparent=True, metadata={"Date": None})
+    plt.close(picture.figure)
+    return [png, svg]

@@ -53,12 +53,11 @@ def analyse(runs, settings):
     return lab.Analysis(kept, criteria, table, [f"seeds {settings['seeds']}"])
 
 
-def plot(runs, analysis, settings, folder):
-    with plots.style():
-        fig, ax = plots.plt.subplots()
-        values = [arm["error_rate"] for arm in analysis.arms]
-        plots.line_with_band(ax, range(len(values)), np.transpose(values), "toy")
-        return [plots.save(fig, folder / "toy.png")]
+def plot(runs, analysis, settings):
+    fig, ax = plots.plt.subplots()
+    values = [arm["error_rate"] for arm in analysis.arms]
+    plots.line_with_band(ax, range(len(values)), np.transpose(values), "toy")
+    return [plots.Picture("toy", "The error of each arm.", fig)]
 
 
 def demo(run=run, **settings):
