@@ -93,8 +93,11 @@ class ChosenBatchNorm(nn.Module):
 
 
 def take_population_statistics(model: nn.Module, x: np.ndarray) -> None:
-    """One pass over the whole training set as one batch: exact statistics for every ChosenBatchNorm."""
+    """One pass over the whole training set as one batch: exact statistics for every batch norm."""
     norms = [m for m in model.modules() if isinstance(m, ChosenBatchNorm)]
+    if not norms:  # the library's own norms, or none
+        nn.utils.recompute_statistics(model, [x])
+        return
     for norm in norms:
         norm.measuring = True
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
