@@ -482,7 +482,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         row[0].set_ylabel("input of the unit")
     for ax in axes[1]:
         ax.set_xlabel("step")
-    axes[0, 0].legend(title="percentile", fontsize=8)
+    axes[0, 2].legend(title="percentile", loc="center left", bbox_to_anchor=(1, 0.5))
     pictures.append(
         plots.Picture(
             "one_unit",

@@ -1,0 +1,458 @@
+"""Which statistics does batch norm need at test time?
+
+In training each batch is normalized with its own mean and variance. "Better not use it at test time", says the source
+text; but the net was trained with normalized activations and needs constants in their place. Nets trained with
+batches of 4, 8, 32 and 128 rows are evaluated with
+
+- the population's statistics, measured over the training set once the net is trained (recompute_statistics);
+- the moving averages kept in training;
+- the statistics of test batches of 1, 2, 8, 32, ... rows, in random order and sorted by class;
+- no normalization at all: the norm layers are taken out.
+
+Then the inputs shift: contrast, offset, noise. n unlabelled rows of the new inputs are worth n rows, the training
+statistics N: mean = (N mean_source + n mean_target) / (N + n), the variance alike (adapt_statistics). Does that help
+under shift, and does it harm without? Lastly two facts: a batch's variance falls short by (m - 1) / m on average, and
+batch norm with constants is an affine map that the layer before can take up (fold_batch_norm).
+
+    python -m demos.test_time --preset full
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from demos import laboratory as lab
+from demos import plots
+from demos import statistics as stats
+from demos.training import NOISE, batches, evaluate, stream, train
+from tinygrad_bn import Tensor, manual_seed, nn, no_grad
+
+N, WIDTH, LR = 1000, 100, 0.1
+SIZES = {"train": N, "target": 256, "test": 512}  # target: unlabelled rows, for adaptation alone
+TRAINED_WITH = [4, 8, 32, 128]
+MAIN = 32  # of these, the net that the criteria look at
+TEST_BATCHES = [1, 2, 8, 32, 128, SIZES["test"]]
+MARGIN = 0.3  # points of test error: differences below it count as none
+ADAPTED_WITH = (256, 16)  # rows of the target, and what the training statistics are worth: Schneider et al. 2020
+PSEUDO_COUNTS = [0, 16, 64, 256, 1024]
+TARGET_ROWS = [8, 32, 128, 256]
+
+# kind of shift: its strengths; the middle one for the grid of n and N
+SHIFTS = {"contrast": [0.7, 0.5, 0.3], "offset": [0.5, 1.0, 2.0], "noise": [0.5, 1.0, 2.0]}
+
+PRESETS = {
+    "quick": {
+        "seeds": 8,
+        "epochs": 40,
+        "limits": "eight seeds give wide intervals: whether a difference is below 0.3 points often stays open.",
+    },
+    "full": {"seeds": 20, "epochs": 40},
+}
+
+
+def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "arm": f"m={m}",
+            "seed": seed,
+            "lr": LR,
+            "dataset": settings["dataset"],
+            "steps": settings["epochs"] * (N // m),  # equal samples for all
+            "m": m,
+        }
+        for seed in settings["seeds"]
+        for m in TRAINED_WITH
+    ]
+
+
+@cache
+def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
+
+
+def net(features: int, classes: int, norm: Callable[[int], nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
+    """features-100-100-100-classes: linear, norm, ReLU; the initialization is PyTorch's."""
+    layers: list[nn.Module] = []
+    for width in (features, WIDTH, WIDTH):
+        layers += [nn.Linear(width, WIDTH), norm(WIDTH), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, classes))
+
+
+# --- ways to evaluate a trained net
+
+
+def with_norm(model: nn.Sequential, norm: Callable[[int], nn.Module]) -> nn.Sequential:
+    """The same weights and statistics, with another norm in each norm's place."""
+    other = net(model[0].in_features, model[-1].out_features, norm)
+    other.load_state_dict(model.state_dict(), strict=False)
+    return other
+
+
+def logits(model: nn.Sequential, x: np.ndarray) -> np.ndarray:
+    with no_grad():
+        return model(Tensor(x)).data
+
+
+def batch_logits(model: nn.Sequential, x: np.ndarray, size: int) -> np.ndarray:
+    """Each `size` rows of x are normalized by their own statistics: ghost batches in training mode.
+
+    The library refuses a batch of one row, as PyTorch does: x - mean is 0 whatever x is. Here the row is taken twice,
+    which has the same mean and the same (biased) variance.
+    """
+    if size == 1:
+        return batch_logits(model, np.repeat(x, 2, axis=0), 2)[::2]
+    return logits(with_norm(model, lambda features: nn.GhostBatchNorm1d(features, size)).train(), x)
+
+
+def error_of(scores: np.ndarray, y: np.ndarray) -> float:
+    return 100 * float((scores.argmax(axis=1) != y).mean())
+
+
+def shifted(x: np.ndarray, kind: str, strength: float, middle: float, sd: float, random: Any) -> np.ndarray:
+    """contrast: x - middle shrinks to a share; offset, noise: in standard deviations of the training pixels."""
+    if kind == "contrast":
+        return (middle + strength * (x - middle)).astype(np.float32)
+    by = random.standard_normal(x.shape) if kind == "noise" else 1.0
+    return (x + strength * sd * by).astype(np.float32)
+
+
+def adapted(model: nn.Sequential, target: np.ndarray, n: int, count: int) -> nn.Sequential:
+    return nn.utils.adapt_statistics(copy.deepcopy(model), target[:n], n / (count + n))
+
+
+def variance_ratio(x: np.ndarray, m: int, seed: int) -> float:
+    """E[var_B] / var over 40 epochs of batches of m rows as in training, a mean over features.
+
+    var_B is biased, as batch norm's; var is the unbiased variance of all rows. (m - 1) / m is expected.
+    """
+    var = x.var(axis=0, ddof=1)
+    taken = np.array(list(islice(batches(len(x), m, seed), 40 * (len(x) // m))))
+    varying = var > 0
+    return float((x[taken][:, :, varying].var(axis=1).mean(axis=0) / var[varying]).mean())
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    data, seed, m = load(config["dataset"], config["seed"]), config["seed"], config["m"]
+    (x, _), (target, _), (x_test, y_test) = data["train"], data["target"], data["test"]
+    manual_seed(seed)
+    model = net(x.shape[1], int(max(y.max() for _, y in data.values())) + 1)
+    moving: dict[str, np.ndarray] = {}
+
+    def watch(step: int) -> None:
+        if step == config["steps"]:
+            moving.update(model.state_dict())
+
+    result = train(model, data, config, watch=watch)  # leaves the population's statistics in the net
+    with np.errstate(all="ignore"):
+        kept = copy.deepcopy(model)
+        kept.load_state_dict(moving or model.state_dict())
+        biased = copy.deepcopy(kept)
+        for norm in biased.modules():
+            if isinstance(norm, nn.BatchNorm1d):
+                norm.running_var *= (m - 1) / m
+        ways = {"population": model, "moving average": kept, "moving average, biased": biased}
+        ways["norms taken out"] = with_norm(model, lambda features: nn.Identity())
+        errors = {way: evaluate(variant, x_test, y_test)[0] for way, variant in ways.items()}
+        by_class = np.argsort(y_test, kind="stable")
+        for size in TEST_BATCHES:
+            errors[f"B={size}"] = error_of(batch_logits(model, x_test, size), y_test)
+            errors[f"B={size}, by class"] = error_of(batch_logits(model, x_test[by_class], size), y_test[by_class])
+        if m == MAIN:
+            errors |= under_shift(model, x, target, x_test, y_test, seed)
+        plain, folded = logits(model, x_test), logits(nn.utils.fold_batch_norm(model), x_test)
+        facts = {
+            "spread_at_one": float(np.ptp(batch_logits(model, x_test, 1), axis=0).max()),
+            "fold_error": float(np.abs(folded - plain).max() / np.abs(plain).max()),
+            "variance_ratio": variance_ratio(logits(model[:1], x).astype(np.float64), m, seed),
+        }
+    if result["diverged"]:
+        errors = dict.fromkeys(errors, result["chance"])
+    return {**result, "errors": errors, **facts}
+
+
+def under_shift(
+    model: nn.Sequential, x: np.ndarray, target: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Test error with the training statistics and with adapted ones, for each shift and strength, and without shift."""
+    middle, sd = float(x.mean()), float(x.std())
+    errors = {}
+    for kind, strength in [("none", 0.0), *((kind, s) for kind, all_s in SHIFTS.items() for s in all_s)]:
+        new, test = target, x_test
+        if kind != "none":
+            new = shifted(target, kind, strength, middle, sd, stream(seed, NOISE, 0))
+            test = shifted(x_test, kind, strength, middle, sd, stream(seed, NOISE, 1))
+        errors[f"{kind} {strength}, source"] = evaluate(model, test, y_test)[0]
+        for n in TARGET_ROWS:
+            for count in PSEUDO_COUNTS:
+                key = f"{kind} {strength}, n={n}, N={count}"
+                errors[key] = evaluate(adapted(model, new, n, count), test, y_test)[0]
+    return errors
+
+
+def cost(config: dict[str, Any]) -> float:
+    return float(config["steps"])
+
+
+# --- what the runs say
+
+
+def values(runs: list[dict[str, Any]], m: int, way: str) -> np.ndarray:
+    """Test error per seed, in their order, of the nets trained with batches of m."""
+    ours = sorted((r for r in runs if r["m"] == m), key=lambda r: r["seed"])
+    return np.array([r["errors"][way] for r in ours])
+
+
+def over_shifts(runs: list[dict[str, Any]], kinds: list[str], way: str) -> np.ndarray:
+    """The same for the main net, a mean over the strengths of these kinds of shift."""
+    return np.mean([values(runs, MAIN, f"{kind} {s}, {way}") for kind in kinds for s in SHIFTS[kind]], axis=0)
+
+
+WITHOUT = "none 0.0"
+ADAPTED = "n={}, N={}".format(*ADAPTED_WITH)
+WHOLE = f"B={SIZES['test']}"
+WAYS = ["population", "moving average", "moving average, biased", "norms taken out"]
+
+
+def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    table = [["test error % with the statistics of", *(f"trained with m={m}" for m in TRAINED_WITH)]]
+    by_batch = [f"B={size}{order}" for order in ("", ", by class") for size in TEST_BATCHES]
+    for way in (*WAYS, *by_batch):
+        cells = [stats.mean_ci(values(runs, m, way)) for m in TRAINED_WITH]
+        name = f"test batches, {way}" if way in by_batch else way
+        table.append([name, *(f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]" for mean, ci in cells)])
+    arms = []
+    for m in TRAINED_WITH:
+        ours = sorted((r for r in runs if r["m"] == m), key=lambda r: r["seed"])
+        arms.append({"arm": f"m={m}", "errors": {way: list(values(runs, m, way)) for way in ours[0]["errors"]}})
+        for metric in ("test_nll", "train_nll", "variance_ratio", "fold_error", "diverged"):
+            arms[-1][metric] = [r[metric] for r in ours]
+    for metric, what in (("test_nll", "test NLL, population"), ("train_nll", "train NLL, population")):
+        table.append([what, *(f"{np.mean(arm[metric]):.3f}" for arm in arms)])
+
+    same = stats.tost(values(runs, MAIN, "population"), values(runs, MAIN, WHOLE), MARGIN)
+    no_harm = stats.tost(*(values(runs, MAIN, f"{WITHOUT}, {way}") for way in (ADAPTED, "source")), MARGIN)
+    helps = {kind: stats.paired(*(over_shifts(runs, [kind], way) for way in (ADAPTED, "source"))) for kind in SHIFTS}
+    corrected = [np.array(arm["variance_ratio"]) * m / (m - 1) for arm, m in zip(arms, TRAINED_WITH, strict=True)]
+    unbiased = [stats.tost(c, np.ones(len(c)), 0.01) for c in corrected]
+    tests = [same, *helps.values(), no_harm, max(unbiased, key=lambda t: t["p"])]
+    p = stats.holm([t["p"] if isinstance(t, dict) else t.p for t in tests])
+
+    alone, (_, alone_ci) = values(runs, MAIN, "B=1"), stats.mean_ci(values(runs, MAIN, "B=1"))
+    spread = max(r["spread_at_one"] for r in runs)
+    criteria = [
+        lab.Criterion(
+            "test error % with the statistics of one image (B=1)",
+            alone.mean(),
+            alone_ci,
+            "chance: the same logits for every image, in every net",
+            bool(spread == 0 and not lab.learned(alone.mean(), runs[0]["chance"])),
+            headline=True,
+            note=f"largest difference between the logits of two test images: {spread:g}",
+        ),
+        lab.Criterion(
+            "test error of the population's statistics minus that of the whole test set as one batch, points",
+            same["mean"],
+            same["ci90"],
+            f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
+            bool(same["equivalent"] and p[0] < 0.05),
+            headline=True,
+            note=f"Holm p {p[0]:.2g}",
+        ),
+    ]
+    for (kind, d), holm in zip(helps.items(), p[1:], strict=False):
+        criteria.append(
+            lab.Criterion(
+                f"shift by {kind}: test error of adapted ({ADAPTED}) minus training statistics, points",
+                d.mean,
+                d.ci,
+                "interval below 0, Holm p < 0.05",
+                bool(d.ci[1] < 0 and holm < 0.05),
+                note=f"bootstrap [{d.bootstrap_ci[0]:.2f}, {d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, better in "
+                f"{100 * d.win_rate:.0f} % of seeds, Holm p {holm:.2g}; a mean over the strengths",
+            )
+        )
+    worst_fold = max(r["fold_error"] for r in runs)
+    worst = max(range(len(unbiased)), key=lambda i: abs(unbiased[i]["mean"]))
+    criteria += [
+        lab.Criterion(
+            f"no shift: test error of adapted ({ADAPTED}) minus training statistics, points",
+            no_harm["mean"],
+            no_harm["ci90"],
+            f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
+            bool(no_harm["equivalent"] and p[4] < 0.05),
+            note=f"Holm p {p[4]:.2g}; other n and N: see the notes and the figure",
+        ),
+        lab.Criterion(
+            "E[m / (m - 1) var_B] / var over batches as in training, furthest from 1 of all m",
+            float(corrected[worst].mean()),
+            stats.mean_ci(corrected[worst], level=0.90)[1],
+            "90 % interval within 1 +- 0.01 for every m, TOST, Holm p < 0.05",
+            bool(all(t["equivalent"] for t in unbiased) and p[5] < 0.05),
+            note=f"here m={TRAINED_WITH[worst]}; without the correction at m={TRAINED_WITH[0]}: "
+            f"{np.mean(arms[0]['variance_ratio']):.3f}",
+        ),
+        lab.Criterion(
+            "folded into the linear layers: largest change of a logit, relative to the largest logit (float32)",
+            worst_fold,
+            None,
+            "< 1e-6",
+            bool(worst_fold < 1e-6),
+        ),
+    ]
+    return lab.Analysis(arms, criteria, table, notes(runs))
+
+
+def notes(runs: list[dict[str, Any]]) -> list[str]:
+    """What no criterion asks: the other nets, the moving average, and what N trades for what."""
+    lines = []
+    for what, a, b in (
+        ("population minus whole test set", "population", WHOLE),
+        ("moving average minus population", "moving average", "population"),
+        (
+            "moving average of the biased variance minus that of the unbiased",
+            "moving average, biased",
+            "moving average",
+        ),
+    ):
+        found = []
+        for m in TRAINED_WITH:
+            d = stats.paired(values(runs, m, a), values(runs, m, b))
+            found.append(f"m={m} {d.mean:+.2f} [{d.ci[0]:.2f}, {d.ci[1]:.2f}]")
+        lines.append(f"{what}, points: {', '.join(found)}")
+    for count in PSEUDO_COUNTS:
+        way = f"n={ADAPTED_WITH[0]}, N={count}"
+        harm = stats.paired(*(values(runs, MAIN, f"{WITHOUT}, {w}") for w in (way, "source")))
+        gain = stats.paired(*(over_shifts(runs, list(SHIFTS), w) for w in (way, "source")))
+        lines.append(
+            f"adapted with {way}, points: without shift {harm.mean:+.2f} [{harm.ci[0]:.2f}, {harm.ci[1]:.2f}], "
+            f"mean of all shifts {gain.mean:+.2f} [{gain.ci[0]:.2f}, {gain.ci[1]:.2f}]"
+        )
+    return lines
+
+
+LINES = list(zip(plots.PALETTE, "os^Dv<", ("-", "--", "-.", ":", "-", "--"), strict=False))
+
+
+def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
+    seeds = f"{len(settings['seeds'])} seeds, 95 % bands"
+    pictures = []
+
+    def line(ax: Any, x: Any, columns: list[np.ndarray], label: str, i: int) -> None:
+        color, marker, style = LINES[i]
+        plots.line_with_band(ax, x, np.stack(columns, axis=1), label, color)
+        ax.lines[-1].set(marker=marker, linestyle=style)
+
+    fig, axes = plots.plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    for ax, order, title in zip(axes, ("", ", by class"), ("random order", "sorted by class"), strict=True):
+        for i, m in enumerate(TRAINED_WITH):
+            line(ax, TEST_BATCHES, [values(runs, m, f"B={size}{order}") for size in TEST_BATCHES], f"m={m}", i)
+            ax.axhline(values(runs, m, "population").mean(), color=LINES[i][0], lw=1, ls=LINES[i][2])
+        ax.set(xscale="log", xlabel="B, rows of a test batch", title=f"Test images in {title}")
+        ax.set_xticks(TEST_BATCHES, TEST_BATCHES)
+        ax.minorticks_off()
+    axes[0].set_ylabel("test error (%)")
+    axes[0].legend(title="trained with")
+    fig.suptitle(f"Normalized with the statistics of the test batch ({seeds})")
+    pictures.append(
+        plots.Picture(
+            "error_against_test_batch",
+            "Test error (%) of batch norm that uses the statistics of test batches of B rows (logarithmic), in random "
+            "order and sorted by class; mean over seeds with its 95 % band. Thin lines without markers: the "
+            "population's statistics, which do not depend on the company. 90 % is chance.",
+            fig,
+        )
+    )
+
+    fig, axes = plots.plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
+    n, count = ADAPTED_WITH
+    ways = ["source", f"n={n}, N={count}", f"n={n}, N=0", f"n=8, N={count}", "n=8, N=0"]
+    for ax, (kind, strengths) in zip(axes, SHIFTS.items(), strict=True):
+        unshifted = 1.0 if kind == "contrast" else 0.0
+        for i, way in enumerate(ways):
+            keys = [f"{WITHOUT}, {way}", *(f"{kind} {s}, {way}" for s in strengths)]
+            label = "training statistics" if way == "source" else f"adapted, {way}"
+            line(ax, [unshifted, *strengths], [values(runs, MAIN, key) for key in keys], label, i)
+        unit = "share that is left" if kind == "contrast" else "standard deviations of the pixels"
+        ax.set(xlabel=f"{kind} ({unit})")
+        if kind == "contrast":
+            ax.invert_xaxis()
+    axes[0].set_ylabel("test error (%)")
+    axes[0].legend()
+    fig.suptitle(f"Shifted test images, nets trained with m={MAIN} ({seeds})")
+    pictures.append(
+        plots.Picture(
+            "error_under_shift",
+            "Test error (%) against the strength of the shift, from none on the left; mean over seeds with its 95 % "
+            "band. Adapted: statistics mixed with those of n unlabelled rows of the shifted inputs, the training "
+            "statistics being worth N. Look at how far below the training statistics they stay, and what few rows cost "
+            "where nothing has shifted.",
+            fig,
+        )
+    )
+
+    fig, axes = plots.plt.subplots(1, 2, figsize=(12, 4.8))
+    for i, n in enumerate(TARGET_ROWS):
+        ways = [f"n={n}, N={count}" for count in PSEUDO_COUNTS]
+        places = range(len(ways))
+        line(axes[0], places, [values(runs, MAIN, f"{WITHOUT}, {way}") for way in ways], f"n={n}", i)
+        line(axes[1], places, [over_shifts(runs, list(SHIFTS), way) for way in ways], f"n={n}", i)
+    axes[0].axhline(values(runs, MAIN, f"{WITHOUT}, source").mean(), color="0.4", label="training statistics")
+    axes[1].axhline(over_shifts(runs, list(SHIFTS), "source").mean(), color="0.4")
+    for ax, title in zip(axes, ("no shift", "mean of the nine shifts"), strict=True):
+        ax.set_xticks(range(len(PSEUDO_COUNTS)), PSEUDO_COUNTS)
+        ax.set(xlabel="N, rows the training statistics are worth", ylabel="test error (%)", title=title)
+    axes[0].legend()
+    fig.suptitle(f"What adaptation costs and what it gains ({seeds})")
+    pictures.append(
+        plots.Picture(
+            "cost_and_gain_of_adaptation",
+            "Test error (%) against N, for n rows of the target; mean over seeds with its 95 % band; the grey line is "
+            "the net that is not adapted. The same N that protects where nothing has shifted (left, lower is safer) "
+            "gives away part of the gain under shift (right).",
+            fig,
+        )
+    )
+
+    fig, ax = plots.plt.subplots(figsize=(7, 4.5))
+    ms = np.geomspace(TRAINED_WITH[0] / 1.3, TRAINED_WITH[-1] * 1.3, 100)
+    ax.plot(ms, (ms - 1) / ms, color="0.4", label="(m - 1) / m")
+    ratios = [np.array(arm["variance_ratio"]) for arm in analysis.arms]
+    line(ax, TRAINED_WITH, ratios, "measured", 0)
+    ax.lines[-1].set_linestyle("none")
+    line(ax, TRAINED_WITH, [r * m / (m - 1) for r, m in zip(ratios, TRAINED_WITH, strict=True)], "times m / (m - 1)", 1)
+    ax.set(xscale="log", xlabel="m, rows of a batch", ylabel="mean batch variance / variance of all rows")
+    ax.set_xticks(TRAINED_WITH, TRAINED_WITH)
+    ax.minorticks_off()
+    ax.legend()
+    pictures.append(
+        plots.Picture(
+            "variance_of_batches",
+            "The mean (biased) variance of batches of m rows (logarithmic), relative to the variance of the training "
+            "set (no unit), for the first layer's outputs; mean over seeds. It follows (m - 1) / m; the factor that "
+            "batch norm puts on the variance it tracks brings it to 1.",
+            fig,
+        )
+    )
+    return pictures
+
+
+DEMO = lab.Demo(
+    name="test_time",
+    claim="At test time batch norm needs constants, the population's statistics: not the batch's, and not none.",
+    presets=PRESETS,
+    plan=plan,
+    run=run,
+    sizes=SIZES,
+    analyse=analyse,
+    plot=plot,
+    cost=cost,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(lab.main([DEMO]))
