@@ -349,11 +349,11 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         ax.lines[-1].set(marker=marker, linestyle=style)
 
     fig, axes = plots.plt.subplots(1, 2, figsize=(12, 5), sharey=True)
-    for ax, order, title in zip(axes, ("", ", by class"), ("random order", "sorted by class"), strict=True):
+    for ax, order, title in zip(axes, ("", ", by class"), ("in random order", "sorted by class"), strict=True):
         for i, m in enumerate(TRAINED_WITH):
             line(ax, TEST_BATCHES, [values(runs, m, f"B={size}{order}") for size in TEST_BATCHES], f"m={m}", i)
             ax.axhline(values(runs, m, "population").mean(), color=LINES[i][0], lw=1, ls=LINES[i][2])
-        ax.set(xscale="log", xlabel="B, rows of a test batch", title=f"Test images in {title}")
+        ax.set(xscale="log", xlabel="B, rows of a test batch", title=f"Test images {title}", ylim=(0, None))
         ax.set_xticks(TEST_BATCHES, TEST_BATCHES)
         ax.minorticks_off()
     axes[0].set_ylabel("test error (%)")
@@ -379,7 +379,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             label = "training statistics" if way == "source" else f"adapted, {way}"
             line(ax, [unshifted, *strengths], [values(runs, MAIN, key) for key in keys], label, i)
         unit = "share that is left" if kind == "contrast" else "standard deviations of the pixels"
-        ax.set(xlabel=f"{kind} ({unit})")
+        ax.set(xlabel=f"{kind} ({unit})", ylim=(0, None))
         if kind == "contrast":
             ax.invert_xaxis()
     axes[0].set_ylabel("test error (%)")
@@ -407,6 +407,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     for ax, title in zip(axes, ("no shift", "mean of the nine shifts"), strict=True):
         ax.set_xticks(range(len(PSEUDO_COUNTS)), PSEUDO_COUNTS)
         ax.set(xlabel="N, rows the training statistics are worth", ylabel="test error (%)", title=title)
+        ax.set_ylim(0, None)
     axes[0].legend()
     fig.suptitle(f"What adaptation costs and what it gains ({seeds})")
     pictures.append(
@@ -423,8 +424,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     ms = np.geomspace(TRAINED_WITH[0] / 1.3, TRAINED_WITH[-1] * 1.3, 100)
     ax.plot(ms, (ms - 1) / ms, color="0.4", label="(m - 1) / m")
     ratios = [np.array(arm["variance_ratio"]) for arm in analysis.arms]
-    line(ax, TRAINED_WITH, ratios, "measured", 0)
-    ax.lines[-1].set_linestyle("none")
+    ax.plot(TRAINED_WITH, [r.mean() for r in ratios], LINES[0][1], color=LINES[0][0], ms=9, label="measured")
     line(ax, TRAINED_WITH, [r * m / (m - 1) for r, m in zip(ratios, TRAINED_WITH, strict=True)], "times m / (m - 1)", 1)
     ax.set(xscale="log", xlabel="m, rows of a batch", ylabel="mean batch variance / variance of all rows")
     ax.set_xticks(TRAINED_WITH, TRAINED_WITH)
