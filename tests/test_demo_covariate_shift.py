@@ -181,6 +181,18 @@ def test_verdicts_need_more_drift_and_less_error(drift, error, verdict):
     assert sum(c.headline for c in criteria) == 1
 
 
+def test_one_chance_hit_among_the_tests_is_no_pass():
+    """p = 0.03 by itself, and three tests without effect: 0.12 after Holm's correction."""
+    runs, settings = synthetic(1, 0, "quick")
+    pattern = np.random.default_rng(0).normal(size=10)
+    pattern = (pattern - pattern.mean()) / pattern.std(ddof=1)
+    for r in runs:
+        hit = r["arm"] == demo.name("relu", "noisy BN x1")
+        r["test_error"] = 20.0 + (r["norm"] in demo.NOISY) * (pattern[r["seed"]] - hit * 2.57 / math.sqrt(10))
+    first = demo.analyse(runs, settings).criteria[0]
+    assert first.ci[1] < 0 and "Holm p 0.12" in first.note and not first.passed
+
+
 def test_coupling_without_batch_norm_fails_its_criterion():
     runs, settings = synthetic(1, -2, "quick")
     assert demo.analyse(runs, settings).criteria[-1].passed
