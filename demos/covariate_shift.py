@@ -34,6 +34,7 @@ M, DEPTH, WIDTH, FIXED_LR = 32, 5, 64, 0.1
 SIZES = {"train": 1000, "valid": 297, "test": 500}
 EVERY = 50  # steps from one measurement to the next
 PROBE = 256  # training images on which distributions are measured
+FITTED = 0.5  # nats of training loss; how soon a net gets there is its speed
 PERCENTILES = (15, 50, 85)  # those of Ioffe & Szegedy 2015, figure 1
 LABELS = {"relu": "ReLU", "sigmoid": "sigmoid"}
 
@@ -263,6 +264,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             "growth_at_start": at_start,
             "growth": growth(model, probe, config["seed"]),
             "coupling": coupling(model, x[:M], x[M]),
+            "steps_to_fit": EVERY * next((i for i, loss in enumerate(losses) if loss < FITTED), len(losses)),
             # of the probe, every EVERY steps
             "loss": losses + [float("nan")] * (config["steps"] // EVERY + 1 - len(losses)),
             "unit": [d["percentiles"][:, -1, 0].tolist() for d in now],  # the first unit of the last hidden layer
@@ -360,11 +362,13 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
 
 
 def notes(runs: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
-    """What no criterion asks: the noise by itself, drift from step to step, gradient shift, growth."""
+    """What no criterion asks: the noise by itself, the speed, drift from step to step, gradient shift, growth."""
     noises = [f"no norm + noise {k}" for k in ("x1", "x3")]
+    speed = f"steps until the training loss is below {FITTED} (all of them, if never)"
     comparisons = {
         "test error (points)": ("test_error", [("BN", "no norm"), *((n, "BN") for n in NOISY)]),
         "the noise alone, test error (points)": ("test_error", [(n, "no norm") for n in noises]),
+        speed: ("steps_to_fit", [("BN", "no norm"), *((n, "no norm") for n in NOISY)]),
         "drift from one step to the next (deviations)": ("drift_of_a_step", [(n, "no norm") for n in NOISY]),
         "gradient before and after the step below, cosine (no claim)": ("gradient_cosine", [("BN", "no norm")]),
         "the same, relative L2 distance (no claim)": ("gradient_distance", [("BN", "no norm")]),

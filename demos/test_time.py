@@ -333,6 +333,13 @@ def notes(runs: list[dict[str, Any]]) -> list[str]:
             f"adapted with {way}, points: without shift {harm.mean:+.2f} [{harm.ci[0]:.2f}, {harm.ci[1]:.2f}], "
             f"mean of all shifts {gain.mean:+.2f} [{gain.ci[0]:.2f}, {gain.ci[1]:.2f}]"
         )
+    affine = [f"{kind} {s}, n={ADAPTED_WITH[0]}, N=0" for kind in ("contrast", "offset") for s in SHIFTS[kind]]
+    unshifted = values(runs, MAIN, f"{WITHOUT}, n={ADAPTED_WITH[0]}, N=0")
+    change = max(np.abs(values(runs, MAIN, way) - unshifted).max() for way in affine)
+    lines.append(
+        "contrast and offset change each input of the first norm by an affine map, which statistics of the target "
+        f"alone (N=0) take back: the largest change of an error is {change:.2f} points"
+    )
     return lines
 
 
@@ -349,22 +356,24 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         ax.lines[-1].set(marker=marker, linestyle=style)
 
     fig, axes = plots.plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    axes[0].set_yscale("log")
     for ax, order, title in zip(axes, ("", ", by class"), ("in random order", "sorted by class"), strict=True):
         for i, m in enumerate(TRAINED_WITH):
             line(ax, TEST_BATCHES, [values(runs, m, f"B={size}{order}") for size in TEST_BATCHES], f"m={m}", i)
             ax.axhline(values(runs, m, "population").mean(), color=LINES[i][0], lw=1, ls=LINES[i][2])
-        ax.set(xscale="log", xlabel="B, rows of a test batch", title=f"Test images {title}", ylim=(0, None))
+        ax.set(xscale="log", xlabel="B, rows of a test batch", title=f"Test images {title}")
         ax.set_xticks(TEST_BATCHES, TEST_BATCHES)
         ax.minorticks_off()
+    plots.label_decades(axes[0].yaxis)
     axes[0].set_ylabel("test error (%)")
     axes[0].legend(title="trained with")
     fig.suptitle(f"Normalized with the statistics of the test batch ({seeds})")
     pictures.append(
         plots.Picture(
             "error_against_test_batch",
-            "Test error (%) of batch norm that uses the statistics of test batches of B rows (logarithmic), in random "
-            "order and sorted by class; mean over seeds with its 95 % band. Thin lines without markers: the "
-            "population's statistics, which do not depend on the company. 90 % is chance.",
+            "Test error (%) of batch norm that uses the statistics of test batches of B rows (both logarithmic), in "
+            "random order and sorted by class; geometric mean over seeds with its 95 % band. Thin lines without "
+            "markers: the population's statistics, which do not depend on the company. 90 % is chance.",
             fig,
         )
     )
@@ -379,10 +388,10 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             label = "training statistics" if way == "source" else f"adapted, {way}"
             line(ax, [unshifted, *strengths], [values(runs, MAIN, key) for key in keys], label, i)
         unit = "share that is left" if kind == "contrast" else "standard deviations of the pixels"
-        ax.set(xlabel=f"{kind} ({unit})", ylim=(0, None))
+        ax.set(xlabel=f"{kind} ({unit})")
         if kind == "contrast":
             ax.invert_xaxis()
-    axes[0].set_ylabel("test error (%)")
+    axes[0].set(ylabel="test error (%)", ylim=(0, None))
     axes[0].legend()
     fig.suptitle(f"Shifted test images, nets trained with m={MAIN} ({seeds})")
     pictures.append(

@@ -156,6 +156,13 @@ def test_a_diverged_run_counts_as_chance():
     assert len(result["loss"]) == 120 // demo.EVERY + 1
 
 
+def test_speed_is_the_first_measurement_below_the_threshold():
+    result = demo.run(config("BN", steps=200))
+    below = [i for i, loss in enumerate(result["loss"]) if loss < demo.FITTED]
+    assert result["steps_to_fit"] == demo.EVERY * below[0] > 0
+    assert demo.run(config("BN", lr=1e-6, steps=100))["steps_to_fit"] == 100 + demo.EVERY  # not within the run
+
+
 def synthetic(drift, error, preset="full"):
     """Runs in which noisy BN drifts `drift` more, and errs `error` more, than no norm."""
     settings = {**demo.PRESETS[preset], "seeds": list(range(10)), "dataset": "digits", "preset": preset}
@@ -167,7 +174,7 @@ def synthetic(drift, error, preset="full"):
         runs.append({**c, "test_error": errs, "valid_error": errs, "test_nll": 0.1, "train_nll": 0.1, "chance": 90.0})
         runs[-1] |= {"drift": 2 + drift * noisy + scatter, "drift_of_a_step": 0.1, "gradient_cosine": 1.0}
         runs[-1] |= {"gradient_distance": 0.1, "growth": [1.0] * 5, "growth_at_start": [1.0] * 5, "diverged": False}
-        runs[-1] |= {"coupling": 0.1 * demo.NORMS[c["norm"]][0]}
+        runs[-1] |= {"coupling": 0.1 * demo.NORMS[c["norm"]][0], "steps_to_fit": 100}
     return runs, settings
 
 
