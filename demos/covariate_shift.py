@@ -18,6 +18,7 @@ so that the noise itself is not taken for the cause. Measured besides error and 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -224,7 +225,7 @@ def drift(before: list[dict[str, np.ndarray]], after: list[dict[str, np.ndarray]
     return mean_of_finite(moved)
 
 
-def mean_of_finite(values: list[float]) -> float:
+def mean_of_finite(values: Iterable[float]) -> float:
     finite = [v for v in values if np.isfinite(v)]
     return float(np.mean(finite)) if finite else float("nan")
 
@@ -254,6 +255,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     watch(0)  # before training
     at_start = growth(model, probe, config["seed"])
     result = train(model, data, config, watch=watch)
+    times = config["steps"] // EVERY + 1
     with np.errstate(all="ignore"):
         return {
             **result,
@@ -264,9 +266,9 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             "growth_at_start": at_start,
             "growth": growth(model, probe, config["seed"]),
             "coupling": coupling(model, x[:M], x[M]),
-            "steps_to_fit": EVERY * next((i for i, loss in enumerate(losses) if loss < FITTED), len(losses)),
+            "steps_to_fit": EVERY * next((i for i, loss in enumerate(losses) if loss < FITTED), times),
             # of the probe, every EVERY steps
-            "loss": losses + [float("nan")] * (config["steps"] // EVERY + 1 - len(losses)),
+            "loss": losses + [float("nan")] * (times - len(losses)),
             "unit": [d["percentiles"][:, -1, 0].tolist() for d in now],  # the first unit of the last hidden layer
         }
 
@@ -331,7 +333,9 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 noisy, plain = name(activation, norm), name(activation, "no norm")
                 a, b = ((arm, FIXED_LR if where == "at lr 0.1" else best[arm]) for arm in (noisy, plain))
                 tests.append((f"{noisy}, {where}", difference(error, a, b), difference(metrics["drift"], a, b)))
-    adjusted = stats.holm([max(d.p, more.p) for _, d, more in tests])  # both must hold: the larger p counts
+    adjusted = stats.holm(
+        [float(np.maximum(d.p, more.p)) for _, d, more in tests]
+    )  # both must hold: the larger p counts
     criteria = [
         lab.Criterion(
             f"{what}: drifts more than no norm AND errs less; test error minus that of no norm, points",
@@ -414,7 +418,9 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         for norm, (color, marker, _) in LOOKS.items():
             key = name(activation, norm), FIXED_LR
             ax.scatter(moved[key], error[key], s=18, color=color, marker=marker, alpha=0.4, linewidths=0)
-            ax.plot(np.nanmean(moved[key]), error[key].mean(), marker, color=color, ms=11, mec=plots.INK, label=norm)
+            ax.plot(
+                mean_of_finite(moved[key]), error[key].mean(), marker, color=color, ms=11, mec=plots.INK, label=norm
+            )
         ax.set(xscale="log", yscale="log", xlabel=f"drift in {EVERY} steps (standard deviations)")
         plots.label_decades(ax.xaxis)
         plots.label_decades(ax.yaxis)

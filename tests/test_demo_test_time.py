@@ -101,9 +101,22 @@ def test_shifts_are_what_they_are_called():
 
 def test_folding_is_exact_up_to_rounding():
     model, x = trained(), normal(100, 6)
-    plain, folded = demo.logits(model, x), demo.logits(nn.utils.fold_batch_norm(model), x)
-    assert np.abs(folded - plain).max() < 1e-6 * np.abs(plain).max()
-    assert not any(isinstance(m, nn.BatchNorm1d) for m in nn.utils.fold_batch_norm(model).modules())
+    assert 0 < demo.fold_error(model, x) < 1e-6
+    assert demo.fold_error(demo.in_float64(model), x.astype(np.float64)) < 1e-14
+    folded = nn.utils.fold_batch_norm(model)
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in folded.modules())
+
+
+def test_folding_another_variance_is_noticed(monkeypatch):
+    real = nn.utils.fold_batch_norm
+
+    def off(model):
+        folded = real(model)
+        folded[0].weight.data *= 1.001
+        return folded
+
+    monkeypatch.setattr(nn.utils, "fold_batch_norm", off)
+    assert demo.fold_error(trained(), normal(100, 6)) > 1e-5
 
 
 def test_the_moving_average_is_that_of_training(monkeypatch):
@@ -151,6 +164,7 @@ def synthetic(gain=10.0, harm=0.0, whole=0.0, spread=0.0, fold=1e-7, bias=0.0):
             errors |= {f"{kind} {strength}, n={n}, N={count}": near(adapted) for n, count in counts}
         ratio = (c["m"] - 1) / c["m"] + bias + rng.normal(0, 1e-3)
         runs.append({**c, "errors": errors, "variance_ratio": ratio, "fold_error": fold, "spread_at_one": spread})
+        runs[-1]["fold_error_float64"] = 1e-15
         runs[-1] |= {"test_nll": 0.1, "train_nll": 0.01, "chance": 90.0, "diverged": False}
     return runs, settings
 
