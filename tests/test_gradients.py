@@ -9,7 +9,7 @@ import pytest
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import gradcheck, gradgradcheck, ops, tensor
+from tinygrad_bn import GradcheckError, gradcheck, gradgradcheck, ops, tensor
 
 SEED = 0
 T = np.array([0, 3, 1])
@@ -237,6 +237,7 @@ def test_every_op_has_rows_for_one_element_and_for_none():
     assert set(SMALL) == set(TABLE)
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered in divide")  # 0 / 0 rows
 @pytest.mark.parametrize(("name", "i"), [(name, i) for name, rows in SMALL.items() for i in range(len(rows))])
 def test_one_element_and_none(name, i):
     fn, shapes = SMALL[name][i]
@@ -340,6 +341,56 @@ def test_a_change_in_place_raises_or_does_not_matter(name, i, create_graph):
         else:
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+# what is no gradient: ops that damage their arguments, pullbacks that leave dy out
+
+
+def damages_x(x):
+    x *= 2
+    return x + 1, lambda dy: 2 * dy
+
+
+def damages_x_in_the_pullback(x):
+    def pullback(dy):
+        x[...] = 2 * dy
+        return x.copy()
+
+    return 2 * x, pullback
+
+
+def damages_dy(x):
+    def pullback(dy):
+        dy *= 2
+        return dy
+
+    return 2 * x, pullback
+
+
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (damages_x, "fn wrote into input 0"),
+        (damages_x_in_the_pullback, "a pullback wrote into input 0"),
+        (damages_dy, "a pullback wrote into dy"),
+    ],
+)
+def test_an_op_that_writes_into_its_arguments_is_rejected(check, rule, words):
+    """The gradient of all three is right. The input gets its values back."""
+    op, (x,) = tb.differentiable(rule), inputs([(2, 3)])
+    before = x.data.copy()
+    with pytest.raises(GradcheckError, match=words):
+        check(op, x)
+    np.testing.assert_array_equal(x.data, before)
+
+
+@pytest.mark.parametrize("two", [lambda x: 2 * np.ones_like(x), lambda x: 0 * x + 2])
+def test_second_derivatives_of_a_pullback_that_ignores_dy_are_rejected(two):
+    """2 for every element is consistent with itself: its derivatives are 0, analytic and numerical."""
+    op = tb.differentiable(lambda x: (x * 2, lambda dy: two(x)))
+    with pytest.raises(GradcheckError, match="not linear in dy"):
+        gradgradcheck(op, inputs([(2, 3)]))
 
 
 def test_ones_as_cotangent_would_accept_a_zero_gradient():

@@ -7,7 +7,8 @@ accepts a backward that returns zeros. Random weights leave no such hiding place
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,17 @@ def _checked(inputs: Any) -> tuple[list[Any], list[int]]:
     return inputs, checked
 
 
+@contextmanager
+def _untouched(who: str, names: Sequence[str], arrays: Sequence[Array]) -> Iterator[None]:
+    """Raise if what runs within it writes into one of the arrays; that one gets its values back."""
+    before = [a.copy() for a in arrays]
+    yield
+    for name, array, values in zip(names, arrays, before, strict=True):
+        if not np.array_equal(array, values, equal_nan=True):
+            array[...] = values
+            raise GradcheckError(f"{who} wrote into {name}: an op must leave its arguments as they are, and copy them")
+
+
 def _random_like(outs: Sequence[Tensor], seed: int, stream: int) -> list[Array]:
     # A stream of its own: inputs drawn from default_rng(seed) would equal the cotangents, and such a coincidence can
     # hide a mistake (it hid one in the gradient of whitening).
@@ -64,14 +76,17 @@ def gradcheck(
     fn: takes the inputs, returns a Tensor or a tuple of them; must be deterministic. inputs: a Tensor or a
     sequence; those that require grad must be float64. The cotangent is drawn from N(0, 1) with seed.
     Passes where |analytic - numerical| <= atol + rtol |numerical|, and returns True; otherwise raises
-    GradcheckError naming the input, the element, and both values. A value that is not finite fails.
+    GradcheckError naming the input, the element, and both values. A value that is not finite fails, and so does an
+    op that writes into one of these inputs, or its pullback into them or into dy.
     """
     for name, number in (("eps", eps), ("atol", atol), ("rtol", rtol)):
         check_number(name, number, 0)
     if eps == 0:
         raise ValueError("eps must be > 0, got 0")
     inputs, checked = _checked(inputs)
-    outs = _outputs(fn, inputs)
+    names, arrays = [f"input {i}" for i in checked], [inputs[i].data for i in checked]
+    with _untouched("fn", names, arrays):
+        outs = _outputs(fn, inputs)
     cotangents = _random_like(outs, seed, 0)
     used = [(t, c) for t, c in zip(outs, cotangents, strict=True) if t.requires_grad]
     if not used:
@@ -83,7 +98,9 @@ def gradcheck(
     def value() -> float:
         return sum(float(np.sum(t.data * c)) for t, c in zip(_outputs(fn, inputs), cotangents, strict=True))
 
-    analytic = grad([t for t, _ in used], [inputs[i] for i in checked], [c for _, c in used], allow_unused=True)
+    seeds = [c for _, c in used]
+    with _untouched("a pullback", [*names, *["dy"] * len(seeds)], [*arrays, *seeds]):
+        analytic = grad([t for t, _ in used], [inputs[i] for i in checked], seeds, allow_unused=True)
     with no_grad():
         for i, g in zip(checked, analytic, strict=True):
             _compare(value, inputs[i], np.zeros(inputs[i].shape) if g is None else g, i, eps, atol, rtol)
@@ -125,10 +142,14 @@ def gradgradcheck(
 ) -> bool:
     """gradcheck of the gradient of fn, as a function of the inputs and of the cotangents: second derivatives.
 
-    First the gradient with create_graph=True, which comes from the ops' definitions, is compared with the one without.
+    First the gradient with create_graph=True, which comes from the ops' definitions, is compared with the one without,
+    and the latter must be linear in the cotangents: a pullback that leaves dy out has consistent second derivatives,
+    of another function. Whether the first derivatives are right, gradcheck says.
     """
     inputs, checked = _checked(inputs)
-    outs = _outputs(fn, inputs)
+    names, arrays = [f"input {i}" for i in checked], [inputs[i].data for i in checked]
+    with _untouched("fn", names, arrays):
+        outs = _outputs(fn, inputs)
     cotangents = [Tensor(c, requires_grad=True) for c in _random_like(outs, seed, 1)]
 
     def gradient(*args: Any) -> tuple[Tensor, ...]:
@@ -144,7 +165,14 @@ def gradgradcheck(
             return gradient(*args)
 
     used = [(t, c.data) for t, c in zip(outs, cotangents, strict=True) if t.requires_grad]
-    plain = grad([t for t, _ in used], [inputs[i] for i in checked], [c for _, c in used], allow_unused=True)
+    results, targets = [t for t, _ in used], [inputs[i] for i in checked]
+    seeds, doubled_seeds = [c for _, c in used], [np.asarray(2 * c) for _, c in used]
+    with _untouched("a pullback", [*names, *["dy"] * len(seeds)], [*arrays, *seeds]):
+        plain = grad(results, targets, seeds, retain_graph=True, allow_unused=True)
+        twice = grad(results, targets, doubled_seeds, retain_graph=True, allow_unused=True)
+    for i, g, doubled in zip(checked, plain, twice, strict=True):
+        if g is not None and not np.allclose(doubled, 2 * g, rtol, atol, equal_nan=True):
+            raise GradcheckError(f"input {i}: the gradient is not linear in dy, twice the dy does not double it")
     twice_differentiable = iter(first(*inputs, *cotangents))
     for i, expected in zip(checked, plain, strict=True):
         if expected is None:
