@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import threading
 
 import numpy as np
@@ -78,6 +79,11 @@ BROKEN = {
     "missing": (lambda s: s.pop("heads.1.weight"), ValueError, ["missing", "heads.1.weight"]),
     "unexpected": (lambda s: s.update(more=np.ones(1)), ValueError, ["unexpected", "more"]),
     "shape": (lambda s: s.update({"heads.1.weight": np.ones((1, 4), np.float32)}), ValueError, ["(1, 3)", "(1, 4)"]),
+    "two things": (
+        lambda s: s.update({"heads.1.weight": s.pop("scale"), "more": np.ones(1)}),
+        ValueError,
+        ["Net", "missing ['scale']", "unexpected ['more']", "'heads.1.weight'", "(1, 3)", "(1,)"],
+    ),
     "dtype": (lambda s: s.update({"heads.1.weight": np.ones((1, 3))}), TypeError, ["float32", "float64"]),
 }
 
@@ -467,3 +473,13 @@ def test_norms_without_bias():
         nn.GroupNorm(2, 4, bias=False),
     ):
         assert module.bias is None and [name for name, _ in module.named_parameters()] == ["weight"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes on errors came with Python 3.11")
+def test_an_error_in_a_sequential_names_the_layer():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.ReLU(), nn.BatchNorm1d(5)))
+    with pytest.raises(ValueError) as caught:
+        net(tensor(np.ones((2, 3), np.float32)))
+    inner, outer = caught.value.__notes__
+    assert inner == "raised in layer 2 of a Sequential, BatchNorm1d"
+    assert outer == "raised in layer 1 of a Sequential, Sequential"

@@ -197,23 +197,25 @@ class Module:
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Copy arrays into parameters and buffers. Everything is checked first: on an error nothing has changed.
 
-        strict: missing and unexpected names raise ValueError; so do other shapes. dtypes must agree (TypeError).
+        strict: missing and unexpected names raise ValueError. Other shapes always do, other dtypes TypeError. The
+        message has all names and shapes that are wrong.
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
         own = dict(self._state())
         missing, unexpected = [k for k in own if k not in state_dict], [k for k in state_dict if k not in own]
-        if strict and (missing or unexpected):
-            raise ValueError(f"state_dict must have this module's names; missing {missing}, unexpected {unexpected}")
-        arrays = {}
-        for name in own:
-            if name in state_dict:
-                value = state_dict[name]
-                array = arrays[name] = np.asarray(value.data if isinstance(value, Tensor) else value)
-                if array.shape != own[name].shape:
-                    raise ValueError(f"state_dict[{name!r}] must have shape {own[name].shape}, got {array.shape}")
-                if array.dtype != own[name].dtype:
-                    raise TypeError(f"state_dict[{name!r}] must be {own[name].dtype}, got {array.dtype}")
+        arrays = {k: np.asarray(v.data if isinstance(v, Tensor) else v) for k, v in state_dict.items() if k in own}
+        wrong = [f"missing {missing}, unexpected {unexpected}"] if strict and (missing or unexpected) else []
+        for name, array in arrays.items():
+            if array.shape != own[name].shape:
+                wrong.append(f"{name!r} must have shape {own[name].shape}, got {array.shape}")
+        if wrong:
+            raise ValueError(
+                f"state_dict must have the names and shapes of this {type(self).__name__}: " + "; ".join(wrong)
+            )
+        for name, array in arrays.items():
+            if array.dtype != own[name].dtype:
+                raise TypeError(f"state_dict[{name!r}] must be {own[name].dtype}, got {array.dtype}")
         for name, array in arrays.items():
             target = own[name]
             if isinstance(target, Tensor):
@@ -258,7 +260,7 @@ class _Numbered(Module):
 
 
 class Sequential(_Numbered):
-    """The modules one after the other."""
+    """The modules one after the other. A note on an error says in which of them it was raised (Python >= 3.11)."""
 
     def __init__(self, *modules: Module) -> None:
         super().__init__()
@@ -266,8 +268,13 @@ class Sequential(_Numbered):
             self._add(module)
 
     def forward(self, x: Any) -> Any:
-        for module in self:
-            x = module(x)
+        for i, module in enumerate(self):
+            try:
+                x = module(x)
+            except Exception as error:
+                if hasattr(error, "add_note"):
+                    error.add_note(f"raised in layer {i} of a Sequential, {type(module).__name__}")
+                raise
         return x
 
 
