@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import concatenate, data, gradcheck, manual_seed, nn, optim, pad, stack, tensor
+from tinygrad_bn import concatenate, data, gradcheck, manual_seed, nn, optim, pad, save, stack, tensor
 
 X = tensor(np.zeros((4, 6), np.float32))
 IMAGE = tensor(np.zeros((4, 6, 3, 3), np.float32))
 P = tensor([1.0], requires_grad=True)
 W = np.ones((2, 6, 2, 2), np.float32)
+DOUBLE, WHOLE = np.zeros((4, 6)), np.zeros((4, 6), np.int64)
+NORM, WRONG = nn.BatchNorm1d(6), nn.Sequential(nn.Linear(6, 2), nn.BatchNorm1d(3))
 SIX, FIVE = np.ones(6, np.float32), np.ones(5, np.float32)
 
 TABLE = [
@@ -22,6 +24,12 @@ TABLE = [
     (lambda: F.batch_norm(X, None, None, training=True, eps=-1e-5), ValueError, ["eps", "-1e-05"]),
     (lambda: F.batch_norm(X, None, None, training=True, eps="1"), TypeError, ["eps", "str"]),
     (lambda: F.batch_norm(X, SIX, SIX, training=True, momentum=2), ValueError, ["momentum", "2"]),
+    (lambda: F.batch_norm(DOUBLE, SIX, SIX), TypeError, ["running_mean", "x.astype(np.float32)", "net.double()"]),
+    (lambda: F.layer_norm(DOUBLE, 6, SIX), TypeError, ["weight", "float64", "x.astype(np.float32)", "net.double()"]),
+    (lambda: F.layer_norm(X, 6, DOUBLE[0]), TypeError, ["weight", "x.astype(np.float64)", "net.float()"]),
+    (lambda: F.conv2d(IMAGE.data.astype(float), W), TypeError, ["weight", "x.astype(np.float32)", "net.double()"]),
+    (lambda: nn.BatchNorm1d(6)(WHOLE), TypeError, ["input", "int64", "x.astype(np.float32)", "tensor(x)"]),
+    (lambda: nn.Linear(6, 2)(WHOLE), TypeError, ["input", "int64", "x.astype(np.float32)", "tensor(x)"]),
     (lambda: F.batch_norm(X[:1], None, None, training=True), ValueError, ["more than 1 value", "(1, 6)"]),
     (lambda: F.instance_norm(X), ValueError, ["input", "(4, 6)"]),
     (lambda: F.instance_norm(IMAGE[:, :, :1, :1]), ValueError, ["more than 1 value", "(4, 6, 1, 1)"]),
@@ -59,6 +67,8 @@ TABLE = [
     (lambda: F.softmax(X, 2), ValueError, ["dim", "2"]),
     (lambda: F.dropout(X, 1.5), ValueError, ["p", "1.5"]),
     (lambda: F.cross_entropy(X, np.zeros(4)), TypeError, ["target", "float64"]),
+    (lambda: F.cross_entropy(X, np.zeros(4)), TypeError, ["target.astype(int)"]),
+    (lambda: F.cross_entropy(X, tensor([0, 1, 2, 3])), TypeError, ["target", "integer array", "without tensor()"]),
     (lambda: F.cross_entropy(X, np.array([0, 1, 2, 6])), ValueError, ["target", "[0, 6)", "6"]),
     (lambda: F.cross_entropy(X, np.array([0, -1, 2, 5])), ValueError, ["target", "[0, 6)", "-1"]),
     (lambda: F.nll_loss(X, np.array([0, 1, 2, 6])), ValueError, ["target", "[0, 6)", "6"]),
@@ -113,6 +123,18 @@ TABLE = [
     (lambda: nn.GhostBatchNorm1d(6, 2)(IMAGE), ValueError, ["GhostBatchNorm1d", "(N, C)", "(4, 6, 3, 3)"]),
     (lambda: nn.BatchRenorm1d(6, warmup=-1), ValueError, ["warmup", "-1"]),
     (lambda: nn.utils.fold_batch_norm(3), TypeError, ["model", "int"]),
+    (lambda: nn.utils.fold_batch_norm(WRONG), ValueError, ["model", "Linear of 2 outputs", "BatchNorm1d of 3"]),
+    (lambda: nn.utils.recompute_statistics(3, [X]), TypeError, ["model", "int"]),
+    (lambda: nn.utils.recompute_statistics(NORM, 3), TypeError, ["loader", "int"]),
+    (lambda: nn.utils.recompute_statistics(NORM, [3]), TypeError, ["loader", "Tensor or an array", "int"]),
+    (lambda: nn.utils.recompute_statistics(NORM, [WHOLE]), TypeError, ["loader", "int64", "x.astype(np.float32)"]),
+    (lambda: nn.utils.recompute_statistics(NORM, SIX[0:0]), ValueError, ["loader", "at least one sample"]),
+    (lambda: nn.utils.recompute_statistics(NORM, [np.array(1.0)]), ValueError, ["loader", "batch axis", "()"]),
+    (lambda: nn.utils.adapt_statistics(3, X, 0.5), TypeError, ["model", "int"]),
+    (lambda: nn.utils.adapt_statistics(NORM, (X, SIX), 0.5), TypeError, ["batch", "tuple"]),
+    (lambda: nn.utils.adapt_statistics(NORM, WHOLE, 0.5), TypeError, ["batch", "int64", "x.astype(np.float32)"]),
+    (lambda: nn.utils.adapt_statistics(NORM, X[:0], 0.5), ValueError, ["batch", "at least one sample", "(0, 6)"]),
+    (lambda: nn.utils.adapt_statistics(NORM, X, "a"), TypeError, ["weight", "'a'"]),
     (lambda: nn.utils.clip_grad_norm_([3], 1.0), TypeError, ["parameters", "int"]),
     (lambda: nn.utils.clip_grad_norm_(P, -1.0), ValueError, ["max_norm", "-1"]),
     (lambda: nn.utils.clip_grad_norm_(P, 1.0, 0), ValueError, ["norm_type", "0"]),
@@ -163,6 +185,7 @@ TABLE = [
     (lambda: data.DataLoader(5), TypeError, ["arrays", "int"]),
     (lambda: data.DataLoader((SIX, FIVE)), ValueError, ["arrays", "(6,)", "(5,)"]),
     (lambda: data.glyphs(-1), ValueError, ["n", "-1"]),
+    (lambda: save("nowhere/run.npz", 1), FileNotFoundError, ["nowhere/run.npz", "no folder", "nowhere"]),
     (lambda: data.load_npz("nowhere.npz"), FileNotFoundError, ["nowhere.npz"]),
 ]
 

@@ -123,7 +123,7 @@ def test_a_failure_does_not_count_as_a_change_of_parameters():
     loss.backward()
 
 
-@pytest.mark.parametrize("loader", [5, [()]])
+@pytest.mark.parametrize("loader", [5, [()], [(5,)], ["ab"]])
 def test_what_is_no_loader(loader):
     with pytest.raises((TypeError, ValueError), match="loader"):
         nn.utils.recompute_statistics(mlp(), loader)
@@ -221,6 +221,18 @@ def test_what_cannot_be_folded_stays():
     assert [type(m) for m in folded] == [type(m) for m in net]
     x = tensor(normal(5, 6))
     np.testing.assert_array_equal(folded(x).data, net.eval()(x).data)
+
+
+def test_what_was_folded_is_printed():
+    """The names of the other layers stay, and the norm's says where it went."""
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Flatten()),
+        *(nn.Linear(16, 4), nn.GhostBatchNorm1d(4, 2)),
+    )
+    lines = [line.strip() for line in repr(nn.utils.fold_batch_norm(net)).splitlines()]
+    assert lines[2] == "(1): Folded(BatchNorm2d into the Conv2d before)"
+    assert lines[3].startswith("(2): GroupNorm(2, 4")
+    assert lines[6] == "(5): Folded(GhostBatchNorm1d into the Linear before)"
 
 
 def test_a_folded_linear_takes_rows_alone():

@@ -178,6 +178,8 @@ def _name(path: tuple, taken: dict[str, Array]) -> str:
 def _write(path: Path, data: memoryview) -> None:
     """The file appears under its name when it is complete and on the disk, or not at all."""
     target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
     if target.is_dir():
         raise IsADirectoryError(f"{path}: must be a file, got a folder")
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.tmp")

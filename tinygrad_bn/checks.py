@@ -79,7 +79,7 @@ def check_input(x: Any) -> None:
     if not isinstance(x, (Tensor, np.ndarray)):
         raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
     if x.dtype not in FLOATS:
-        raise TypeError(f"input must be float32 or float64, got {x.dtype}")
+        raise TypeError(f"input must be float32 or float64, got {x.dtype}: x.astype(np.float32) or tensor(x) converts")
 
 
 def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
@@ -92,4 +92,8 @@ def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> No
     if data.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {data.shape}")
     if data.dtype is not dtype and data.dtype != dtype:
-        raise TypeError(f"{name} must be {dtype} like the input, got {data.dtype}")
+        remedy = ""
+        if data.dtype in FLOATS:
+            convert = "double" if dtype == np.float64 else "float"
+            remedy = f": convert the array with x.astype(np.{data.dtype}), or the net with net.{convert}()"
+        raise TypeError(f"{name} must be {dtype} like the input, got {data.dtype}{remedy}")

@@ -46,9 +46,11 @@ class Operators:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method != "__call__" or kwargs or ufunc not in OPS:
-            how = "" if method == "__call__" else f".{method}"
+            how = ("" if method == "__call__" else f".{method}") + (
+                f" with {', '.join(sorted(kwargs))}" if kwargs else ""
+            )
             raise TypeError(
-                f"np.{ufunc.__name__}{how} with arguments {sorted(kwargs)} is not defined on tensors; "
+                f"np.{ufunc.__name__}{how} is not defined on tensors; "
                 "apply it to t.data, or write an op with @differentiable"
             )
         return OPS[ufunc](*inputs)

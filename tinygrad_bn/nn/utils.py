@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_number
-from ..engine import Array, Tensor, no_grad
+from ..engine import FLOATS, Array, Tensor, no_grad
 from .convolution import Conv2d
 from .layers import Identity, Linear
 from .module import Module, Parameter, Sequential
@@ -99,21 +99,28 @@ class _Average:
         return {k: v / max(count + samples, 1) for k, v in totals.items()}
 
 
-def _batch(x: Any) -> Tensor:
+def _batch(x: Any, where: str) -> Tensor:
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise TypeError(f"{where} must be a Tensor or an array, got {type(x).__name__}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{where} must be float32 or float64, got {x.dtype}: x.astype(np.float32) converts")
+    if x.ndim == 0:
+        raise ValueError(f"{where} must have a batch axis, got shape ()")
     return x if isinstance(x, Tensor) else Tensor(x)
 
 
 def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
-    """Replace running statistics by the population's, as they are under the present weights.
+    """Replace the model's running statistics, in place, by the population's under the present weights.
 
         mean = E[mean_B],   var = E[m / (m - 1) var_B]      (E over the loader's batches, weighted by their samples)
 
     Every layer normalizes with batch statistics while the batches pass, as in training (batch renorm without its
     correction); other layers, dropout above all, are in eval mode. One batch that holds the whole training set gives
     its exact statistics. Of decorrelated batch norm it is the average of the batches' whitening matrices.
-    loader: batches of inputs, arrays or Tensors, or tuples whose first entry is the input. Modes, momenta and counts
-    of batches stay as they are; on an error the running statistics do too. Returns model.
-    Source: Ioffe & Szegedy 2015, algorithm 2. Errors: TypeError, ValueError for a loader without batches.
+    loader: batches of inputs, arrays or Tensors, or tuples whose first entry is the input. The model is changed in
+    place (copy.deepcopy(model) keeps the old one) and returned; its modes, momenta and counts of batches stay as they
+    are, and on an error the running statistics do too.
+    Source: Ioffe & Szegedy 2015, algorithm 2. Errors: TypeError, ValueError for a loader without samples.
     """
     if not isinstance(loader, Iterable):
         raise TypeError(f"loader must be an iterable of batches, got {type(loader).__name__}")
@@ -127,7 +134,7 @@ def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
         for batch in loader:
             if isinstance(batch, (tuple, list)) and not batch:
                 raise ValueError("loader must yield arrays, or tuples that begin with one, got an empty tuple")
-            x = _batch(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            x = _batch(batch[0] if isinstance(batch, (tuple, list)) else batch, "an input in loader")
             seen += len(x)
             model(x)
         if seen == 0:
@@ -139,16 +146,20 @@ def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
 
 
 def adapt_statistics(model: Module, batch: Any, weight: float) -> Module:
-    """Move running statistics towards those of a batch of shifted inputs, layer after layer.
+    """Move the model's running statistics, in place, towards those of a batch of shifted inputs, layer after layer.
 
         mean = (1 - weight) mean + weight mean_batch,   var alike
 
     Each layer sees the batch as the layers before it pass it on, already adapted. weight in [0, 1]: with statistics
-    that are worth N samples of the source, n samples of the target have weight n / (N + n). The model is changed in
-    place (copy.deepcopy(model) keeps the old one); its modes stay, and so do, on an error, its statistics. Returns
-    model. Source: Schneider et al. 2020, equation 3.
+    that are worth N samples of the source, n samples of the target have weight n / (N + n). batch: one array or Tensor
+    of inputs. The model is changed in place (copy.deepcopy(model) keeps the old one) and returned; its modes stay, and
+    so do, on an error, its statistics.
+    Source: Schneider et al. 2020, equation 3. Errors: TypeError, ValueError for a batch without samples.
     """
     check_number("weight", weight, 0, 1)
+    x = _batch(batch, "batch")
+    if len(x) == 0:
+        raise ValueError(f"batch must hold at least one sample, got shape {x.shape}")
     source = {id(norm): {k: v.astype(np.float64) for k, v in _statistics(norm).items()} for norm in _norms(model)}
     average = _Average()
 
@@ -158,17 +169,24 @@ def adapt_statistics(model: Module, batch: Any, weight: float) -> Module:
         return type(norm).forward(norm, x)  # in eval mode, with the mixture
 
     with _measuring(model, mix):
-        model(_batch(batch))
+        model(x)
     return model
 
 
-class _Folded(Identity):
-    """In the place of a batch norm that was merged into the Linear before it."""
+class Folded(Identity):
+    """In the place of a norm that was merged into the Linear or Conv2d before it: x, of the shape it was folded for."""
+
+    def __init__(self, layer: Module, norm: Module) -> None:
+        super().__init__()
+        self.layer, self.norm = type(layer).__name__, type(norm).__name__
 
     def forward(self, x: Any) -> Any:
-        if x.ndim != 2:  # Linear maps the last axis, batch norm scales axis 1
+        if self.layer == "Linear" and x.ndim != 2:  # Linear maps the last axis, batch norm scales axis 1
             raise ValueError(f"input must have shape (N, C): a batch norm was folded for that case, got {x.shape}")
         return x
+
+    def extra_repr(self) -> str:
+        return f"{self.norm} into the {self.layer} before"
 
 
 def fold_batch_norm(model: Module) -> Module:
@@ -177,13 +195,15 @@ def fold_batch_norm(model: Module) -> Module:
         gamma (W x + b - mean) / sqrt(var + eps) + beta = (s W) x + s (b - mean) + beta,   s = gamma / sqrt(var + eps)
 
     Only within a Sequential is it certain what comes before what: there each pair of neighbours Linear, BatchNorm1d
-    or Conv2d, BatchNorm2d is folded, and the norm becomes an Identity, so that names stay. GhostBatchNorm and
-    BatchRenorm are batch norms in eval mode; DecorrelatedBatchNorm has the matrix W in place of 1 / sqrt(var + eps).
-    What cannot be folded stays: norms without running statistics or behind anything else, layers and weights that are
-    used in several places, and what has hooks. The copy is in eval mode, and equal up to rounding; behind a Linear it
-    takes inputs (N, features) alone.
-    Errors: ValueError for a norm of another number of features than the layer has outputs, and for decorrelation
-    behind a Conv2d with groups.
+    or Conv2d, BatchNorm2d is folded. In the norm's place comes an Identity, printed as Folded(BatchNorm2d into the
+    Conv2d before), so that the names of the other layers stay. GhostBatchNorm and BatchRenorm are batch norms in eval
+    mode; DecorrelatedBatchNorm has the matrix W in place of 1 / sqrt(var + eps).
+    What cannot be folded stays as it is: LayerNorm, RMSNorm, GroupNorm and InstanceNorm, batch norms without running
+    statistics (track_running_stats=False) or behind anything else (an activation, another norm), layers and weights
+    that are used in several places, and what has hooks. The copy is in eval mode, and equal up to rounding; behind a
+    Linear it takes inputs (N, features) alone.
+    Errors: TypeError; ValueError for a norm of another number of features than the layer has outputs, and for
+    decorrelation behind a Conv2d with groups.
     """
     _norms(model)
     folded = copy.deepcopy(model).eval()
@@ -203,21 +223,25 @@ def fold_batch_norm(model: Module) -> Module:
                 and not any(m._hooks or m._pre_hooks for m in (layer, norm))
             ):
                 _fold(layer, norm)
-                setattr(sequential, name, (_Folded() if kind == 2 else Identity()).eval())
+                setattr(sequential, name, Folded(layer, norm).eval())
     return folded
 
 
 def _fold(layer: Any, norm: Any) -> None:
     weight, C = layer.weight.data.astype(np.float64), norm.num_features
     if len(weight) != C:
-        raise ValueError(f"a layer of {len(weight)} outputs is followed by a norm of {C} features")
+        kinds = type(layer).__name__, type(norm).__name__
+        raise ValueError(f"model has a {kinds[0]} of {len(weight)} outputs before a {kinds[1]} of {C} features")
     gamma = np.ones(C) if norm.weight is None else norm.weight.data.astype(np.float64)
     beta = np.zeros(C) if norm.bias is None else norm.bias.data.astype(np.float64)
     bias = np.zeros(C) if layer.bias is None else layer.bias.data.astype(np.float64)
     rows, centered = weight.reshape(C, -1), bias - norm.running_mean
     if isinstance(norm, _DecorrelatedBatchNorm):
         if isinstance(layer, Conv2d) and layer.groups > 1:
-            raise ValueError("a Conv2d with groups cannot take up a whitening matrix, which mixes its groups")
+            raise ValueError(
+                f"model has a Conv2d of {layer.groups} groups before a {type(norm).__name__}: it cannot take up the "
+                "whitening matrix, which mixes its groups"
+            )
         groups = norm.running_matrix.astype(np.float64)
         rows = (groups @ rows.reshape(len(groups), norm.group_size, -1)).reshape(C, -1)
         centered = (groups @ centered.reshape(len(groups), norm.group_size, 1)).reshape(C)

@@ -38,10 +38,13 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
     if x.shape[1] == 0:
         raise ValueError(f"input must have at least one class, got shape {x.shape}")
     if isinstance(target, Tensor):
-        raise TypeError("target must be an integer array of classes, got a Tensor of floats")
+        raise TypeError(
+            "target must be an integer array of classes, got a Tensor of floats: pass the labels as they are, "
+            "without tensor(); labels.astype(int) converts an array of floats"
+        )
     target = np.asarray(target)
     if target.dtype.kind not in "iu":
-        raise TypeError(f"target must be an integer array of classes, got {target.dtype}")
+        raise TypeError(f"target must be an integer array of classes, got {target.dtype}: target.astype(int) converts")
     if target.shape != x.shape[:1]:
         raise ValueError(f"target must have shape {x.shape[:1]} for input of shape {x.shape}, got {target.shape}")
     given = np.minimum(target, np.uint64(2**63 - 1)) if target.dtype == np.uint64 else target
