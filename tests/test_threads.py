@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -134,6 +135,23 @@ def test_large_batch_norm_equals_the_small_one():
     assert x.size >= threads.LARGE > x[:, :8].size
     for large, small in zip(whole, zip(*parts, strict=True), strict=True):
         np.testing.assert_allclose(large, np.concatenate(small, axis=-1), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("value", ["two", "0", "-1", "1.5", " 2"])
+def test_a_wrong_variable_is_said_and_ignored(value, monkeypatch):
+    monkeypatch.setenv("TINYGRAD_BN_NUM_THREADS", value)
+    with pytest.warns(RuntimeWarning, match=f"TINYGRAD_BN_NUM_THREADS must be .*{value!r}"):
+        assert threads._available() >= 1
+
+
+@pytest.mark.parametrize(("value", "expected"), [("3", 3), ("", None)])
+def test_a_good_variable_and_an_empty_one_are_taken_in_silence(value, expected, monkeypatch):
+    monkeypatch.delenv("TINYGRAD_BN_NUM_THREADS", raising=False)
+    usual = threads._available()
+    monkeypatch.setenv("TINYGRAD_BN_NUM_THREADS", value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert threads._available() == (expected or usual)
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.0, True])

@@ -12,6 +12,7 @@ calling thread. (The threads of NumPy's matrix products are BLAS's own: OPENBLAS
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +20,20 @@ from typing import Any
 
 from .checks import check_int
 
+VARIABLE = "TINYGRAD_BN_NUM_THREADS"
 CHUNK = 1 << 17  # elements in a piece of work
 LARGE = 1 << 20  # elements of an array from which on a second thread saves more than it costs
 
 
 def _available() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = os.environ.get("TINYGRAD_BN_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) >= 1 else cores
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted.isdecimal() and int(wanted) >= 1:
+        return int(wanted)
+    if wanted:
+        message = f"{VARIABLE} must be a whole number >= 1, got {wanted!r}: it is ignored, {cores} threads are used"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return cores
 
 
 _threads = _available()
