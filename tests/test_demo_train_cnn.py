@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
-    pytest.importorskip(package, reason="needs the extra [demos]")
+    pytest.importorskip(package, reason="pip install -e '.[demos]'")
 
 from demos import train_cnn  # noqa: E402
 from tinygrad_bn import load, save  # noqa: E402
@@ -19,7 +19,7 @@ def accuracy(text: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MNIST.is_dir(), reason="needs MNIST's files in ../shared/data/mnist")
+@pytest.mark.skipif(not MNIST.is_dir(), reason="needs MNIST's files in ../shared/data/mnist: --download fetches them")
 def test_batch_norm_reaches_97_percent_on_mnist(capsys):
     """8,000 images to train on, 2,000 to test."""
     assert train_cnn.main(["--data", str(MNIST)]) == 0
@@ -65,6 +65,21 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys):
         assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(("norm", "folds"), [("batch", True), ("none", False), ("layer", False)])
+def test_only_what_has_batch_norms_is_folded(norm, folds, capsys):
+    assert train_cnn.main(["--norm", norm, "--epochs", "1"]) == 0
+    text = capsys.readouterr().out
+    assert ("folded" in text, "population" in text) == (folds, folds)
+
+
+def test_help_shows_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        train_cnn.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for option in ("--norm", "--epochs", "--batch", "--lr", "--seed"):
+        assert "default: " in text.split(f"  {option}" if f"  {option}" in text else f" {option} ")[-1].split(" --")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -72,6 +87,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys):
         (["--norm", "weight"], "--norm"),
         (["--download"], "--download needs --data"),
         (["--data", "nowhere"], "nowhere"),
+        (["--checkpoint", "nowhere/run.npz"], "there is no folder nowhere"),
     ],
 )
 def test_wrong_arguments(arguments, words, capsys, tmp_path, monkeypatch):
