@@ -219,7 +219,7 @@ def jax_net(spec: list[tuple], p: Any, running: Any, x: Any) -> tuple[Any, Any]:
 def find_peers() -> tuple[list[str], list[str]]:
     """The packages to compare with, and a line about each that is not installed."""
     missing = [package for package in PACKAGES if find_spec(package) is None]
-    why = "is left out: it is not installed; pip install 'tinygrad_bn[parity]' adds it"
+    why = "is left out: it is not installed; pip install -e '.[parity]' adds it"
     return [p for p in PACKAGES if p not in missing], [f"{PACKAGES[p]} {why}" for p in missing]
 
 

@@ -192,7 +192,7 @@ def grid(settings: Settings) -> Iterator[Row]:
     row = Row("grid", "learning_rate demo, sample", "s", note="left out by --quick")
     lacking = [package for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm") if find_spec(package) is None]
     if settings.quick or lacking:
-        row.note = row.note if settings.quick else f"needs {lacking[0]}: pip install 'tinygrad_bn[demos]'"
+        row.note = row.note if settings.quick else f"needs {lacking[0]}: pip install -e '.[demos]'"
         yield row
         return
     from demos import laboratory, learning_rate

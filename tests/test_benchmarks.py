@@ -5,7 +5,10 @@ import dataclasses
 import gc
 import json
 import math
+import subprocess
+import sys
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +18,8 @@ import benchmarks.__main__ as command
 from benchmarks import cases, peers, processes, profiling, report, timing
 from benchmarks.report import Row
 from benchmarks.timing import Contestant, Mismatch
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -162,7 +167,7 @@ def test_missing_peers_are_named_with_their_extra(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda package: None if package == "jax" else object())
     assert peers.find_peers() == (
         ["torch"],
-        ["JAX is left out: it is not installed; pip install 'tinygrad_bn[parity]' adds it"],
+        ["JAX is left out: it is not installed; pip install -e '.[parity]' adds it"],
     )
 
 
@@ -287,6 +292,34 @@ def test_json_has_rows_ratios_verdicts_and_the_machine(tmp_path, monkeypatch, ca
     assert result["summary"] == {"passed": 0, "missed": ["overhead: engine, per op (<= 2)"], "not measured": []}
     out = capsys.readouterr().out
     assert "JAX is left out" in out and "<= 2: miss" in out and "0 targets met, 1 missed" in out
+
+
+def test_the_legend_says_what_a_limit_is(monkeypatch, capsys):
+    """Every section that has a limit in a target is in the explanation."""
+    row = Row("overhead", "engine, per op", "us", {"ours": 3.0})
+    monkeypatch.setitem(command.SECTIONS, "overhead", lambda settings: iter([row]))
+    assert command.main(["--only", "overhead"]) == 0
+    explained = capsys.readouterr().out.split("limit: ")[1].split("\n\n")[0]
+    limited = {section for section, _, what, _, _ in report.TARGETS if what == "limit"}
+    assert limited and all(section in explained for section in limited) and '"<= 2 limits"' in explained
+
+
+HELP_ALONE = """
+import sys
+class Nothing:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in ("jax", "matplotlib", "scipy", "sklearn", "threadpoolctl", "torch", "tqdm"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Nothing())
+import runpy
+sys.argv = ["benchmarks", "--help"]
+runpy.run_module("benchmarks", run_name="__main__")
+"""
+
+
+def test_help_needs_no_extra():
+    done = subprocess.run([sys.executable, "-c", HELP_ALONE], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "--no-compile" in done.stdout, done.stderr
 
 
 def test_openblas_settings_that_slow_numpy_are_said(monkeypatch):
