@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
-    pytest.importorskip(package, reason="needs the extra [demos]")
+    pytest.importorskip(package, reason="pip install -e '.[demos]'")
 
 from demos import learning_rate, minibatch_noise, training  # noqa: E402
 from tinygrad_bn import Tensor, nn  # noqa: E402

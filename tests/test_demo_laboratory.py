@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 for package in ("scipy", "tqdm", "matplotlib", "threadpoolctl"):
-    pytest.importorskip(package, reason="demos extra")
+    pytest.importorskip(package, reason="pip install -e '.[demos]'")
 import toy_demo  # noqa: E402
 
 from demos import grid, plots, statistics  # noqa: E402

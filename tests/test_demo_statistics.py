@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-stats = pytest.importorskip("scipy.stats", reason="demos extra")
+stats = pytest.importorskip("scipy.stats", reason="pip install -e '.[demos]'")
 from demos.statistics import holm, mean_ci, paired, spearman_over_seeds, tost  # noqa: E402
 
 

@@ -207,7 +207,10 @@ def test_arguments_of_the_wrong_type_are_named(tmp_path):
         load_mnist(tmp_path, "test")
 
 
-@pytest.mark.skipif(not (REAL / "t10k-images-idx3-ubyte.gz").is_file(), reason="the real files are not here")
+@pytest.mark.skipif(
+    not (REAL / "t10k-images-idx3-ubyte.gz").is_file(),
+    reason="needs MNIST's files in ../shared/data/mnist: download_mnist() fetches them",
+)
 def test_the_real_test_set():
     x, y = load_mnist(REAL, train=False)
     assert x.shape == (10000, 1, 28, 28) and y.shape == (10000,) and y[0] == 7
@@ -849,7 +852,7 @@ def test_the_bar_counts_the_bytes_that_are_there(server, download, monkeypatch):
 
 
 def test_the_real_bar(server, download):
-    pytest.importorskip("tqdm", reason="demos extra")
+    pytest.importorskip("tqdm", reason="pip install -e '.[demos]'")
     server.does(cut(2000), ignore_ranges)
     download(progress=True)
     assert contents(download.root) == FILES

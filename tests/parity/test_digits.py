@@ -5,7 +5,7 @@ import pytest
 
 from tinygrad_bn.data import load_digits
 
-datasets = pytest.importorskip("sklearn.datasets")
+datasets = pytest.importorskip("sklearn.datasets", reason="pip install -e '.[parity]'")
 
 
 def test_digits_are_those_of_scikit_learn():

@@ -7,8 +7,8 @@ import pytest
 
 from tinygrad_bn import preprocessing
 
-sklearn_preprocessing = pytest.importorskip("sklearn.preprocessing")
-decomposition = pytest.importorskip("sklearn.decomposition")
+sklearn_preprocessing = pytest.importorskip("sklearn.preprocessing", reason="pip install -e '.[parity]'")
+decomposition = pytest.importorskip("sklearn.decomposition", reason="pip install -e '.[parity]'")
 
 # Of the largest magnitude in a column, at least 1. The references see float32 data in float64, as ours do: within
 # float32 scikit-learn's MinMaxScaler maps a constant 1e6 to -0.5 where low = -0.544.

@@ -8,7 +8,7 @@ import pytest
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn, tensor
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="pip install -e '.[parity]'")
 TF = torch.nn.functional
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}  # relative to the largest magnitude of the reference
 

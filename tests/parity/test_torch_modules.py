@@ -6,7 +6,7 @@ import pytest
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn, optim, tensor
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="pip install -e '.[parity]'")
 
 LAYERS = {  # name -> (constructor for either library, shape of the input)
     "BatchNorm1d": (lambda n: n.BatchNorm1d(3, momentum=0.3), (6, 3)),

@@ -6,7 +6,7 @@ import pytest
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn, tensor
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="pip install -e '.[parity]'")
 TF = torch.nn.functional
 
 KINDS = ["batch_norm training", "batch_norm eval", "layer_norm", "group_norm", "instance_norm", "rms_norm"]

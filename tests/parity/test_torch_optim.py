@@ -6,7 +6,7 @@ import pytest
 import tinygrad_bn as tb
 from tinygrad_bn import nn, optim
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="pip install -e '.[parity]'")
 
 SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
 SETTINGS = {
