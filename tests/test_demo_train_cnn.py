@@ -65,6 +65,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys):
         assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "folds"), [("batch", True), ("none", False), ("layer", False)])
 def test_only_what_has_batch_norms_is_folded(norm, folds, capsys):
     assert train_cnn.main(["--norm", norm, "--epochs", "1"]) == 0
