@@ -12,6 +12,7 @@ P = tensor([1.0], requires_grad=True)
 W = np.ones((2, 6, 2, 2), np.float32)
 DOUBLE, WHOLE = np.zeros((4, 6)), np.zeros((4, 6), np.int64)
 NORM, WRONG = nn.BatchNorm1d(6), nn.Sequential(nn.Linear(6, 2), nn.BatchNorm1d(3))
+ONE_ROW = ["more than 1 value", "(1, 6)", "eval()", "drop_last=True"]
 SIX, FIVE = np.ones(6, np.float32), np.ones(5, np.float32)
 
 TABLE = [
@@ -28,9 +29,15 @@ TABLE = [
     (lambda: F.layer_norm(DOUBLE, 6, SIX), TypeError, ["weight", "float64", "x.astype(np.float32)", "net.double()"]),
     (lambda: F.layer_norm(X, 6, DOUBLE[0]), TypeError, ["weight", "x.astype(np.float64)", "net.float()"]),
     (lambda: F.conv2d(IMAGE.data.astype(float), W), TypeError, ["weight", "x.astype(np.float32)", "net.double()"]),
+    (lambda: nn.Linear(6, 2)(tensor(DOUBLE)), TypeError, ["float64", "x.astype(np.float32)", "net.double()"]),
+    (lambda: F.relu(WHOLE), TypeError, ["relu", "int64", "tensor(data)"]),
     (lambda: nn.BatchNorm1d(6)(WHOLE), TypeError, ["input", "int64", "x.astype(np.float32)", "tensor(x)"]),
     (lambda: nn.Linear(6, 2)(WHOLE), TypeError, ["input", "int64", "x.astype(np.float32)", "tensor(x)"]),
-    (lambda: F.batch_norm(X[:1], None, None, training=True), ValueError, ["more than 1 value", "(1, 6)"]),
+    (
+        lambda: F.batch_norm(X[:1], None, None, training=True),
+        ValueError,
+        ONE_ROW,
+    ),
     (lambda: F.instance_norm(X), ValueError, ["input", "(4, 6)"]),
     (lambda: F.instance_norm(IMAGE[:, :, :1, :1]), ValueError, ["more than 1 value", "(4, 6, 1, 1)"]),
     (lambda: F.group_norm(X, 4), ValueError, ["num_groups", "6", "4"]),
@@ -116,7 +123,11 @@ TABLE = [
     (lambda: F.batch_renorm(X, SIX, SIX, training=True, d_max=-1), ValueError, ["d_max", "-1"]),
     (lambda: F.decorrelated_batch_norm(X, training=True, group_size=4), ValueError, ["group_size", "6", "4"]),
     (lambda: F.decorrelated_batch_norm(X, training=True, method="svd"), ValueError, ["method", "pca", "svd"]),
-    (lambda: F.decorrelated_batch_norm(X[:1], training=True), ValueError, ["more than 1 value", "(1, 6)"]),
+    (
+        lambda: F.decorrelated_batch_norm(X[:1], training=True),
+        ValueError,
+        ONE_ROW,
+    ),
     (lambda: F.decorrelated_batch_norm(X), ValueError, ["running_matrix", "training=False"]),
     (lambda: F.decorrelated_batch_norm(X, SIX, SIX), ValueError, ["running_matrix", "(1, 6, 6)", "(6,)"]),
     (lambda: nn.DecorrelatedBatchNorm1d(6, group_size=4), ValueError, ["group_size", "6", "4"]),

@@ -393,6 +393,13 @@ def test_second_derivatives_of_a_pullback_that_ignores_dy_are_rejected(two):
         gradgradcheck(op, inputs([(2, 3)]))
 
 
+def test_second_derivatives_through_an_unknown_function_name_it():
+    op = tb.differentiable(lambda x: (np.sinh(x), lambda dy: dy * np.cosh(x)))
+    gradcheck(op, inputs([(2, 3)]))
+    with pytest.raises(RuntimeError, match=r"np\.sinh is not defined on tensors"):
+        gradgradcheck(op, inputs([(2, 3)]))
+
+
 def test_ones_as_cotangent_would_accept_a_zero_gradient():
     x = tensor(np.random.default_rng(SEED).standard_normal((6, 3)), requires_grad=True)
     F.batch_norm(x, None, None, training=True).sum().backward()

@@ -77,7 +77,7 @@ def pullback_on_tensors(node: Node) -> Pullback:
         except Exception as error:
             raise RuntimeError(
                 f"{op.__name__} cannot be differentiated twice: write it with NumPy functions that tensors "
-                "know, or name such a formula with @differentiable(definition=...)"
+                f"know, or name such a formula with @differentiable(definition=...) ({error})"
             ) from error
         _check_same(
             node,

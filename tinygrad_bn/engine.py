@@ -431,12 +431,15 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
                 args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
             if isinstance(a, np.ndarray) and a.dtype is not dtype and a.dtype.kind == "f":
                 if dtype is not None and a.dtype != dtype:
-                    raise TypeError(f"{op.__name__} mixes {dtype} and {a.dtype}; convert one of them first")
+                    raise TypeError(
+                        f"{op.__name__} mixes {dtype} and {a.dtype}: convert the array with x.astype(np.float32), or "
+                        "the net with net.double()"
+                    )
                 dtype = a.dtype
             arrays.append(a)
         if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
             got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
-            raise TypeError(f"{op.__name__} needs a Tensor, got ({got})")
+            raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
         answer = rule(*arrays, **kwargs)
         if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
             raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")

@@ -13,7 +13,17 @@ import numpy as np
 
 from ..checks import check_array, check_int, check_number
 from .normalization import affine, channel_norm, channel_shape
-from .norms import batch_norm, check_channels, check_eps, check_momentum, check_rank, more_than_one, plain, update
+from .norms import (
+    ONE_ROW,
+    batch_norm,
+    check_channels,
+    check_eps,
+    check_momentum,
+    check_rank,
+    more_than_one,
+    plain,
+    update,
+)
 from .whitening import MATRIX, apply_matrix, grouped, ungrouped, whiten
 
 
@@ -103,7 +113,7 @@ def batch_renorm(
     eps, m = check_eps(eps), len(x) * math.prod(x.shape[2:])
     check_momentum(momentum)
     check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    more_than_one(m, x.shape, "channel")
+    more_than_one(m, x.shape, "channel", ONE_ROW)
     keep: list = []
     x_hat = channel_norm(x, None, None, mean=None, var=None, eps=eps, keep=keep)
     mean, var = keep[0][0][0], keep[0][1][0]
@@ -157,8 +167,9 @@ def decorrelated_batch_norm(
     rows = grouped(x, groups)
     if training:
         m = rows.shape[2]
-        if m < 2:
+        if m == 0:
             raise ValueError(f"expected more than 1 value per channel when training, got input of shape {x.shape}")
+        more_than_one(m, x.shape, "channel", ONE_ROW)
         keep: list = []
         x_hat = whiten(rows, eps=eps, method=method, keep=keep)
         mean, matrix = keep[0]

@@ -64,9 +64,13 @@ def plain(a: Any) -> Array:
     return (a.data if isinstance(a, Tensor) else a).astype(np.float64)
 
 
-def more_than_one(count: int, shape: tuple[int, ...], where: str) -> None:
+ONE_ROW = "for inference call net.eval(); in training, DataLoader's drop_last=True leaves out a last batch of one"
+
+
+def more_than_one(count: int, shape: tuple[int, ...], where: str, remedy: str = "") -> None:
     if count == 1:
-        raise ValueError(f"expected more than 1 value per {where} when training, got input of shape {shape}")
+        hint = f": {remedy}" if remedy else ""
+        raise ValueError(f"expected more than 1 value per {where} when training, got input of shape {shape}{hint}")
 
 
 def batch_norm(
@@ -97,7 +101,7 @@ def batch_norm(
             raise ValueError("running_mean and running_var must be given when training=False, got None")
         return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
     m = x.size // max(x.shape[1], 1)
-    more_than_one(m, x.shape, "channel")
+    more_than_one(m, x.shape, "channel", ONE_ROW)
     keep: list = []
     y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep)
     if m > 0:
