@@ -1,8 +1,12 @@
-"""Run a function over a list of configurations, in worker processes, with a progress bar.
+"""Run a function over a list of configurations, in worker processes or on a cluster, with a progress bar.
 
-Each worker uses one thread: many small nets train fastest side by side, and the sum of a matrix product
-depends in its last bits on the number of threads, so one thread everywhere makes the results independent
-of how many workers and cores there are.
+Each run uses one thread: many small nets train fastest side by side, and the sum of a matrix product depends in its
+last bits on the number of threads, so one thread everywhere makes the results independent of how many workers and
+cores there are, and of whose they are.
+
+There is one loop for all: submit a run wherever there is room, wait for whichever ends next, hand its outcome over.
+Where there is room are executors of the standard library's kind (concurrent.futures.Executor). By default these are
+worker processes, each a pool of its own: when one dies it is known which run it had, and the others go on.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -27,6 +32,9 @@ from tinygrad_bn import get_num_threads, set_num_threads
 
 Config = dict[str, Any]
 Run = Callable[[Config], dict[str, Any]]
+Done = Callable[[int, dict[str, Any], float], None]  # number of the configuration, outcome, seconds
+
+TRIES = 3  # of a run whose worker dies, before it is given up
 
 # What workers inherit: one thread per library
 LIBRARIES = ("TINYGRAD_BN", "OPENBLAS", "MKL", "OMP", "NUMBA")
@@ -39,43 +47,59 @@ def run_grid(
     workers: int,
     label: str,
     *,
+    executor: Executor | None = None,
     cost: Callable[[Config], float] | None = None,
     warm_up: Callable[[], None] | None = None,
+    done: Done | None = None,
+    before: int = 0,
 ) -> list[dict[str, Any]]:
     """{**config, **run(config)} for each configuration, in their order.
 
-    A run that raises gives {**config, "error": traceback} and the others go on. `warm_up` is called first,
-    in this process, to fill Numba's cache on disk: otherwise each worker would compile the same kernels.
-    `cost` starts the longest runs first, so that no worker is left alone with one at the end.
+    A run that raises gives {**config, "error": traceback} and the others go on; so does a run whose worker died
+    TRIES times. `done` is called with each outcome as soon as it is there. `executor` runs them instead of `workers`
+    processes here. `warm_up` is called first, in this process, to fill Numba's cache on disk: otherwise each worker
+    would compile the same kernels. `cost` starts the longest runs first, so that no worker is left alone with one at
+    the end. `before`: how many more runs were done earlier, for the progress bar.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     workers = min(workers, len(configs))
     order = sorted(range(len(configs)), key=lambda i: -cost(configs[i]) if cost else i)
     results: list[dict[str, Any]] = [{} for _ in configs]
+    failed = 0
     started = time.perf_counter()
-    with tqdm(total=len(configs), desc=label, unit="run", disable=None) as bar:
+    with tqdm(total=before + len(configs), initial=before, desc=label, unit="run", disable=None) as bar:
         no_terminal = bar.disable  # then the bar is quiet, and two lines say what it would
 
-        def done(i: int, outcome: dict[str, Any]) -> None:
+        def finish(i: int, outcome: dict[str, Any], seconds: float) -> None:
+            nonlocal failed
             results[i] = {**configs[i], **outcome}
-            bar.set_postfix_str(describe(configs[i]), refresh=False)
+            failed += "error" in outcome
+            if done:
+                done(i, outcome, seconds)
+            bar.set_postfix_str(f"failed: {failed}, {describe(configs[i])}", refresh=False)
             bar.update()
 
         if no_terminal:
-            print(f"{label}: {len(configs)} runs, workers: {workers}", file=sys.stderr, flush=True)
-        if warm_up:
+            kept = f", {before} were there already" if before else ""
+            where = f"workers: {workers}" if executor is None else type(executor).__name__
+            print(f"{label}: {len(configs)} runs{kept}, {where}", file=sys.stderr, flush=True)
+        if warm_up and configs and executor is None:
             bar.set_postfix_str("compiling kernels")
             warm_up()
-            bar.reset()  # the time left is estimated without the compilation
+            bar.unpause()  # the time left is estimated without the compilation
             bar.set_postfix_str("first runs")
-        if workers > 1:
-            _in_pool(run, configs, order, workers, done)
+        if executor is not None:
+            run_on([executor] * len(configs), run, configs, order, finish)
+        elif workers > 1:
+            with worker_processes(workers) as pools:
+                run_on(pools, run, configs, order, finish)
         else:
-            _here(run, configs, order, done)
+            run_here(run, configs, order, finish)
     if no_terminal:
         took = time.perf_counter() - started
-        print(f"{label}: {len(configs)} runs took {took:.1f} s", file=sys.stderr, flush=True)
+        more = f", {failed} failed" if failed else ""
+        print(f"{label}: {len(configs)} runs took {took:.1f} s{more}", file=sys.stderr, flush=True)
     return results
 
 
@@ -86,48 +110,98 @@ def describe(config: Config) -> str:
     return ", ".join(part for part in (str(config.get("arm", "")), lr, seed) if part)
 
 
-def _attempt(run: Run, config: Config) -> dict[str, Any]:
+_one_at_a_time = threading.Lock()  # a worker of a cluster may have several threads, but one random generator
+
+
+def attempt(run: Run, config: Config) -> tuple[dict[str, Any], float]:
+    """The outcome of a run, in one thread, and how many seconds it took."""
+    with _one_at_a_time, threadpool_limits(1):
+        threads = get_num_threads()
+        set_num_threads(1)
+        started = time.perf_counter()
+        try:
+            outcome = dict(run(config))
+        except Exception:
+            outcome = {"error": traceback.format_exc()}
+        finally:
+            set_num_threads(threads)
+        return outcome, time.perf_counter() - started
+
+
+def run_here(run: Run, configs: Sequence[Config], order: list[int], finish: Done) -> None:
+    for i in order:
+        finish(i, *attempt(run, configs[i]))
+
+
+def run_on(room: list[Executor], run: Run, configs: Sequence[Config], order: list[int], finish: Done) -> None:
+    """Each executor is listed once for every run that it takes at a time."""
+    waiting, room = deque(order), list(room)
+    running: dict[Future[Any], tuple[int, Executor]] = {}
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
+    tries: Counter[int] = Counter()
     try:
-        return dict(run(config))
-    except Exception:
-        return {"error": traceback.format_exc()}
-
-
-def _here(run: Run, configs: Sequence[Config], order: list[int], done: Callable[[int, dict], None]) -> None:
-    threads = get_num_threads()
-    set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            for i in order:
-                done(i, _attempt(run, configs[i]))
-    finally:
-        set_num_threads(threads)
-
-
-def _in_pool(
-    run: Run, configs: Sequence[Config], order: list[int], workers: int, done: Callable[[int, dict], None]
-) -> None:
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # fork is not safe once BLAS and Numba have threads
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        with _what_workers_inherit():  # workers are created on submit
-            futures = {pool.submit(_attempt, run, configs[i]): i for i in order}
-        for future in as_completed(futures):
-            try:
-                done(futures[future], future.result())
-            except BrokenProcessPool:
-                done(futures[future], {"error": "a worker process died: killed, out of memory or crashed"})
-    except BaseException:  # Ctrl-C above all: don't wait for runs that nobody will look at
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()
+        while waiting or running:
+            while waiting and room:
+                i, executor = waiting.popleft(), room.pop()
+                future = executor.submit(attempt, run, configs[i])
+                running[future] = i, executor
+                future.add_done_callback(ended.put)
+            future = ended.get()
+            i, executor = running.pop(future)
+            error = future.exception()
+            if error is None:
+                finish(i, *future.result())
+            else:  # not the run's own error, which attempt() reports: the worker died, or could not be reached
+                tries[i] += 1
+                if isinstance(executor, WorkerProcess):
+                    executor.start_again()
+                elif isinstance(error, BrokenExecutor):
+                    raise error  # somebody else's executor will take no more
+                if tries[i] < TRIES:
+                    waiting.appendleft(i)
+                else:
+                    why = f"{type(error).__name__}: {error}".rstrip(": ")
+                    finish(i, {"error": f"the worker process died {TRIES} times: killed or crashed ({why})"}, 0.0)
+            room.append(executor)
+    except BaseException:  # Ctrl-C above all
+        for future in running:
+            future.cancel()
         raise
-    pool.shutdown()
+
+
+class WorkerProcess(Executor):
+    """One process, which can be started again after it has died."""
+
+    def __init__(self) -> None:
+        self.start_again()
+
+    def start_again(self) -> None:
+        context = multiprocessing.get_context("spawn")  # fork is not safe once BLAS and Numba have threads
+        self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        with what_workers_inherit():  # the process is created by the first submit
+            return self.pool.submit(fn, *args, **kwargs)
 
 
 @contextmanager
-def _what_workers_inherit() -> Iterator[None]:
+def worker_processes(count: int) -> Iterator[list[Executor]]:
+    others = set(multiprocessing.active_children())
+    workers = [WorkerProcess() for _ in range(count)]
+    try:
+        yield [*workers]
+    except BaseException:  # don't wait for runs that nobody will look at
+        for worker in workers:
+            worker.pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    for worker in workers:
+        worker.pool.shutdown()
+
+
+@contextmanager
+def what_workers_inherit() -> Iterator[None]:
     """The settings above, and no SIGINT: Ctrl-C reaches all processes, but only the parent answers."""
     before = {name: os.environ.get(name) for name in SETTINGS}
     os.environ.update(SETTINGS)
@@ -155,3 +229,26 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()  # returns when the parent is gone, even if it was killed
         os._exit(1)
+
+
+@contextmanager
+def open_executor(name: str) -> Iterator[Executor | None]:
+    """None for "local"; a Dask cluster's for "dask://HOST:PORT"; MPI's for "mpi" (under python -m mpi4py.futures)."""
+    if name == "local":
+        yield None
+    elif name == "mpi":
+        try:
+            from mpi4py.futures import MPIPoolExecutor
+        except ImportError as error:
+            raise ImportError(f"--executor mpi needs mpi4py and an MPI: pip install -e '.[mpi]' ({error})") from error
+        with MPIPoolExecutor() as executor:
+            yield executor
+    elif name.startswith("dask://"):
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise ImportError(f"--executor dask needs Dask: pip install -e '.[dask]' ({error})") from error
+        with Client(name.replace("dask://", "tcp://"), timeout=10) as client:
+            yield client.get_executor()
+    else:
+        raise ValueError(f"executor must be local, mpi or dask://HOST:PORT, got {name!r}")

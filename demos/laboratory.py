@@ -7,20 +7,26 @@ A demo is a module that says what to train and what to conclude:
     if __name__ == "__main__":
         raise SystemExit(lab.main([DEMO]))
 
-`main` goes: plan -> runs in worker processes -> analyse -> summary.json -> report in the terminal -> figures.
+`main` goes: plan -> the runs that are missing, each kept as it ends -> analyse -> figures -> summary.json -> report
+in the terminal.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import inspect
 import json
 import math
 import os
 import platform
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from importlib.util import find_spec
@@ -35,8 +41,9 @@ for _package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
         raise SystemExit(f"the demos need {_package}: pip install -e '.[demos]'")
 
 from demos import plots  # noqa: E402
-from demos.grid import Config, Run, run_grid  # noqa: E402
+from demos.grid import Config, Run, open_executor, run_grid  # noqa: E402
 from demos.plots import Picture  # noqa: E402
+from demos.runs import FILE, Runs, code_version, dataset_digest, key_of  # noqa: E402
 
 __all__ = ["Analysis", "Criterion", "Demo", "learned", "load_dataset", "main", "run_grid", "split"]
 
@@ -147,50 +154,81 @@ def learned(error: float, chance: float) -> bool:
 # --- one demo from plan to figures
 
 
-def conduct(demo: Demo, settings: Settings, limits: str, workers: int, out: Path) -> bool:
-    """Run a demo and write its files; False if a run raised. A FAIL verdict is a result: True."""
+def conduct(demo: Demo, settings: Settings, limits: str, workers: int, executor: Executor | None, kept: Runs) -> bool:
+    """Run what is missing and write the demo's files; False if a run raised. A FAIL verdict is a result: True."""
     started = time.perf_counter()
-    folder = out / demo.name
+    folder = kept.path.parent / demo.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)  # an old summary beside new runs would mislead
     configs = demo.plan(settings)
-    warm_up = demo.warm_up or partial(_two_steps_of_each_arm, demo.run, configs)
-    runs = run_grid(demo.run, configs, workers, demo.name, cost=demo.cost, warm_up=warm_up)
-    write_json(folder / "runs.json", runs)
+    dataset, code = dataset_digest(*load_dataset(settings["dataset"])), code_version(demo.run)
+    keys = [key_of(demo.name, config, dataset, code) for config in configs]
+    there = kept.results(demo.name)
+    missing = {key: config for key, config in zip(keys, configs, strict=True) if key not in there}
 
-    failed = [run for run in runs if "error" in run]
+    def done(i: int, outcome: dict[str, Any], seconds: float) -> None:
+        kept.add(list(missing)[i], demo.name, list(missing.values())[i], dataset, code, outcome, seconds)
+
+    new = list(missing.values())
+    warm_up = demo.warm_up or partial(_two_steps_of_each_arm, demo.run, new)
+    before = len(set(keys)) - len(missing)
+    options: dict[str, Any] = {"executor": executor, "cost": demo.cost, "warm_up": warm_up, "before": before}
+    try:
+        failed = [run for run in run_grid(demo.run, new, workers, demo.name, done=done, **options) if "error" in run]
+    except KeyboardInterrupt:
+        count = len(set(keys) & set(kept.results(demo.name)))
+        print(
+            f"{demo.name}: interrupted; {count} of {len(set(keys))} runs are kept in {kept.path}, and the same "
+            "command goes on from there",
+            file=sys.stderr,
+        )
+        raise
+    there = kept.results(demo.name)
     if failed:
         _report_errors(demo.name, failed, configs)
-        incomplete = {run["seed"] for run in failed}  # pairs must stay pairs: a seed goes as a whole
-        runs = [run for run in runs if run["seed"] not in incomplete]
+        incomplete = {config["seed"] for config in failed}  # pairs must stay pairs: a seed goes as a whole
         settings = {**settings, "seeds": [seed for seed in settings["seeds"] if seed not in incomplete]}
-        if not runs:
+        if not settings["seeds"]:
             print(f"{demo.name}: no seed is complete, nothing to analyse", file=sys.stderr)
             return False
+    seeds = set(settings["seeds"])
+    pairs = zip(keys, configs, strict=True)
+    runs = [{**config, **there[key]} for key, config in pairs if config["seed"] in seeds]
     analysis = demo.analyse(runs, settings)
     if failed:
         analysis.notes.append(f"{len(failed)} runs raised an error: their seeds are left out in every arm.")
-    seconds = time.perf_counter() - started
+    with plots.style():
+        pictures = demo.plot(runs, analysis, settings)
+        files = [path for picture in pictures for path in plots.save(picture, folder)]
+    effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
     summary = {
         "demo": demo.name,
         "claim": demo.claim,
+        "question": inspect.getdoc(sys.modules[demo.run.__module__]),
         "preset": settings["preset"],
         "dataset": settings["dataset"],
         "seeds": settings["seeds"],
         "versions": _versions(),
         "settings": settings,
+        "effort": effort,
         "arms": analysis.arms,
         "criteria": [asdict(criterion) for criterion in analysis.criteria],
+        "table": analysis.table,
+        "notes": analysis.notes,
         "limits": limits,
-        "seconds": round(seconds, 2),
+        "figures": [{"name": picture.name, "caption": picture.caption} for picture in pictures],
     }
     write_json(folder / "summary.json", summary)
-    print(report(demo, analysis, settings, limits, f"{len(runs)} runs in {seconds:.0f} s"), flush=True)
-    with plots.style():
-        files = [path for picture in demo.plot(runs, analysis, settings) for path in plots.save(picture, folder)]
-    names = ", ".join(path.name for path in (*files, folder / "summary.json", folder / "runs.json"))
+    print(report(demo, analysis, settings, limits, effort), flush=True)
+    names = ", ".join(path.name for path in (*files, folder / "summary.json"))
     print(f"files in {folder}: {names}\n", flush=True)
     return not failed
+
+
+def _effort(runs: int, before: int, seconds: float, took: float) -> str:
+    kept = f", {before} of them kept from before" if before else ""
+    rate = f"; {3600 * runs / seconds:,.0f} runs per hour and core" if seconds else ""
+    return f"{runs} runs in {took:.0f} s{kept}{rate}"
 
 
 def _two_steps_of_each_arm(run: Run, configs: list[Config]) -> None:
@@ -290,22 +328,15 @@ def _colour(code: str, text: str) -> str:
 # --- the command line
 
 
-def main(demos: Sequence[Demo], argv: Sequence[str] | None = None) -> int:
+def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "") -> int:
     """Run the demos; 0 whatever the verdicts, 1 if a run failed, 2 for bad arguments, 130 after Ctrl-C."""
-    prog = f"python -m demos.{demos[0].name}" if len(demos) == 1 else "python -m demos"
-    parser = argparse.ArgumentParser(prog, description="\n".join(f"{d.name}: {d.claim}" for d in demos))
+    demos = [_by_name(demo) for demo in demos]
+    parser = argparse.ArgumentParser(
+        prog or f"python -m demos.{demos[0].name}", description="\n".join(f"{d.name}: {d.claim}" for d in demos)
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--preset", choices=_common_presets(demos), default="quick", help="default: quick")
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="default: the preset's number")
-    parser.add_argument("--workers", type=_positive, metavar="N", default=_cores(), help="default: the cores")
-    parser.add_argument("--dataset", type=_dataset, default="digits", help="digits, glyphs or npz:FILE")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="for the files")
+    add_options(parser, demos)
     args = parser.parse_args(argv)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"--out: {error}", file=sys.stderr)
-        return 2
     try:
         x, y = load_dataset(args.dataset)  # a bad dataset is found here and not in every run
         for demo in demos:
@@ -314,16 +345,51 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, KeyError) as error:
         print(f"--dataset {args.dataset}: {error}", file=sys.stderr)
         return 2
-    demo = demos[0]
     try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        runs = Runs(args.out / FILE)
+    except (OSError, ValueError) as error:
+        print(f"--out: {error}", file=sys.stderr)
+        return 2
+    with runs, ExitStack() as stack:
+        try:
+            executor = stack.enter_context(open_executor(args.executor))
+        except (ImportError, OSError, ValueError) as error:
+            print(f"--executor: {error}", file=sys.stderr)
+            return 2
         good = []
-        for demo in demos:
-            settings, limits = _settings(demo, args)
-            good.append(conduct(demo, settings, limits, args.workers, args.out))
-        return 0 if all(good) else 1
-    except KeyboardInterrupt:
-        print(f"{demo.name}: interrupted, its runs are not kept", file=sys.stderr)
-        return 130
+        try:
+            for demo in demos:
+                if args.fresh:
+                    runs.forget(demo.name)
+                settings, limits = _settings(demo, args)
+                good.append(conduct(demo, settings, limits, args.workers, executor, runs))
+        except sqlite3.Error as error:
+            print(f"{runs.path}: {error}; what it has is kept", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+    return 0 if all(good) else 1
+
+
+def add_options(parser: argparse.ArgumentParser, demos: Sequence[Demo]) -> None:
+    parser.add_argument("--preset", choices=_common_presets(demos), default="quick", help="default: quick")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="default: the preset's number")
+    parser.add_argument("--workers", type=_positive, metavar="N", default=_cores(), help="default: the cores")
+    parser.add_argument("--dataset", type=_dataset, default="digits", help="digits, glyphs or npz:FILE")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="for the files")
+    parser.add_argument("--fresh", action="store_true", help="forget the runs that DIR has of these demos")
+    parser.add_argument(
+        "--executor", default="local", metavar="E", help="local (default), dask://HOST:PORT or mpi: who runs the runs"
+    )
+
+
+def _by_name(demo: Demo) -> Demo:
+    """The demo as other processes import it: a script is __main__ here, and something else, or nothing, elsewhere."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if demo.run.__module__ != "__main__" or spec is None:
+        return demo
+    return getattr(importlib.import_module(spec.name), "DEMO", demo)
 
 
 def _settings(demo: Demo, args: argparse.Namespace) -> tuple[Settings, str]:

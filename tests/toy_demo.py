@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,15 @@ from demos import laboratory as lab
 from demos import plots
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def is_first(seed):
+    """Whether this seed is here for the first time, in whatever process: it leaves a mark in the folder TOY_MARKS."""
+    try:
+        Path(os.environ["TOY_MARKS"], str(seed)).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def plan(settings):
@@ -23,7 +33,7 @@ def run(config):
     time.sleep(config.get("sleep", 0))
     if config["arm"] == "raises" and config["seed"] == 2001:
         raise RuntimeError("the net caught fire")
-    if config["arm"] == "dies":
+    if config["arm"] == "dies" or (config["arm"] == "dies once" and is_first(config["seed"])):
         os.kill(os.getpid(), signal.SIGKILL)
     rng = np.random.default_rng(config["seed"])
     # a sum over 1000 rows: BLAS gives other last bits with another number of threads
@@ -66,4 +76,7 @@ def demo(run=run, **settings):
 
 
 if __name__ == "__main__":
-    raise SystemExit(lab.main([demo(sleep=float(os.environ.get("TOY_SLEEP", "0")))], sys.argv[1:]))
+    # imported, so that what workers are sent has a name that they can import, too
+    import toy_demo
+
+    raise SystemExit(lab.main([toy_demo.demo(sleep=float(os.environ.get("TOY_SLEEP", "0")))], sys.argv[1:]))
