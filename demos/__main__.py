@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from demos import laboratory as lab
+from demos import report
 from demos.runs import FILE, Runs
 
 HEADLINE = ["minibatch_noise", "learning_rate"]
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     command, *rest = argv if argv and not argv[0].startswith("-") else ["", *argv]
     if command == "export":
         return export(rest)
+    if command == "report":
+        return report.main(DEMOS, rest)
     names = {"": HEADLINE, "all": DEMOS}.get(command)
     if names is None:
         print(f"python -m demos: must be followed by nothing, all, report or export, got {command!r}", file=sys.stderr)

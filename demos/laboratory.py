@@ -397,7 +397,8 @@ def _settings(demo: Demo, args: argparse.Namespace) -> tuple[Settings, str]:
     usual, limits = settings["seeds"], settings.pop("limits", "")
     count = args.seeds or usual
     if count < usual:
-        limits = f"{limits} Only {count} of the preset's {usual} seeds were run.".strip()
+        fewer = f"Only {count} of the preset's {usual} seeds were run."
+        limits = f"{limits.rstrip('.')}. {fewer}" if limits else fewer
     seeds = list(range(FIRST_SEED, FIRST_SEED + count))
     return {**settings, "preset": args.preset, "dataset": args.dataset, "seeds": seeds}, limits
 

@@ -1,0 +1,120 @@
+"""`python -m demos report`: one HTML page of what a folder of results has, with the ledger of claims on top.
+
+The page needs nothing but itself: the figures are the demos' SVGs, inside of it. It is read on a screen, light or
+dark, on a phone, and on paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from demos.ledger import CLAIMS, Claim
+from demos.plots import INK
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+def main(names: Sequence[str], argv: Sequence[str] | None = None) -> int:
+    """Write the page of the demos `names`, in that order; 0, or 2 for bad arguments."""
+    parser = argparse.ArgumentParser("python -m demos report", description="One HTML page of a folder of results.")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="the folder")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="default: DIR/report.html")
+    args = parser.parse_args(argv)
+    if find_spec("jinja2") is None:
+        print("the report needs Jinja2: pip install -e '.[demos]'", file=sys.stderr)
+        return 2
+    target = args.html or args.out / "report.html"
+    try:
+        summaries = {name: read(args.out / name) for name in names if (args.out / name / "summary.json").is_file()}
+        if not summaries:
+            raise FileNotFoundError(f"--out: {args.out} has no results: run a demo first, or python -m demos all")
+        page = render(summaries, names)
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, target)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{len(summaries)} of {len(names)} demos in {target}")
+    return 0
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A demo's summary, with the SVG of each of its figures."""
+    try:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        for figure in summary["figures"]:
+            text = (folder / f"{figure['name']}.svg").read_text(encoding="utf-8")
+            figure["svg"] = inline(text, f"{summary['demo']}-{figure['name']}", figure["caption"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: not a demo's results of this version ({error!r}): run the demo again") from None
+    return summary
+
+
+def inline(svg: str, prefix: str, label: str) -> str:
+    """An SVG file as a part of a page: ids of its own, the page's text colour, a label, no size but its shape."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
+    head, rest = svg.split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    safe = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return f'{head} role="img" aria-label="{safe}">{rest}'.replace(INK, "currentColor")
+
+
+def render(summaries: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["paragraphs"] = paragraphs
+    environment.filters["measured"] = measured
+    rows = [(claim, evidence(claim, summaries)) for claim in CLAIMS]
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    missing = [name for name in names if name not in summaries]
+    return template.render(summaries=summaries, ledger=[row(*pair) for pair in rows], missing=missing)
+
+
+def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The criteria that bear on a claim: {"demo": name, "criterion": dict, or None if that demo was not run}."""
+    found: list[dict[str, Any]] = []
+    for demo, beginnings in claim.evidence.items():
+        if demo not in summaries:
+            found.append({"demo": demo, "criterion": None})
+            continue
+        for beginning in beginnings:
+            same = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
+            if not same:
+                raise ValueError(f"the claim {claim.text!r} names a criterion that {demo} does not have: {beginning!r}")
+            found += [{"demo": demo, "criterion": criterion} for criterion in same]
+    return found
+
+
+def row(claim: Claim, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The verdict holds where all of its criteria passed; what failed, or was not measured here, is said instead."""
+    failed = [f for f in found if f["criterion"] and not f["criterion"]["passed"]]
+    missing = [f for f in found if f["criterion"] is None]
+    status = "open" if missing else "against" if failed else claim.verdict
+    return {"claim": claim, "evidence": found, "status": status, "failed": failed}
+
+
+def paragraphs(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+
+
+def measured(criterion: dict[str, Any]) -> str:
+    """-1.38 [-1.64, -1.11]"""
+
+    def number(value: float | None) -> str:
+        return "not defined" if value is None else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+    ci = criterion["ci"]
+    return number(criterion["measured"]) + ("" if ci is None else f" [{number(ci[0])}, {number(ci[1])}]")

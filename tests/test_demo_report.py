@@ -1,0 +1,183 @@
+"""The report: what it says follows from the summaries; a real browser shows it without a flaw."""
+
+import copy
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+for package in ("jinja2", "scipy", "tqdm", "matplotlib", "threadpoolctl"):
+    pytest.importorskip(package, reason="demos extra")
+import toy_demo  # noqa: E402
+from matplotlib import image  # noqa: E402
+
+from demos import laboratory as lab  # noqa: E402
+from demos import report  # noqa: E402
+from demos.__main__ import DEMOS  # noqa: E402
+from demos.ledger import CLAIMS, Claim  # noqa: E402
+from demos.plots import INK  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    assert lab.main([toy_demo.demo()], ["--workers", "1", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    """Claims about the toy demo: one that its criteria support, one that they don't, one that was not measured."""
+    toys = [
+        Claim("a is below b", {"toy": ["a below b"]}, "Books say <so>.", "supported", "It is."),
+        Claim("a differs from b", {"toy": ["a below b", "b below a"]}, "", "true with conditions", "At times."),
+        Claim("there are others", {"toy": ["a below b"], "other_demo": ["c"]}, "", "contested", "Who knows."),
+    ]
+    monkeypatch.setattr(report, "CLAIMS", toys)
+    return toys
+
+
+def page(folder, tmp_path, capsys):
+    target = tmp_path / "report.html"
+    code = report.main(["toy", "other_demo"], ["--out", str(folder), "--html", str(target)])
+    assert code == 0, capsys.readouterr().err
+    return target.read_text(encoding="utf-8")
+
+
+class Text(HTMLParser):
+    """The text of every table row, and all ids."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.ids, self.links, self.loads = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "tr":
+            self.rows.append("")
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        self.links += [v for k, v in attributes.items() if k in ("href", "xlink:href") and v.startswith("#")]
+        self.loads += [
+            v for k, v in attributes.items() if k == "src" or (k == "href" and not v.startswith(("#", "data:")))
+        ]
+
+    def handle_data(self, data):
+        if self.rows:
+            self.rows[-1] = " ".join(f"{self.rows[-1]} {data}".split())
+
+
+def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_path, capsys, claims):
+    rows = Text(page(folder, tmp_path, capsys)).rows
+    below, differs, others = (next(r for r in rows if f"\N{LEFT DOUBLE QUOTATION MARK}{c.text}" in r) for c in claims)
+    assert "supported It is." in below and "FAIL" not in below and "Books say <so>." in below
+    assert "PASS toy : a below b: \N{MINUS SIGN}1 [\N{MINUS SIGN}1.5, \N{MINUS SIGN}0.5]" in below
+    assert "not confirmed here 1 of 2 criteria failed" in differs and "At times." not in differs
+    assert "not measured" in others and "other_demo was not run in this folder" in others and "Who knows" not in others
+
+
+def test_a_page_per_demo_with_question_design_criteria_and_table(folder, tmp_path, capsys, claims):
+    html = page(folder, tmp_path, capsys)
+    text = Text(html)
+    assert "A demo that trains nothing, for the tests of the laboratory" in html
+    assert "FAIL b below a as it should be 1 [0.5, 1.5] &lt; 0".replace("&lt;", "<") in text.rows
+    assert any(row.startswith("FAIL no interval not defined [not defined, not defined]") for row in text.rows)
+    assert "A toy concludes nothing." in html and "The error of each arm." in html
+    summary = json.loads((folder / "toy" / "summary.json").read_text())
+    assert [" ".join(line) for line in summary["table"]] == text.rows[-3:]
+
+
+def test_the_page_needs_nothing_else_and_is_consistent(folder, tmp_path, capsys, claims):
+    html = page(folder, tmp_path, capsys)
+    text = Text(html)
+    assert text.loads == [] and "@import" not in html and "url(http" not in html and "<script" not in html
+    assert len(text.ids) == len(set(text.ids))  # figures, too: each has ids of its own
+    assert {link[1:] for link in text.links} <= set(text.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(text.ids)
+    assert INK not in html and "currentColor" in html
+
+
+def test_a_criterion_that_does_not_exist_is_an_error(folder, tmp_path, capsys, claims):
+    claims.append(Claim("typo", {"toy": ["a belwo b"]}, "", "supported", ""))
+    assert report.main(["toy"], ["--out", str(folder), "--html", str(tmp_path / "x.html")]) == 2
+    assert "a criterion that toy does not have: 'a belwo b'" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_bad_folders_are_refused(folder, tmp_path, capsys):
+    assert report.main(["toy"], ["--out", str(tmp_path)]) == 2
+    assert "has no results" in capsys.readouterr().err
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    summary = json.loads((tmp_path / "toy" / "summary.json").read_text())
+    for broken in ({**summary, "figures": [{"name": "toy"}]}, [], {k: v for k, v in summary.items() if k != "figures"}):
+        (tmp_path / "toy" / "summary.json").write_text(json.dumps(broken))
+        assert report.main(["toy"], ["--out", str(tmp_path)]) == 2
+        assert "not a demo's results of this version" in capsys.readouterr().err
+
+
+def test_what_users_write_is_escaped(folder, tmp_path, capsys, claims):
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    summary = json.loads((tmp_path / "toy" / "summary.json").read_text())
+    evil = copy.deepcopy(summary) | {"claim": "<script>alert(1)</script>", "notes": ['"><img src=x onerror=alert(1)>']}
+    evil["figures"][0]["caption"] = '"><img src=x onerror=alert(1)>'
+    (tmp_path / "toy" / "summary.json").write_text(json.dumps(evil))
+    html = page(tmp_path, tmp_path, capsys)
+    assert "<script" not in html and "<img" not in html
+
+
+def test_the_ledger_names_demos_that_exist_and_known_verdicts():
+    assert {demo for claim in CLAIMS for demo in claim.evidence} <= set(DEMOS)
+    for claim in CLAIMS:
+        assert claim.verdict in ("supported", "refuted", "contested", "true with conditions")
+        assert claim.text and claim.reason and claim.literature and claim.evidence
+
+
+# a real browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium, and Debian's chromium-driver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium or chromedriver: install Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
+        options.add_argument(f"--{flag}")
+    for flag in ("disable-component-update", "disable-sync", "disable-quic", "disable-dev-shm-usage"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield window
+    window.quit()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(folder, tmp_path, capsys, claims, browser, width, scheme):
+    page(folder, tmp_path, capsys)
+    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    browser.get((tmp_path / "report.html").as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    dark = scheme == "dark"
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 150) == dark
+    figures = browser.find_elements("css selector", ".plot")
+    assert len(figures) == 1
+    for figure in figures:
+        file = tmp_path / "figure.png"
+        file.write_bytes(figure.screenshot_as_png)
+        pixels = image.imread(file)[..., :3].mean(axis=2)
+        assert min(pixels.shape) > 100
+        paper = np.median(pixels)
+        assert (paper < 0.5) == dark
+        assert (np.abs(pixels - paper) > 0.3).mean() > 0.005  # lines and letters, in a colour that can be seen
