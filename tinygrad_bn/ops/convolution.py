@@ -3,8 +3,9 @@
     y[n, o, p, q] = bias[o] + sum over c, i, j of  weight[o, c, i, j] x[n, c, p s + i d - top, q s + j d - left]
 
 (stride s, dilation d, zeros outside the image; what signal processing calls a cross-correlation). Write the window
-that belongs to (n, p, q) as a column and the kernel of o as a row: then Y = W P, and, as for every matrix product,
-dW = dY P^T and dP = W^T dY. What is left to kernels is to gather the patches P from x, and to add dP back to dx.
+that belongs to (p, q) as a column and the kernel of o as a row: then, for each image, Y = W P, and, as for every matrix
+product, dW = dY P^T and dP = W^T dY. What is left to kernels is to gather the patches P from x, and to add dP back to
+dx.
 
 P has i j times as many elements as x. It is therefore made for a few images at a time, few enough to stay in the
 cache, and made again in the backward instead of being kept.
@@ -23,78 +24,49 @@ from ..jit import contiguous, kernel
 from ..threads import for_each, spans
 from .shape import pad
 
-BLOCK = 1 << 18  # elements of P that are made at a time: 1 MB in float32
+BLOCK = 1 << 17  # elements of P that are made at a time: 512 kB in float32
 PARTS = 8  # partial sums of dW
 FEW = 8  # pairs of an input and an output channel in a group, up to which direct loops are faster
-WASTE = 1.2  # rows of patches may be longer than needed by this factor, if that makes them one run
 
 
 @kernel
-def gather_patches(x, stride_h, stride_w, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
-    """patches[c, i, j, n, p, q] = x[c, n, p s + i d, q s + j d], for x with its padding."""
-    C, N, _, _ = x.shape
-    _, I, J, _, P, Q = patches.shape
-    for c in range(C):
-        for i in range(I):
-            for j in range(J):
-                for n in range(N):
+def gather_patches(x, top, left, stride_h, stride_w, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
+    """patches[n, c, i, j, p, q] = x[n, c, p s + i d - top, q s + j d - left], 0 outside of the image"""
+    N, C, H, W = x.shape
+    _, _, I, J, P, Q = patches.shape
+    for n in range(N):
+        for c in range(C):
+            for i in range(I):
+                for j in range(J):
                     for p in range(P):
-                        row, out = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
-                        for q in range(Q):
-                            out[q] = row[q * stride_w + j * dilation_w]
+                        h, out = p * stride_h + i * dilation_h - top, patches[n, c, i, j, p]
+                        if 0 <= h < H:
+                            row = x[n, c, h]
+                            for q in range(Q):
+                                w = q * stride_w + j * dilation_w - left
+                                out[q] = row[w] if 0 <= w < W else 0
+                        else:
+                            for q in range(Q):
+                                out[q] = 0
 
 
 @kernel
-def scatter_patches(patches, stride_h, stride_w, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
+def scatter_patches(patches, top, left, stride_h, stride_w, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
     """Add every element of patches to the element of x that it was gathered from."""
-    C, N, _, _ = x.shape
-    _, I, J, _, P, Q = patches.shape
-    for c in range(C):
-        for i in range(I):
-            for j in range(J):
-                for n in range(N):
+    N, C, H, W = x.shape
+    _, _, I, J, P, Q = patches.shape
+    for n in range(N):
+        for c in range(C):
+            for i in range(I):
+                for j in range(J):
                     for p in range(P):
-                        row, values = x[c, n, p * stride_h + i * dilation_h], patches[c, i, j, n, p]
-                        for q in range(Q):
-                            row[q * stride_w + j * dilation_w] += values[q]
-
-
-# With stride 1 and rows of patches as long as those of x, all rows of a window lie behind each other in patches as they
-# do in x: they are one run to copy. Images and windows come flattened. What is behind the last column of outputs is
-# computed in vain, and ignored.
-
-
-@kernel
-def gather_runs(x, width, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
-    """patches[c, i, j, n, k] = x[c, n, k + i d width + j d], 0 beyond the end; width: of a row."""
-    C, N, size = x.shape
-    _, I, J, _, length = patches.shape
-    for c in range(C):
-        for i in range(I):
-            for j in range(J):
-                start = i * dilation_h * width + j * dilation_w
-                end = min(length, size - start)
-                for n in range(N):
-                    image, out = x[c, n], patches[c, i, j, n]
-                    for k in range(end):
-                        out[k] = image[start + k]
-                    for k in range(end, length):
-                        out[k] = 0
-
-
-@kernel
-def scatter_runs(patches, width, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
-    """Add every element of patches to the element of x that it was gathered from."""
-    C, N, size = x.shape
-    _, I, J, _, length = patches.shape
-    for c in range(C):
-        for i in range(I):
-            for j in range(J):
-                start = i * dilation_h * width + j * dilation_w
-                for n in range(N):
-                    image, values = x[c, n], patches[c, i, j, n]
-                    for k in range(min(length, size - start)):
-                        image[start + k] += values[k]
+                        h, values = p * stride_h + i * dilation_h - top, patches[n, c, i, j, p]
+                        if 0 <= h < H:
+                            row = x[n, c, h]
+                            for q in range(Q):
+                                w = q * stride_w + j * dilation_w - left
+                                if 0 <= w < W:
+                                    row[w] += values[q]
 
 
 # With few channels per group, as in a depthwise convolution, the products would be tiny: direct loops are faster. x
@@ -226,63 +198,43 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
 
 @differentiable(definition=conv2d_definition)
 def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
-    stride, (top, bottom, left, right), dilation, (P, Q) = geometry
-    N, C, H, W = x.shape
+    stride, (top, _, left, _), dilation, (P, Q) = geometry
+    steps = (top, left, *stride, *dilation)
+    x = contiguous(x)
+    N, C = x.shape[:2]
     O, _, I, J = weight.shape
     w = weight.reshape(groups, O // groups, -1)
-    padded = H + top + bottom, W + left + right
-    runs = stride == (1, 1) and padded[1] <= WASTE * Q
-    length = padded[1] if runs else Q  # of the rows in P and Y
-    at_once = max(1, BLOCK // (C * I * J * P * length))  # images
+    at_once = max(1, BLOCK // (C * I * J * P * Q))  # images
     blocks = [slice(start, min(start + at_once, N)) for start in range(0, N, at_once)]
 
-    def channels_first(images: Array, shape: tuple[int, int], top: int = 0, left: int = 0) -> Array:
-        """(n, C, h, w) as (C, n, *shape), zeros around it."""
-        n, c, h, w = images.shape
-        result = np.zeros((c, n, *shape), images.dtype)
-        result[:, :, top : top + h, left : left + w] = images.transpose(1, 0, 2, 3)
-        return result
+    def matrices(a: Array) -> Array:
+        """A matrix per image and group: its rows are the channels, and for patches also the places in the kernel."""
+        return a.reshape(len(a), groups, -1, P * Q)
 
-    def patches(block: slice, clean: bool = False) -> Array:
-        """P of these images, a matrix per group; clean: with zeros where it is computed in vain."""
-        images = channels_first(x[block], padded, top, left)
-        n = images.shape[1]
-        result = np.empty((C, I, J, n, P, length), x.dtype)
-        if runs:
-            gather_runs(images.reshape(C, n, -1), length, *dilation, result.reshape(C, I, J, n, -1))
-        else:
-            gather_patches(images, *stride, *dilation, result)
-        if clean:  # in dW not even infinity may count there
-            result[..., Q:] = 0
-        return result.reshape(groups, w.shape[2], -1)
+    def empty(block: slice) -> Array:
+        return np.empty((block.stop - block.start, C, I, J, P, Q), x.dtype)
 
-    def rows(dy: Array) -> Array:
-        """dY of these images as a matrix per group: a row per output channel."""
-        return channels_first(dy, (P, length)).reshape(groups, O // groups, -1)
+    def patches(block: slice) -> Array:
+        result = empty(block)
+        gather_patches(x[block], *steps, result)
+        return matrices(result)
 
     y = np.empty((N, O, P, Q), x.dtype)
 
     def forward(block: slice) -> None:
-        part = (w @ patches(block)).reshape(O, -1, P, length)[..., :Q]
+        np.matmul(w, patches(block), out=matrices(y[block]))
         if bias is not None:
-            part += bias.reshape(O, 1, 1, 1)
-        y[block] = part.transpose(1, 0, 2, 3)
+            y[block] += bias.reshape(O, 1, 1)
 
     for_each(forward, blocks)
 
     def dx(dy: Array) -> Array:
-        result = np.empty_like(x)
+        result = np.zeros_like(x)
 
         def backward(block: slice) -> None:
-            part = (w.swapaxes(1, 2) @ rows(dy[block])).reshape(C, I, J, -1, P, length)
-            part[..., Q:] = 0
-            n = part.shape[3]
-            images = np.zeros((C, n, *padded), x.dtype)
-            if runs:
-                scatter_runs(part.reshape(C, I, J, n, -1), length, *dilation, images.reshape(C, n, -1))
-            else:
-                scatter_patches(part, *stride, *dilation, images)
-            result[block] = images[:, :, top : top + H, left : left + W].transpose(1, 0, 2, 3)
+            part = empty(block)
+            np.matmul(w.swapaxes(1, 2), matrices(dy[block]), out=matrices(part))
+            scatter_patches(part, *steps, result[block])
 
         for_each(backward, blocks)
         return result
@@ -292,12 +244,16 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
 
         def backward(k: int) -> None:
             for block in blocks[k :: len(parts)]:
-                parts[k] += rows(dy[block]) @ patches(block, clean=True).swapaxes(1, 2)
+                parts[k] += (matrices(dy[block]) @ patches(block).swapaxes(2, 3)).sum(axis=0)
 
         for_each(backward, range(len(parts)))
         return parts.sum(axis=0).reshape(weight.shape)
 
-    return y, lambda dy: (lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3)))
+    def pullback(dy: Any) -> Any:
+        dy = contiguous(dy)
+        return lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3))
+
+    return y, pullback
 
 
 # The public function: check the arguments
