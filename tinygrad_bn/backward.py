@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .blas import one_thread
 from .engine import Node, Pullback, Tensor, differentiable, grad_enabled
 from .operators import implements
 
@@ -179,7 +180,7 @@ def walk(
         table[key] = _add(table[key], seed) if key in table else seed
 
     ran: list[Node] = []
-    with grad_enabled(create_graph):
+    with grad_enabled(create_graph), one_thread:
         for n in reversed(nodes):
             dy = table.get(id(n))
             if dy is None or (needed is not None and id(n) not in needed):

@@ -6,7 +6,7 @@ waits for a thread that has not started. On a busy machine, where a helper may g
 caller then simply does the work itself. Kernels and NumPy's products release Python's lock, so plain threads do.
 
 The one switch: set_num_threads(1), or TINYGRAD_BN_NUM_THREADS=1 in the environment, computes everything in the
-calling thread. (The threads of NumPy's matrix products are BLAS's own: OPENBLAS_NUM_THREADS or threadpoolctl.)
+calling thread. It holds for matrix products, too (blas.py).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
     return [(count * i // pieces, count * (i + 1) // pieces) for i in range(pieces)]
 
 
-def for_each(task: Callable[[Any], None], chunks: Sequence[Any]) -> None:
+def for_each(task: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
     """task(chunk) for each chunk, in any order; a task writes to places of its own."""
     global _pool
     if len(chunks) <= 1 or _threads == 1:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..blas import one_thread
 from ..checks import check_array, check_input, check_int
 from ..engine import Array, Tensor, differentiable
 from ..jit import contiguous, kernel
@@ -197,6 +198,7 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
 
 
 @differentiable(definition=conv2d_definition)
+@one_thread
 def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
     stride, (top, _, left, _), dilation, (P, Q) = geometry
     steps = (top, left, *stride, *dilation)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..blas import one_thread, product
 from ..checks import check_array, check_input
 from ..engine import Tensor, differentiable
 from ..jit import contiguous, kernel
@@ -15,6 +16,7 @@ from ..operators import implements
 
 @implements(np.matmul)
 @differentiable
+@one_thread
 def matmul(a: Any, b: Any) -> Any:
     """Y = A B;  dA = dY B^T,  dB = A^T dY
 
@@ -35,14 +37,14 @@ def matmul(a: Any, b: Any) -> Any:
         return dy.reshape((*dy.shape[:-1], 1, *dy.shape[-1:])) if a.ndim == 1 else dy
 
     def da(dy: Any) -> Any:
-        g = matrix(dy) @ np.swapaxes(column, -1, -2)
+        g = product(matrix(dy), np.swapaxes(column, -1, -2))
         return g[..., 0, :] if a.ndim == 1 else g
 
     def db(dy: Any) -> Any:
-        g = np.swapaxes(row, -1, -2) @ matrix(dy)
+        g = product(np.swapaxes(row, -1, -2), matrix(dy))
         return g[..., 0] if b.ndim == 1 else g
 
-    return a @ b, lambda dy: (lambda: da(dy), lambda: db(dy))
+    return product(a, b), lambda dy: (lambda: da(dy), lambda: db(dy))
 
 
 @kernel
@@ -72,6 +74,7 @@ def linear_definition(x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 @differentiable(definition=linear_definition)
+@one_thread
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """Y = X W^T + b;  dX = dY W,  dW = dY^T X,  db = sum of dY over the samples
 
@@ -86,18 +89,22 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         raise ValueError(f"x must have shape (..., {weight.shape[1]}) for this weight, got {x.shape}")
     check_array("weight", weight, weight.shape, x.dtype)
     check_array("bias", bias, weight.shape[:1], x.dtype)
-    y = contiguous(x @ weight.T)
     outputs, inputs = weight.shape
-    rows = math.prod(x.shape[:-1])
+    shape, rows = x.shape, math.prod(x.shape[:-1])
+    x = x.reshape(rows, inputs)
+    y = contiguous(product(x, weight.T))
     if bias is not None:
-        add_bias(y.reshape(rows, outputs), contiguous(bias))
+        add_bias(y, contiguous(bias))
+
+    def dx(dy: Any) -> Any:
+        return product(dy.reshape(rows, outputs), weight).reshape(shape)
 
     def dw(dy: Any) -> Any:
-        return dy.reshape(rows, outputs).T @ x.reshape(rows, inputs)
+        return product(dy.reshape(rows, outputs).T, x)
 
     def db(dy: Any) -> Any:
         total = np.empty(outputs, dy.dtype)
         sum_rows(contiguous(dy).reshape(rows, outputs), np.empty(outputs), total)
         return total
 
-    return y, lambda dy: (lambda: dy @ weight, lambda: dw(dy), lambda: db(dy))
+    return y.reshape(*shape[:-1], outputs), lambda dy: (lambda: dx(dy), lambda: dw(dy), lambda: db(dy))

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..backward import grad
+from ..blas import one_thread
 from ..engine import Array, Tensor, differentiable
 
 
@@ -122,6 +123,7 @@ def whiten_definition(x: Any, *, eps: float, method: str, keep: Any) -> Any:
 
 
 @differentiable(definition=whiten_definition)
+@one_thread
 def whiten(x: Any, *, eps: float, method: str, keep: Any) -> Any:
     """The features of x (..., d, m) whitened over m; computed in float64, also for float32.
 
