@@ -345,8 +345,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             bool(d.ci[1] < 0 < more.ci[0] and p < 0.05),
             headline=what == f"{name('relu', NOISY[0])}, at lr 0.1",
             note=f"drift minus that of no norm {more.mean:+.3f} [{more.ci[0]:.3f}, {more.ci[1]:.3f}] deviations; "
-            f"error: bootstrap [{d.bootstrap_ci[0]:.2f}, {d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, less in "
-            f"{100 * d.win_rate:.0f} % of seeds; Holm p {p:.2g}",
+            f"error: {d.details('less')}; Holm p {p:.2g}",
         )
         for (what, d, more), p in zip(tests, adjusted, strict=True)
     ]
@@ -410,8 +409,8 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
 
     def line(ax: Any, x: Any, curves: np.ndarray, norm: str) -> None:
         color, marker, style = LOOKS[norm]
-        plots.line_with_band(ax, x, curves, norm, color)
-        ax.lines[-1].set(marker=marker, linestyle=style, markevery=max(1, len(x) // 8))
+        every = max(1, len(x) // 8)
+        plots.line_with_band(ax, x, curves, norm, color, marker=marker, linestyle=style, markevery=every)
 
     fig, axes = panels(12, 5)
     for ax, activation in axes:

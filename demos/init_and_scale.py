@@ -28,7 +28,7 @@ import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.training import ACTIVATIONS, batches, checkpoints, describe, evaluate, take_population_statistics, train
+from demos.training import ACTIVATIONS, batches, checkpoints, evaluate, take_population_statistics, train
 from tinygrad_bn import Tensor, manual_seed, nn, optim
 
 M, WIDTH, DEPTH = 60, 128, 3
@@ -295,7 +295,9 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     for control in CONTROLS:
         cell = (*control[:3], HUGE)
         d = stats.paired(error[control, "BN"], error[cell, "BN"])
-        notes.append(f"{name(cell)} with BN, an output layer of std 0.05 minus one of std 10: {describe(d)} (no claim)")
+        notes.append(
+            f"{name(cell)} with BN, an output layer of std 0.05 minus one of std 10: {stats.points(d)} (no claim)"
+        )
     return lab.Analysis(arms, criteria, table, notes)
 
 
@@ -336,8 +338,8 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     for ax, cell, title in zip(axes.flat, cells, titles, strict=True):
         ax.set_xscale("log")
         for norm, (color, marker, _) in LOOKS.items():
-            plots.line_with_band(ax, checkpoints(settings["steps"]), np.stack(list(curves[cell, norm])), norm, color)
-            ax.lines[-1].set_marker(marker)
+            at, errors = checkpoints(settings["steps"]), np.stack(list(curves[cell, norm]))
+            plots.line_with_band(ax, at, errors, norm, color, marker=marker)
         ax.set(title=title, ylim=(0, 100))
     for ax in axes[1]:
         ax.set_xlabel("step")

@@ -203,8 +203,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 ">= 0.5, interval above 0, Holm p < 0.05",
                 bool(d.mean >= 0.5 and d.ci[0] > 0 and p < 0.05),
                 headline,
-                note=f"bootstrap [{d.bootstrap_ci[0]:.2f}, {d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, "
-                f"wider in {100 * (1 - d.win_rate):.0f} % of seeds, Holm p {p:.2g}",
+                note=f"{d.details(above='wider')}, Holm p {p:.2g}",
             )
         )
     worst = min(highest_error_above_best(error[name(d, a, "BN")]) for d, a in NETS)

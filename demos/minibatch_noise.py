@@ -192,8 +192,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 "interval below 0, Holm p < 0.05",
                 bool(d.ci[1] < 0 and p < 0.05),
                 headline=True,
-                note=f"bootstrap [{d.bootstrap_ci[0]:.2f}, {d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, "
-                f"S=8 better in {100 * d.win_rate:.0f} % of seeds, Holm p {p:.2g}",
+                note=f"{d.details('S=8 better')}, Holm p {p:.2g}",
             )
         )
     criteria.append(

@@ -63,11 +63,14 @@ def style() -> Iterator[None]:
         yield
 
 
-def line_with_band(ax: Axes, x: ArrayLike, values_by_seed: ArrayLike, label: str, color: str | None = None) -> None:
+def line_with_band(
+    ax: Axes, x: ArrayLike, values_by_seed: ArrayLike, label: str, color: str | None = None, **line: Any
+) -> None:
     """The mean over seeds of values_by_seed[seed, i] at x[i], with its 95 % t-interval as a band.
 
     On a logarithmic y axis both are taken of the logarithms: the geometric mean, and a band that stays above 0.
-    A column that holds nan or inf leaves a gap; with a single seed there is a line and no band.
+    A column that holds nan or inf leaves a gap; with a single seed there is a line and no band. line: marker,
+    linestyle and the like.
     """
     points, columns = np.size(x), np.asarray(values_by_seed, dtype=np.float64)
     if columns.ndim != 2 or columns.shape[1] != points:
@@ -80,8 +83,8 @@ def line_with_band(ax: Axes, x: ArrayLike, values_by_seed: ArrayLike, label: str
     mean, low, high = np.array([(mean, *ci) for mean, ci in bands]).T
     if logarithmic:
         mean, low, high = np.exp([mean, low, high])
-    (line,) = ax.plot(x, mean, marker="o", label=label, color=color)
-    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    (drawn,) = ax.plot(x, mean, label=label, color=color, **{"marker": "o", **line})
+    ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
 
 
 def label_decades(axis: Axis) -> None:

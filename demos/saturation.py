@@ -26,7 +26,7 @@ import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.training import ACTIVATIONS, checkpoints, describe, evaluate, take_population_statistics, train
+from demos.training import ACTIVATIONS, checkpoints, evaluate, take_population_statistics, train
 from tinygrad_bn import Tensor, grad, manual_seed, nn
 
 SIZES = {"train": 1000, "valid": 297, "test": 500}
@@ -256,7 +256,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             "interval below 10, Holm p < 0.05",
             bool(ci[1] < 10 and p[1] < 0.05),
             headline=True,
-            note=f"Holm p {p[1]:.2g}; BN minus none: {describe(stats.paired(at_best(with_bn), at_best(without)))}",
+            note=f"Holm p {p[1]:.2g}; BN minus none: {stats.points(stats.paired(at_best(with_bn), at_best(without)))}",
         ),
         lab.Criterion(
             "depth-8 sigmoid at the start: ||dL/dW_1|| / ||dL/dW_8|| with BN over that without, in powers of ten",
@@ -265,8 +265,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             "interval above 2 (100 times), Holm p < 0.05",
             bool(gain.ci[0] > 2 and p[2] < 0.05),
             headline=True,
-            note=f"bootstrap [{gain.bootstrap_ci[0]:.2f}, {gain.bootstrap_ci[1]:.2f}], d_z {gain.d_z:.2f}, larger in "
-            f"{100 * (1 - gain.win_rate):.0f} % of seeds, Holm p {p[2]:.2g}",
+            note=f"{gain.details(above='larger')}, Holm p {p[2]:.2g}",
         ),
         lab.Criterion(
             "sigmoid nets without BN: ||dL/dz_l|| / (||W_{l+1}|| ||dL/dz_{l+1}||), the largest of all layers and runs",
@@ -286,11 +285,11 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         "how far the rows of the data are apart in what enters one of its last sigmoids (15th to 85th percentile): "
         f"{spread(first[without, FIXED_LR]):.1e} without BN, {spread(first[with_bn, FIXED_LR]):.2g} with it",
         f"depth-8 sigmoid from Glorot's initialization with gain 4, no BN, at its best lr: error "
-        f"{at_best(tuned).mean():.2f} %; BN minus this: {describe(stats.paired(at_best(with_bn), at_best(tuned)))}",
+        f"{at_best(tuned).mean():.2f} %; BN minus this: {stats.points(stats.paired(at_best(with_bn), at_best(tuned)))}",
     ]
     for what in ("8 tanh", "8 relu", f"{REPLICA} sigmoid"):
         d = stats.paired(at_best(f"{what} BN"), at_best(f"{what} none"))
-        notes.append(f"{what}: BN minus none, each at its best lr: {describe(d)}")
+        notes.append(f"{what}: BN minus none, each at its best lr: {stats.points(d)}")
     return lab.Analysis(arms, criteria, table, notes)
 
 
@@ -316,8 +315,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         ax.set_yscale("log")
         for variant, (color, marker, dashes) in zip(VARIANTS, LINES, strict=True):
             ratios = [10 ** decades(first[name(d, activation, variant), FIXED_LR]) for d in DEPTHS]
-            plots.line_with_band(ax, DEPTHS, np.stack(ratios, axis=1), variant, color)
-            ax.lines[-1].set(marker=marker, ls=dashes)
+            plots.line_with_band(ax, DEPTHS, np.stack(ratios, axis=1), variant, color, marker=marker, ls=dashes)
         ax.set(xlabel="depth L (hidden layers)", title=LABELS[activation], xticks=DEPTHS)
     row[0].set_ylabel("||dL/dW$_1$|| / ||dL/dW$_L$||")
     row[0].legend(loc="lower left")
@@ -337,8 +335,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         for ax, variant in zip(row, VARIANTS, strict=True):
             for layer, (color, marker, dashes) in zip((1, 2, 4, 8), LINES, strict=True):
                 shares = 100 * series(name(8, activation, variant), len(at), "flat", layer - 1)
-                plots.line_with_band(ax, at, shares, f"layer {layer}", color)
-                ax.lines[-1].set(marker=marker, ls=dashes)
+                plots.line_with_band(ax, at, shares, f"layer {layer}", color, marker=marker, ls=dashes)
             ax.set_xscale("symlog", linthresh=1)
             ax.set_title(f"{LABELS[activation]}, {variant}", fontsize=11)
         highest = np.nanmax([line.get_ydata() for ax in row for line in ax.lines])
@@ -364,8 +361,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     at = [0, *checkpoints(settings["replica_steps"])]
     for ax, variant, (color, marker, _) in zip(row[1:], ("none", "BN"), (LINES[0], LINES[2]), strict=True):
         arm = name(REPLICA, "sigmoid", variant)
-        plots.line_with_band(row[0], at, series(arm, len(at), "error", 0), variant, color)
-        row[0].lines[-1].set_marker(marker)
+        plots.line_with_band(row[0], at, series(arm, len(at), "error", 0), variant, color, marker=marker)
         for i, percentile in enumerate((15, 50, 85)):
             line = series(arm, len(at), "percentiles", i)[0]
             ax.plot(at, line, color=color, ls=("--", "-", ":")[i], label=f"{percentile}th percentile")

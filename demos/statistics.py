@@ -31,6 +31,19 @@ class Paired:
     win_rate: float  # share of pairs with a below b, ties count half
     p: float  # two-sided paired t-test; sign test where all differences are equal
 
+    def details(self, below: str = "", above: str = "") -> str:
+        """What stands beside a mean and its interval. below or above: the word for a seed's a < b, or a > b."""
+        low, high = self.bootstrap_ci
+        share = self.win_rate if below else 1 - self.win_rate
+        return (
+            f"bootstrap [{low:.2f}, {high:.2f}], d_z {self.d_z:.2f}, {below or above} in {100 * share:.0f} % of seeds"
+        )
+
+
+def points(d: Paired) -> str:
+    """A paired difference of errors in percent, in words."""
+    return f"{d.mean:+.2f} [{d.ci[0]:.2f}, {d.ci[1]:.2f}] points, {d.details('better')}"
+
 
 class Trend(NamedTuple):
     """Spearman's rho of each seed's curve, their mean, its 95 % t-interval and the p-value of "no trend"."""

@@ -290,8 +290,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 d.ci,
                 "interval below 0, Holm p < 0.05",
                 bool(d.ci[1] < 0 and holm < 0.05),
-                note=f"bootstrap [{d.bootstrap_ci[0]:.2f}, {d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, better in "
-                f"{100 * d.win_rate:.0f} % of seeds, Holm p {holm:.2g}; a mean over the strengths",
+                note=f"{d.details('better')}, Holm p {holm:.2g}; a mean over the strengths",
             )
         )
     worst_fold = max(r["fold_error"] for r in runs)
@@ -370,8 +369,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
 
     def line(ax: Any, x: Any, columns: list[np.ndarray], label: str, i: int) -> None:
         color, marker, style = LINES[i]
-        plots.line_with_band(ax, x, np.stack(columns, axis=1), label, color)
-        ax.lines[-1].set(marker=marker, linestyle=style)
+        plots.line_with_band(ax, x, np.stack(columns, axis=1), label, color, marker=marker, linestyle=style)
 
     fig, axes = plots.plt.subplots(1, 2, figsize=(12, 5), sharey=True)
     axes[0].set_yscale("log")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 import tinygrad_bn.nn.functional as F
-from demos.statistics import Paired
 from tinygrad_bn import Tensor, differentiable, nn, no_grad, optim
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
@@ -38,14 +37,6 @@ def batches(n: int, m: int, seed: int) -> Iterator[np.ndarray]:
 def checkpoints(steps: int, count: int = 12) -> list[int]:
     """Steps from 1 to `steps` at which to look, evenly spaced on a logarithmic axis."""
     return sorted({round(steps ** (k / (count - 1))) for k in range(count)})
-
-
-def describe(d: Paired) -> str:
-    """A paired difference in percentage points of error, in words."""
-    return (
-        f"{d.mean:+.2f} [{d.ci[0]:.2f}, {d.ci[1]:.2f}] points, bootstrap [{d.bootstrap_ci[0]:.2f}, "
-        f"{d.bootstrap_ci[1]:.2f}], d_z {d.d_z:.2f}, better in {100 * d.win_rate:.0f} % of seeds"
-    )
 
 
 @differentiable
