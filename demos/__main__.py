@@ -17,7 +17,8 @@ from demos import report
 from demos.runs import FILE, Runs
 
 HEADLINE = ["minibatch_noise", "learning_rate"]
-DEMOS = HEADLINE
+DEMOS = [*HEADLINE, "init_and_scale", "saturation", "covariate_shift", "test_time"]
+DEMOS += ["norm_family", "scaling_and_whitening", "sharpness"]
 
 
 def main(argv: Sequence[str]) -> int:

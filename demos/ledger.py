@@ -1,7 +1,7 @@
-"""The ledger: what introductions to batch normalization claim, and on which measurements a verdict rests.
+"""The ledger: what an introduction to batch normalization claims, and on which measurements a verdict rests.
 
-The verdicts are the reading of this project's full presets and of the literature. The report prints one only where
-the criteria that it rests on were measured and passed in that folder. [V]: the figure was read in the primary text.
+The claims are quoted in translation. The verdicts are this project's reading of its full presets and of the
+literature; the report prints one only where the criteria that it rests on were measured in that folder, and passed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim; the criteria that bear on it, by the beginning of their names, per demo; a verdict and its reason."""
+    """A claim; what bears on it, per demo, by the beginnings of criteria's names or of notes; a verdict, its reason."""
 
     text: str
     evidence: dict[str, list[str]]
@@ -22,6 +22,123 @@ class Claim:
 
 CLAIMS = [
     Claim(
+        "small changes in the lower layers are amplified as the net gets deeper",
+        {"covariate_shift": ["ReLU, no norm: a small change", "ReLU, BN: a small change", "sigmoid, no norm: a small"]},
+        "Bjorck 2018: without batch norm activations grow with depth once the learning rate is large.",
+        "contested",
+        "It depends on the initialization, and changes while the net learns; batch norm does not generally make it "
+        "smaller.",
+    ),
+    Claim(
+        "internal covariate shift slows training down, and batch norm works by removing it",
+        {"covariate_shift": ["ReLU, noisy BN", "sigmoid, noisy BN"]},
+        "Santurkar 2018: noise after batch norm, fresh and non-stationary in each step, brings the shift back, and the "
+        "net does about as well as with batch norm, better than with none.",
+        "contested",
+        "Nets whose distributions drift more than without any norm still err less: the drift is not what matters.",
+    ),
+    Claim(
+        "batch norm decouples the layers from each other",
+        {"covariate_shift": ["batch norm couples the images of a batch", "ReLU at lr 0.1, gradient before and after"]},
+        "Santurkar 2018 measured how the gradient of a layer changes when the layers below it move, and found no "
+        "decoupling to speak of.",
+        "contested",
+        "Overstated: it also couples the samples of a batch, which are independent without it.",
+    ),
+    Claim(
+        "saturation slows sigmoid and tanh nets down; ReLU helps in part; inputs from N(0, 1) keep a gradient",
+        {"saturation": ["depth-8 sigmoid", "sigmoid nets without BN", "is it saturation?"]},
+        "Glorot & Bengio 2010: the top sigmoid layer saturates early.",
+        "true with conditions",
+        "Gradients of deep sigmoid nets also vanish where no unit is saturated: sigma' is 1/4 at most, layer by layer.",
+    ),
+    Claim(
+        "PCA whitening gives all features the variance 1, ZCA whitening gives all of them the same variance",
+        {"scaling_and_whitening": ["(b) covariance of both", "(b) ZCA minus U PCA", "(b) mean square of ZCA"]},
+        "Huang 2018: both are whitenings, and differ by a rotation.",
+        "refuted",
+        "Misleading: both give the identity as covariance. ZCA is PCA rotated back, the closest to the input.",
+    ),
+    Claim(
+        "whitening removes correlations and speeds training up, but costs too much to be done in every layer",
+        {"scaling_and_whitening": ["(a) steps with raw inputs", "(e) log-log slope"]},
+        "Huang 2018: whitening each batch with PCA swaps the axes at random and harms training; ZCA does not.",
+        "true with conditions",
+        "True of inputs, where features are correlated; per element its cost grows with the width, that of batch norm "
+        "does not.",
+    ),
+    Claim(
+        "normalization takes expressive power away, and gamma and beta give it back",
+        {"scaling_and_whitening": ["(d) gamma = sqrt"]},
+        "Ioffe & Szegedy 2015 give gamma and beta for this reason.",
+        "true with conditions",
+        "Exactly so for statistics that are fixed, up to eps; not for the noise of a batch's own statistics.",
+    ),
+    Claim(
+        "for images the statistics are taken over [N, H W], for each of the C channels",
+        {"norm_family": ["BN, LN, IN, GN against the oracle"]},
+        "Ioffe & Szegedy 2015, section 3.2.",
+        "supported",
+        "The layers equal a computation that knows the index set alone.",
+    ),
+    Claim(
+        "batch norm, layer norm, instance norm and group norm are one formula",
+        {"norm_family": ["BN, LN, IN, GN against the oracle", "m = 2", "one value"]},
+        "Wu & He 2018; Summers & Dinneen 2020 cover batch norm, ghost batch norm and group norm with one layer.",
+        "supported",
+        "They differ in the index set over which mean and variance are taken, and in nothing else.",
+    ),
+    Claim(
+        "batch norm had better not be used at test time",
+        {
+            "test_time": [
+                "test error % with the statistics of one image",
+                "test error of the population's",
+                "folded into",
+            ]
+        },
+        "Ioffe & Szegedy 2015: inference uses E[mean_B] and m / (m - 1) E[var_B]. Schneider 2020: statistics of the "
+        "target domain repair part of the damage that a shift of the inputs does.",
+        "refuted",
+        "Wrong as written: not the layer is the trouble at test time but the statistics of a small test batch. Use "
+        "those of the population; the layer can then be folded into the one before.",
+    ),
+    Claim(
+        "batch norm makes learning faster",
+        {"learning_rate": ["at lr 0.0316, depth"], "saturation": ["depth-8 sigmoid with BN"]},
+        "Ioffe & Szegedy 2015: 13.3 million steps instead of 31.0 to the same accuracy, 2.1 million at five times the "
+        "learning rate (with dropout, L2 and the schedule changed as well).",
+        "true with conditions",
+        "True per step, and at a matched low learning rate; a step costs more.",
+    ),
+    Claim(
+        "batch norm makes training insensitive to the scale of the parameters",
+        {"init_and_scale": ["float64, eps = 0", "cells in which BN errs less"]},
+        "van Laarhoven 2017, Arora 2018: before a batch norm only lr / ||w||^2 counts, and L2 regularization there "
+        "only changes the effective learning rate.",
+        "true with conditions",
+        "Exact for weights in front of a batch norm, together with the learning rate; not for the output layer, gamma "
+        "and beta.",
+    ),
+    Claim(
+        "batch norm makes training insensitive to the learning rate",
+        {
+            "learning_rate": ["window in decades: mean over the four nets", "BN still fails somewhere"],
+            "sharpness": ["depth 8: Spearman"],
+        },
+        "Bjorck 2018: batch norm mainly allows larger rates. Cohen 2021: sharpness rises to about 2 / lr, and stays.",
+        "true with conditions",
+        "The range of rates that work is wider, against a tuned initialization too, but it ends: every net still fails "
+        "at the highest rates.",
+    ),
+    Claim(
+        "with batch norm saturating activations become usable",
+        {"saturation": ["depth-8 sigmoid"]},
+        "Ioffe & Szegedy 2015: Inception with sigmoid units and batch norm reaches 69.8 %.",
+        "supported",
+        "The strongest of these results: chance without, a few percent of error with it.",
+    ),
+    Claim(
         "the noise of mini-batch statistics regularizes, like dropout",
         {"minibatch_noise": ["test error of S=8 minus S=N", "Spearman", "test error of S=N +"]},
         "Luo 2019 and Kosson 2023 model batch norm as population normalization with noise. Hoffer 2017: the rows "
@@ -30,13 +147,5 @@ CLAIMS = [
         "true with conditions",
         "Error falls as fewer rows stand behind the statistics, and noise made by hand recovers most of the gain; with "
         "four rows it is too much.",
-    ),
-    Claim(
-        "batch norm makes training insensitive to the learning rate",
-        {"learning_rate": ["window in decades: mean over the four nets", "BN still fails somewhere"]},
-        "Bjorck 2018: batch norm mainly allows larger rates; without it activations grow with depth.",
-        "true with conditions",
-        "The range of rates that work is wider, against a tuned initialization too, but it ends: every net still fails "
-        "at the highest rates.",
     ),
 ]

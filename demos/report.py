@@ -84,26 +84,30 @@ def render(summaries: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
 
 
 def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The criteria that bear on a claim: {"demo": name, "criterion": dict, or None if that demo was not run}."""
+    """What bears on a claim: {"demo": name, "criterion": dict or None, "note": text or None}; a demo that was not run
+    has neither."""
     found: list[dict[str, Any]] = []
     for demo, beginnings in claim.evidence.items():
         if demo not in summaries:
-            found.append({"demo": demo, "criterion": None})
+            found.append({"demo": demo, "criterion": None, "note": None})
             continue
         for beginning in beginnings:
-            same = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
-            if not same:
-                raise ValueError(f"the claim {claim.text!r} names a criterion that {demo} does not have: {beginning!r}")
-            found += [{"demo": demo, "criterion": criterion} for criterion in same]
+            criteria = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
+            notes = [note for note in summaries[demo]["notes"] if note.startswith(beginning)]
+            if not criteria and not notes:
+                raise ValueError(f"the claim {claim.text!r} names what {demo} has not measured: {beginning!r}")
+            found += [{"demo": demo, "criterion": criterion, "note": None} for criterion in criteria]
+            found += [{"demo": demo, "criterion": None, "note": note} for note in notes]
     return found
 
 
 def row(claim: Claim, found: list[dict[str, Any]]) -> dict[str, Any]:
     """The verdict holds where all of its criteria passed; what failed, or was not measured here, is said instead."""
     failed = [f for f in found if f["criterion"] and not f["criterion"]["passed"]]
-    missing = [f for f in found if f["criterion"] is None]
+    missing = [f for f in found if not f["criterion"] and not f["note"]]
     status = "open" if missing else "against" if failed else claim.verdict
-    return {"claim": claim, "evidence": found, "status": status, "failed": failed}
+    tested = sum(1 for f in found if f["criterion"])
+    return {"claim": claim, "evidence": found, "status": status, "failed": failed, "tested": tested}
 
 
 def paragraphs(text: str) -> list[str]:

@@ -34,6 +34,7 @@ def claims(monkeypatch):
     toys = [
         Claim("a is below b", {"toy": ["a below b"]}, "Books say <so>.", "supported", "It is."),
         Claim("a differs from b", {"toy": ["a below b", "b below a"]}, "", "true with conditions", "At times."),
+        Claim("a note will do", {"toy": ["seeds [2000"]}, "", "supported", "It will."),
         Claim("there are others", {"toy": ["a below b"], "other_demo": ["c"]}, "", "contested", "Who knows."),
     ]
     monkeypatch.setattr(report, "CLAIMS", toys)
@@ -73,10 +74,13 @@ class Text(HTMLParser):
 
 def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_path, capsys, claims):
     rows = Text(page(folder, tmp_path, capsys)).rows
-    below, differs, others = (next(r for r in rows if f"\N{LEFT DOUBLE QUOTATION MARK}{c.text}" in r) for c in claims)
+    below, differs, noted, others = (
+        next(r for r in rows if f"\N{LEFT DOUBLE QUOTATION MARK}{c.text}" in r) for c in claims
+    )
     assert "supported It is." in below and "FAIL" not in below and "Books say <so>." in below
     assert "PASS toy : a below b: \N{MINUS SIGN}1 [\N{MINUS SIGN}1.5, \N{MINUS SIGN}0.5]" in below
     assert "not confirmed here 1 of 2 criteria failed" in differs and "At times." not in differs
+    assert "toy : seeds [2000, 2001, 2002]" in noted and "supported It will." in noted
     assert "not measured" in others and "other_demo was not run in this folder" in others and "Who knows" not in others
 
 
@@ -104,7 +108,7 @@ def test_the_page_needs_nothing_else_and_is_consistent(folder, tmp_path, capsys,
 def test_a_criterion_that_does_not_exist_is_an_error(folder, tmp_path, capsys, claims):
     claims.append(Claim("typo", {"toy": ["a belwo b"]}, "", "supported", ""))
     assert report.main(["toy"], ["--out", str(folder), "--html", str(tmp_path / "x.html")]) == 2
-    assert "a criterion that toy does not have: 'a belwo b'" in capsys.readouterr().err
+    assert "names what toy has not measured: 'a belwo b'" in capsys.readouterr().err
     assert not (tmp_path / "x.html").exists()
 
 
@@ -122,7 +126,10 @@ def test_bad_folders_are_refused(folder, tmp_path, capsys):
 def test_what_users_write_is_escaped(folder, tmp_path, capsys, claims):
     shutil.copytree(folder / "toy", tmp_path / "toy")
     summary = json.loads((tmp_path / "toy" / "summary.json").read_text())
-    evil = copy.deepcopy(summary) | {"claim": "<script>alert(1)</script>", "notes": ['"><img src=x onerror=alert(1)>']}
+    evil = copy.deepcopy(summary) | {
+        "claim": "<script>alert(1)</script>",
+        "notes": [*summary["notes"], '"><img src=x onerror=alert(1)>'],
+    }
     evil["figures"][0]["caption"] = '"><img src=x onerror=alert(1)>'
     (tmp_path / "toy" / "summary.json").write_text(json.dumps(evil))
     html = page(tmp_path, tmp_path, capsys)
