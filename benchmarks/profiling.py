@@ -3,6 +3,7 @@
 The package is imported with every matrix product of its source (`a @ b`, np.matmul, np.dot) replaced by a timed one,
 and its kernels are wrapped where the modules hold them; both are on in every other round only. The plain rounds give
 the step's time; what it has beyond kernels and products is Python: the engine, the modules, NumPy's other functions.
+All runs in one thread: in several, times would overlap and not add up to the step's.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ def profile(net: str, quick: bool = False) -> str:
 
     from benchmarks.cases import cnn, mlp
     from benchmarks.peers import ours
+    from tinygrad_bn import set_num_threads
+
+    set_num_threads(1)
 
     work = mlp(128, 784, 512, True) if net == "mlp" else cnn(64, 1, 28, True)
     step = work.eager(ours())
@@ -136,4 +140,4 @@ def profile(net: str, quick: bool = False) -> str:
         line(sum(s for key, s in parts.items() if key[0] == kind), f"all {kind}s")
     line(total - sum(parts.values()), "the rest: engine, modules, other NumPy calls")
     line(total, f"a step; {1e6 * (times['watched'] - total):,.1f} us more while watched")
-    return "\n".join(f"{a:>10}  {b:>6}  {c:>5}  {d}" for a, b, c, d in lines)
+    return "one thread\n" + "\n".join(f"{a:>10}  {b:>6}  {c:>5}  {d}" for a, b, c, d in lines)

@@ -12,6 +12,7 @@ Another BLAS (MKL, Accelerate) is left as it is.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -91,12 +92,13 @@ def product(a: Any, b: Any) -> Any:
     if a.ndim != 2 or b.ndim != 2 or not type(a) is type(b) is np.ndarray:
         return a @ b
     (m, k), n = a.shape, b.shape[1]
-    pieces = min(m * k * n // PIECE, max(m, n) // 16)
+    columns = max(m, n) // 16  # or rows, 16 at a time: BLAS's own blocks are multiples of that
+    pieces = min(m * k * n // PIECE, columns)
     if pieces < 2 or k != len(b) or a.dtype != b.dtype:  # what does not fit is NumPy's to say
         return a @ b
     y = np.empty((m, n), a.dtype)
-    longest = max(m, n)
-    cuts = [slice(longest * i // pieces, longest * (i + 1) // pieces) for i in range(pieces)]
+    edges = [16 * (columns * i // pieces) for i in range(pieces)] + [max(m, n)]
+    cuts = [slice(*edge) for edge in itertools.pairwise(edges)]
     if n >= m:
         for_each(lambda cut: np.matmul(a, b[:, cut], out=y[:, cut]), cuts)
     else:

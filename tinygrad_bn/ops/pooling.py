@@ -14,7 +14,10 @@ import numpy as np
 from ..checks import check_flag, check_int
 from ..engine import Array, differentiable
 from ..jit import contiguous, kernel
+from ..threads import for_each, spans
 from .convolution import check_images, pair
+
+COST = 8  # to find the largest of a window takes this many times as long, per element, as arithmetic
 
 
 def window_starts(size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Array:
@@ -185,7 +188,9 @@ def _largest(x: Array, rows: Array, columns: Array, step: tuple[int, int]) -> tu
     planes, (H, W) = math.prod(x.shape[:-2]), x.shape[-2:]
     y = np.empty((planes, len(rows), len(columns)), x.dtype)
     index = np.empty(y.shape, np.int32)
-    max_forward(contiguous(x).reshape(planes, H, W), rows, columns, *step, y, index)
+    x = contiguous(x).reshape(planes, H, W)
+    pieces = [slice(*span) for span in spans(planes, COST * H * W)]
+    for_each(lambda p: max_forward(x[p], rows, columns, *step, y[p], index[p]), pieces)
     return y.reshape(planes, len(rows) * len(columns)), index.reshape(planes, len(rows) * len(columns))
 
 
