@@ -97,6 +97,14 @@ class ChosenBatchNorm(nn.Module):
         return repeated[0], repeated[1]
 
 
+def as_images(x: np.ndarray) -> np.ndarray:
+    """Rows of side^2 features as square images (n, 1, side, side)."""
+    side = math.isqrt(x.shape[1])
+    if side**2 != x.shape[1]:
+        raise ValueError(f"x must hold square images, a row each, got {x.shape[1]} features")
+    return x.reshape(-1, 1, side, side)
+
+
 def take_population_statistics(model: nn.Module, x: np.ndarray) -> None:
     """One pass over the whole training set as one batch: exact statistics for every batch norm."""
     norms = [m for m in model.modules() if isinstance(m, ChosenBatchNorm)]
@@ -163,6 +171,8 @@ def measure(model: nn.Module, data: dict[str, tuple[np.ndarray, np.ndarray]], fi
     result: dict[str, Any] = {}
     with np.errstate(all="ignore"):
         take_population_statistics(model, data["train"][0])
+        if any(name.endswith("running_mean") for name, _ in model.named_buffers()):  # the library's own norms
+            nn.utils.recompute_statistics(model, [data["train"][0]])
         for part, (x, y) in data.items():
             error, nll = evaluate(model, x, y)
             finite = finite and math.isfinite(nll)

@@ -1,0 +1,398 @@
+"""Batch, layer, instance and group norm: one formula with four index sets. What does the choice of the set mean?
+
+All four compute y = gamma (x - mean_S) / sqrt(var_S + eps) + beta. They differ in S, the values that mean and variance
+are taken over: a channel of the whole batch (BN), a sample (LN), a channel of a sample (IN), a group of channels of a
+sample (GN). An oracle that knows nothing but the formula and a label for each value, the number of its set, is held
+against the library's functions. Two facts follow from S alone, whatever the net learns: two values are normalized to
+-1 and +1, whatever they are, so no gradient comes back; and one value becomes beta.
+
+So batch norm must suffer from small batches, and the others must not care. A small CNN and an MLP are trained with
+batches of m = 2 to 64 images. All see the same number of images, and each has its own best learning rate.
+
+    python -m demos.norm_family --preset full
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import tinygrad_bn.nn.functional as F
+from demos import laboratory as lab
+from demos import plots
+from demos import statistics as stats
+from demos.minibatch_noise import linear
+from demos.training import as_images, train
+from tinygrad_bn import Tensor, grad, manual_seed, nn, no_grad
+
+SIZES = {"train": 800, "valid": 297, "test": 600}
+WIDTH, FIXED_LR, GROUPS = 64, 0.1, 4
+FACTS = "exact facts"
+SMALL, LARGER, GAP, RANGE = 2, 8, 5.0, 1.0  # BN(2) - BN(8) > 5 points; LN's range < 1 point
+
+# The index set of the value (n, c, position), for C channels: values with the same label share mean and variance
+INDEX_SETS: dict[str, Any] = {
+    "BN": lambda n, c, C: c,
+    "LN": lambda n, c, C: n,
+    "IN": lambda n, c, C: n * C + c,
+    "GN": lambda n, c, C: n * GROUPS + c * GROUPS // C,
+}
+FUNCTIONS: dict[str, Any] = {
+    "BN": lambda x, w, b, eps: F.batch_norm(x, None, None, w, b, training=True, eps=eps),
+    "LN": lambda x, w, b, eps: F.group_norm(x, 1, w, b, eps=eps),  # a sample is one group
+    "IN": lambda x, w, b, eps: F.instance_norm(x, None, None, w, b, eps=eps),
+    "GN": lambda x, w, b, eps: F.group_norm(x, GROUPS, w, b, eps=eps),
+}
+LAYERS: dict[str, Any] = {
+    "CNN BN": nn.BatchNorm2d,
+    "CNN LN": lambda c: nn.GroupNorm(1, c),
+    "CNN IN": lambda c: nn.InstanceNorm2d(c, affine=True),
+    "CNN GN": lambda c: nn.GroupNorm(GROUPS, c),
+    "MLP BN": nn.BatchNorm1d,
+    "MLP LN": nn.LayerNorm,
+}
+
+PRESETS = {
+    "quick": {
+        "seeds": 6,
+        "images": 4000,
+        "batches": [2, 8, 32],
+        "lrs": [0.03, 0.1, 0.3],
+        "arms": ["CNN BN", "CNN LN", "MLP BN", "MLP LN"],
+        "limits": "six seeds, five epochs and three learning rates: little is learned at m = 32, which stretches the "
+        "range of every norm; instance and group norm are left to the full preset",
+    },
+    "full": {
+        "seeds": 10,
+        "images": 8000,
+        "batches": [2, 4, 8, 16, 32, 64],
+        "lrs": [0.01, 0.03, 0.1, 0.3, 1.0],
+        "arms": list(LAYERS),
+        "limits": "ten seeds and ten epochs; 8x8 images leave a CNN's batch norm 32 values or more at m = 2",
+    },
+}
+
+
+def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    common = {"dataset": settings["dataset"]}
+    facts = [{"arm": FACTS, "seed": seed, **common} for seed in settings["seeds"]]
+    return facts + [
+        {"arm": arm, "seed": seed, "lr": lr, "m": m, "steps": settings["images"] // m, **common}
+        for seed in settings["seeds"]
+        for arm in settings["arms"]
+        for m in settings["batches"]
+        for lr in settings["lrs"]
+    ]
+
+
+# --- exact facts
+
+
+def oracle(x: np.ndarray, dy: np.ndarray, labels: np.ndarray, gamma: Any, beta: Any, eps: float) -> Any:
+    """(y, dx) from the definition: averages over the values that share a label, and no word about axes.
+
+    dx = (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps),   g = gamma dy
+    """
+    flat = labels.reshape(-1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (np.bincount(flat, values.reshape(-1)) / np.bincount(flat))[labels]
+
+    centered = x - mean(x)
+    rstd = 1 / np.sqrt(mean(centered**2) + eps)
+    x_hat, g = centered * rstd, gamma * dy
+    return gamma * x_hat + beta, (g - mean(g) - x_hat * mean(g * x_hat)) * rstd
+
+
+def deviations_from_oracle(seed: int, shape: tuple[int, ...] = (3, 8, 4, 5)) -> dict[str, float]:
+    """The largest deviation of each function, and of its gradient, on random float64 data (N, C, H, W)."""
+    rng = np.random.default_rng(seed)
+    x, dy = rng.normal(2.0, 3.0, shape), rng.normal(size=shape)
+    gamma, beta = rng.normal(size=(2, shape[1]))
+    n, c = np.indices(shape)[:2]
+    result = {}
+    for norm, function in FUNCTIONS.items():
+        labels = INDEX_SETS[norm](n, c, shape[1])
+        y, dx = oracle(x, dy, labels, gamma[:, None, None], beta[:, None, None], 1e-5)
+        tensor = Tensor(x, requires_grad=True)
+        out = function(tensor, Tensor(gamma), Tensor(beta), 1e-5)
+        (gradient,) = grad(out, tensor, dy)
+        result[norm] = float(max(np.abs(out.data - y).max(), np.abs(gradient - dx).max()))
+    return result
+
+
+def two_rows(seed: int, rows: int = 2) -> tuple[float, float]:
+    """Batch norm of two rows, eps = 0: how far |x_hat| is from 1, and the largest |dx| std, for dy of size 1."""
+    rng = np.random.default_rng(seed)
+    x = Tensor(rng.normal(size=(rows, 50)), requires_grad=True)
+    y = F.batch_norm(x, None, None, training=True, eps=0.0)
+    (gradient,) = grad(y, x, rng.normal(size=x.shape))
+    return float(np.abs(np.abs(y.data) - 1).max()), float(np.abs(gradient * x.data.std(axis=0)).max())
+
+
+def one_value(seed: int) -> tuple[float, bool]:
+    """A set S of one value: how far y is from beta; and whether batch norm refuses to train on one row."""
+    rng = np.random.default_rng(seed)
+    x, gamma, beta = rng.normal(size=(4, 6)), rng.normal(size=6), rng.normal(size=6)
+    y = F.group_norm(Tensor(x), 6, Tensor(gamma), Tensor(beta))  # a group per channel, and no positions
+    try:
+        nn.BatchNorm1d(6)(Tensor(x[:1].astype(np.float32)))
+    except ValueError:
+        return float(np.abs(y.data - beta).max()), True
+    return float(np.abs(y.data - beta).max()), False
+
+
+def exact_facts(seed: int) -> dict[str, Any]:
+    one, gradient = two_rows(seed)
+    beta, refused = one_value(seed)
+    oracle = deviations_from_oracle(seed)
+    return {"oracle": oracle, "minus_one": one, "gradient": gradient, "beta": beta, "refused": refused}
+
+
+# --- training
+
+
+@cache
+def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    x, y = lab.load_dataset(dataset)
+    images = as_images(x)
+    if images.shape[-1] < 8:
+        raise ValueError(f"images must be 8x8 or larger, to be halved twice, got {images.shape[2:]}")
+    return lab.split(images, y, SIZES, seed)
+
+
+def net(arm: str, side: int, classes: int, seed: int) -> nn.Sequential:
+    """CNN: twice (convolution, norm, ReLU, pooling), linear. MLP: three times (linear, norm, ReLU), linear."""
+    manual_seed(seed)
+    norm = LAYERS[arm]
+    layers: list[nn.Module] = []
+    if arm.startswith("CNN"):
+        for before, after in ((1, 8), (8, 16)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), norm(after), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * (side // 4) ** 2, classes))
+    for width in (side**2, WIDTH, WIDTH):
+        layers += [linear(width, WIDTH), norm(WIDTH), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers, linear(WIDTH, classes))
+
+
+def effective_values(model: nn.Module, x: np.ndarray, m: int) -> list[float]:
+    """How many independent values stand behind a mean of each batch norm: var / Var(mean of m images), the median
+    over channels. In an MLP these are m. In a CNN every image brings all of its positions."""
+    inputs: list[np.ndarray] = []
+    norms = [layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    hooks = [norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0].data)) for norm in norms]
+    model.eval()
+    with no_grad():
+        model(Tensor(x))
+    for hook in hooks:
+        hook.remove()
+    result = []
+    for values in (v.reshape(*v.shape[:2], -1).astype(np.float64) for v in inputs):
+        var, between = values.var(axis=(0, 2)), values.mean(axis=2).var(axis=0)
+        result.append(m * float(np.median(var[between > 0] / between[between > 0])))
+    return result
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    if config["arm"] == FACTS:
+        return exact_facts(config["seed"])
+    data = load(config["dataset"], config["seed"])
+    x, _ = data["train"]
+    model = net(config["arm"], x.shape[-1], int(max(y.max() for _, y in data.values())) + 1, config["seed"])
+    result = train(model, data, config)
+    return {**result, "values": [] if result["diverged"] else effective_values(model, x, config["m"])}
+
+
+def cost(config: dict[str, Any]) -> float:
+    return config.get("steps", 0) * (2.0 if config["arm"].startswith("CNN") else 1.0)
+
+
+# --- analysis
+
+
+def values_of(runs: list[dict[str, Any]], metric: str) -> dict[tuple[str, int, float], np.ndarray]:
+    """(arm, m, lr) -> one value per seed, seeds in order."""
+    table: dict[tuple[str, int, float], list[tuple[int, float]]] = {}
+    for r in runs:
+        if r["arm"] != FACTS:
+            table.setdefault((r["arm"], r["m"], r["lr"]), []).append((r["seed"], r[metric]))
+    return {key: np.array([v for _, v in sorted(pairs)]) for key, pairs in table.items()}
+
+
+def at_best_lr(runs: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[str, int, float]]:
+    """(arm, m) -> (arm, m, lr) with the lowest mean validation error."""
+    best: dict[tuple[str, int], tuple[str, int, float]] = {}
+    valid = values_of(runs, "valid_error")
+    for key in sorted(valid, key=lambda key: valid[key].mean()):
+        best.setdefault(key[:2], key)
+    return best
+
+
+def range_over_m(curves: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Highest minus lowest mean of curves[seed, m], and its 95 % bootstrap interval over seeds."""
+    if len(curves) == 1:
+        return float(np.ptp(curves)), (float("nan"), float("nan"))
+    drawn = np.random.default_rng(0).integers(len(curves), size=(2000, len(curves)))
+    low, high = np.percentile(np.ptp(curves[drawn].mean(axis=1), axis=1), [2.5, 97.5])
+    return float(np.ptp(curves.mean(axis=0))), (float(low), float(high))
+
+
+def worst_facts(facts: list[dict[str, Any]]) -> list[lab.Criterion]:
+    """The exact facts, the worst over seeds."""
+    measured = [
+        (
+            "BN, LN, IN, GN against the oracle that knows the index set alone",
+            max(max(f["oracle"].values()) for f in facts),
+        ),
+        ("m = 2: largest deviation of |x_hat| from 1", max(f["minus_one"] for f in facts)),
+        ("m = 2: largest input gradient, relative to dy / std", max(f["gradient"] for f in facts)),
+        ("one value: largest deviation of y from beta", max(f["beta"] for f in facts)),
+    ]
+    return [lab.Criterion(name, value, None, "< 1e-10 (float64)", value < 1e-10) for name, value in measured]
+
+
+def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    metrics = ("test_error", "test_nll", "train_nll", "diverged")
+    error, nll, train_nll, diverged = (values_of(runs, metric) for metric in metrics)
+    best = at_best_lr(runs)
+    table = [["arm", "m", "best lr", "error % there", "NLL", "train NLL", f"error % at lr {FIXED_LR}", "diverged"]]
+    arms = []
+    for (arm, m), key in sorted(best.items(), key=lambda item: (settings["arms"].index(item[0][0]), item[0][1])):
+        mean, ci = stats.mean_ci(error[key])
+        gone = int(sum(values.sum() for (a, k, _), values in diverged.items() if (a, k) == (arm, m)))
+        row = [f"{key[2]:g}", f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]", f"{nll[key].mean():.3f}"]
+        fixed = error[arm, m, FIXED_LR]
+        table.append([arm, str(m), *row, f"{train_nll[key].mean():.3f}", f"{fixed.mean():.2f}", str(gone)])
+        arms.append(
+            {"arm": f"{arm}, m={m}", "best_lr": key[2], "test_error_at_fixed_lr": list(fixed), "diverged": gone}
+        )
+        arms[-1] |= {"test_error": list(error[key]), "test_nll": list(nll[key]), "train_nll": list(train_nll[key])}
+
+    criteria, notes = [], []
+    nets = [kind for kind in ("CNN", "MLP") if f"{kind} BN" in settings["arms"]]
+    gaps = {  # the test is against GAP, not against 0
+        kind: stats.paired(error[best[f"{kind} BN", SMALL]] - GAP, error[best[f"{kind} BN", LARGER]]) for kind in nets
+    }
+    for (kind, d), p in zip(gaps.items(), stats.holm([d.p for d in gaps.values()]), strict=True):
+        mean, ci, boot = d.mean + GAP, tuple(c + GAP for c in d.ci), [c + GAP for c in d.bootstrap_ci]
+        criteria.append(
+            lab.Criterion(
+                f"{kind}, batch norm: test error at m = {SMALL} minus m = {LARGER}, points, each at its best lr",
+                mean,
+                (ci[0], ci[1]),
+                f"interval above {GAP:g}, Holm p < 0.05",
+                bool(ci[0] > GAP and p < 0.05),
+                headline=True,
+                note=f"bootstrap [{boot[0]:.2f}, {boot[1]:.2f}], d_z from {GAP:g} points {d.d_z:.2f}, more than "
+                f"{GAP:g} points in {100 * (1 - d.win_rate):.0f} % of seeds, Holm p {p:.2g}",
+            )
+        )
+        at_fixed = stats.paired(error[f"{kind} BN", SMALL, FIXED_LR], error[f"{kind} BN", LARGER, FIXED_LR])
+        low, high = at_fixed.ci
+        notes.append(f"{kind}, the same at lr {FIXED_LR}: {at_fixed.mean:+.2f} [{low:.2f}, {high:.2f}] points")
+    for kind in nets:
+        curves = np.stack([error[best[f"{kind} LN", m]] for m in settings["batches"]], axis=1)
+        spread, ci = range_over_m(curves)
+        wanted = f"< {RANGE:g}; a point estimate with a bootstrap interval, no test"
+        name = f"{kind}, layer norm: range of the mean test error over m, points, each at its best lr"
+        criteria.append(lab.Criterion(name, spread, ci, wanted, spread < RANGE))
+        same = stats.tost(error[best[f"{kind} LN", SMALL]], error[best[f"{kind} LN", LARGER]], RANGE)
+        verdict = "equivalent" if same["equivalent"] else "not shown to be equivalent"
+        notes.append(
+            f"{kind}, layer norm, m = {SMALL} minus m = {LARGER}: {same['mean']:+.2f} points, {verdict} within "
+            f"{RANGE:g} (TOST, p {same['p']:.2g})"
+        )
+    facts = [r for r in runs if r["arm"] == FACTS]
+    criteria += worst_facts(facts)
+    for kind in nets:
+        key = best[f"{kind} BN", SMALL]
+        of_seeds = [
+            r["values"] for r in runs if r["arm"] != FACTS and (r["arm"], r["m"], r["lr"]) == key and r["values"]
+        ]
+        if of_seeds:
+            counts = ", ".join(f"{v:.0f}" for v in np.mean(of_seeds, axis=0))
+            notes.append(f"{kind}, m = {SMALL}: as many independent values stand behind a mean, by layer: {counts}")
+    refused = all(f["refused"] for f in facts)
+    notes.append(f"batch norm {'refuses' if refused else 'does not refuse'} to train on a single row: it would be beta")
+    edge = (min(settings["lrs"]), max(settings["lrs"]))
+    edges = sorted(f"{arm} m={m} ({lr:g})" for (arm, m), (_, _, lr) in best.items() if lr in edge)
+    if edges:
+        notes.append(
+            f"best learning rate at the edge of the grid, so perhaps not the best there is: {', '.join(edges)}"
+        )
+    return lab.Analysis(arms, criteria, table, notes)
+
+
+# --- figures
+
+
+def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
+    error, best, batches = values_of(runs, "test_error"), at_best_lr(runs), settings["batches"]
+    nets = [kind for kind in ("CNN", "MLP") if f"{kind} BN" in settings["arms"]]
+    fig, axes = plots.plt.subplots(1, len(nets), figsize=(11, 4.5), sharey=True, squeeze=False)
+    for ax, kind in zip(axes[0], nets, strict=True):
+        ax.set_yscale("log")  # before the bands, which are then taken of the logarithms
+        for i, norm in enumerate(INDEX_SETS):
+            arm = f"{kind} {norm}"
+            if arm not in settings["arms"]:
+                continue
+            curves = np.stack([np.maximum(error[best[arm, m]], 0.1) for m in batches], axis=1)  # the axis has no 0
+            plots.line_with_band(ax, batches, curves, norm, plots.PALETTE[i])
+            ax.lines[-1].set(marker="osD^"[i], linestyle=["-", "--", "-.", ":"][i])
+        ax.set(xscale="log", title=kind, xlabel="m, images in a batch")
+        plots.label_decades(ax.yaxis)
+        ax.set_xticks(batches, [str(m) for m in batches])
+        ax.minorticks_off()
+        ax.legend()
+        ax.set_ylim(max(ax.get_ylim()[0], 0.1), 100)
+    axes[0, 0].set_ylabel("test error (%), at each arm's best lr")
+    pictures = [
+        plots.Picture(
+            "error_against_batch_size",
+            "Test error (%, logarithmic) against the number of images in a batch, all nets having seen equally many; "
+            "each point at its best learning rate; geometric mean over seeds with its 95 % band (no error is drawn "
+            "as 0.1). Look for a line that rises to the left: its index set spans the batch.",
+            fig,
+        )
+    ]
+
+    N, C = 4, 8
+    n, c = np.indices((N, C))
+    fig, axes = plots.plt.subplots(1, 4, figsize=(11, 2.6), sharey=True)
+    for ax, (norm, label) in zip(axes, INDEX_SETS.items(), strict=True):
+        labels = label(n, c, C)
+        ax.imshow(labels, cmap="cividis", aspect="auto")
+        for i, j in np.ndindex(N, C):
+            light = labels[i, j] > labels.max() / 2
+            ax.text(j, i, labels[i, j], ha="center", va="center", fontsize=9, color="black" if light else "white")
+        ax.set(title=norm, xlabel="channel", xticks=range(C), yticks=range(N))
+        ax.grid(False)
+    axes[0].set_ylabel("sample")
+    pictures.append(
+        plots.Picture(
+            "index_sets",
+            f"The index sets of a batch of {N} samples with {C} channels, group norm with {GROUPS} groups. A cell "
+            "stands for all positions of a channel of a sample; cells with the same number (and shade) share mean and "
+            "variance.",
+            fig,
+        )
+    )
+    return pictures
+
+
+DEMO = lab.Demo(
+    name="norm_family",
+    claim="BN, LN, IN and GN are one formula with four index sets; only batch norm's set depends on the batch.",
+    presets=PRESETS,
+    plan=plan,
+    run=run,
+    sizes=SIZES,
+    analyse=analyse,
+    plot=plot,
+    cost=cost,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(lab.main([DEMO]))
