@@ -304,6 +304,13 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             f"{kind}, layer norm, m = {SMALL} minus m = {LARGER}: {same['mean']:+.2f} points, {verdict} within "
             f"{RANGE:g} (TOST, p {same['p']:.2g})"
         )
+        first, last = (
+            train_nll[best[f"{kind} LN", m]].mean() for m in (settings["batches"][0], settings["batches"][-1])
+        )
+        notes.append(
+            f"{kind}, layer norm: train NLL {first:.3f} at the smallest m, {last:.3f} at the largest: with equally "
+            "many images a larger batch means fewer steps, which every norm feels"
+        )
     facts = [r for r in runs if r["arm"] == FACTS]
     criteria += worst_facts(facts)
     for kind in nets:

@@ -1,0 +1,556 @@
+"""What do feature scaling and whitening do, and why does batch norm do no more than scale?
+
+(a) Logistic regression by full-batch gradient descent on ill-conditioned inputs, as they are, standardized, min-max
+    scaled, PCA whitened and ZCA whitened: how many steps to a tolerance? Every arm takes the largest rate that is safe
+    by theory, 1 / L. The features are ill-conditioned in their scales alone, or in a rotated frame, where no feature
+    looks suspicious. The best loss is the same for all: an affine map of the inputs can be undone by the weights.
+(b) Both whitenings make the covariance the identity. ZCA is PCA rotated back, and stays closest to the input.
+(c) Whitening within a net (decorrelated batch norm): PCA swaps axes from batch to batch, ZCA does not.
+(d) gamma = sqrt(var + eps) and beta = mean undo batch norm. What if they are frozen at 1 and 0?
+(e) What they cost: batch norm O(n d), whitening O(n d^2 + d^3).
+
+    python -m demos.scaling_and_whitening --preset full
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import tinygrad_bn.nn.functional as F
+from demos import laboratory as lab
+from demos import plots
+from demos import statistics as stats
+from demos.minibatch_noise import linear
+from demos.training import ACTIVATIONS, stream, train
+from tinygrad_bn import Tensor, manual_seed, nn, no_grad, optim, preprocessing
+
+SIZES = {"train": 500, "valid": 297, "test": 1000}
+ROWS, FEATURES, M, WIDTH, TOGETHER, FIXED_LR = 500, 16, 64, 64, 16, 0.1
+DATA, BATCH = 10, 11  # streams of random numbers
+ROWS_TIMED = 4096
+MARGIN = 0.5  # points of test error: differences below it count as none
+
+INPUTS: dict[str, Any] = {
+    "raw": None,
+    "standardized": preprocessing.StandardScaler,
+    "min-max": preprocessing.MinMaxScaler,
+    "PCA": preprocessing.PCAWhitening,
+    "ZCA": preprocessing.ZCAWhitening,
+}
+NETS: dict[str, Any] = {  # arm: (norm for so many features, activation)
+    "BN, ReLU": (nn.BatchNorm1d, "relu"),
+    "BN frozen, ReLU": (lambda d: nn.BatchNorm1d(d, affine=False), "relu"),
+    "BN, sigmoid": (nn.BatchNorm1d, "sigmoid"),
+    "BN frozen, sigmoid": (lambda d: nn.BatchNorm1d(d, affine=False), "sigmoid"),
+    "ZCA per batch, ReLU": (lambda d: nn.DecorrelatedBatchNorm1d(d, group_size=TOGETHER, method="zca"), "relu"),
+    "PCA per batch, ReLU": (lambda d: nn.DecorrelatedBatchNorm1d(d, group_size=TOGETHER, method="pca"), "relu"),
+}
+
+PRESETS = {
+    "quick": {
+        "seeds": 8,
+        "conditions": [1, 10, 100],
+        "descent_steps": 5000,
+        "steps": 200,
+        "lrs": [0.1, 0.3],
+        "widths": [32, 64, 128, 256],
+        "limits": "eight seeds, 200 steps and two learning rates say little about the nets of (c) and (d); condition "
+        "numbers up to 100",
+    },
+    "full": {
+        "seeds": 20,
+        "conditions": [1, 10, 100, 1000],
+        "descent_steps": 20000,
+        "steps": 500,
+        "lrs": [0.03, 0.1, 0.3, 1.0],
+        "widths": [32, 64, 128, 256, 512],
+    },
+}
+
+
+def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    configs: list[dict[str, Any]] = []
+    for seed in settings["seeds"]:
+        common = {"seed": seed, "dataset": settings["dataset"]}
+        problems = [(frame, k) for frame in ("scales", "rotated") for k in settings["conditions"]] + [("dataset", 0)]
+        configs += [
+            {
+                "arm": name,
+                "part": "descent",
+                "frame": frame,
+                "condition": k,
+                "steps": settings["descent_steps"],
+                **common,
+            }
+            for frame, k in problems
+            for name in INPUTS
+        ]
+        configs += [
+            {"arm": arm, "part": "net", "lr": lr, "m": M, "steps": settings["steps"], **common}
+            for arm in NETS
+            for lr in settings["lrs"]
+        ]
+        configs.append({"arm": "identities", "part": "identities", **common})
+        configs.append({"arm": "times", "part": "times", "widths": settings["widths"], **common})
+    return configs
+
+
+@cache
+def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
+
+
+# --- (a) steps of gradient descent
+
+
+def problem(frame: str, condition: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """x (n, d) whose covariance has the given condition number, y 0 or 1 from a noisy linear teacher.
+
+    The teacher sees z, the whitened x, so that every direction matters as much as every other.
+    """
+    rng = stream(seed, DATA)
+    z = rng.normal(size=(ROWS, FEATURES))
+    teacher = rng.normal(size=FEATURES)
+    y = rng.random(ROWS) < 1 / (1 + np.exp(-2 * z @ teacher / np.linalg.norm(teacher)))
+    rotation = np.linalg.qr(rng.normal(size=(FEATURES, FEATURES)))[0]
+    x = z * np.sqrt(np.logspace(0, -np.log10(condition), FEATURES))
+    return (x @ rotation if frame == "rotated" else x), y.astype(np.int64)
+
+
+def lowest_loss(x: np.ndarray, y: np.ndarray) -> float:
+    """The minimum of the logistic loss, by Newton's method."""
+    a = np.column_stack([x, np.ones(len(x))])
+    w = np.zeros(a.shape[1])
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-a @ w))
+        w -= np.linalg.lstsq((a * (p * (1 - p))[:, None]).T @ a, a.T @ (p - y), rcond=None)[0]
+    logits = a @ w
+    return float(np.mean(np.logaddexp(0, logits) - y * logits))
+
+
+def condition_number(x: np.ndarray) -> float:
+    """What gradient descent sees: largest over smallest eigenvalue of A^T A, with A the inputs and a column of ones.
+
+    Directions without any variance are left out. Inputs far from mean 0, as min-max scaled ones are, resemble the ones.
+    """
+    values = np.linalg.svd(np.column_stack([x, np.ones(len(x))]), compute_uv=False) ** 2
+    return float(values[0] / values[values > 1e-12 * values[0]][-1])
+
+
+def descend(x: np.ndarray, y: np.ndarray, target: float, most: int) -> tuple[int, bool, nn.Linear]:
+    """Steps of gradient descent from 0 until the loss is at most target; whether it got there; the model.
+
+    The loss has no curvature above L, half of the largest eigenvalue of A^T A / n, with A the inputs and a column of
+    ones (Böhning 1992): 1 / L is the largest rate for which theory promises a falling loss.
+    """
+    a = np.column_stack([x, np.ones(len(x))])
+    model = nn.Linear(x.shape[1], int(y.max()) + 1).double()
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    sgd = optim.SGD(model.parameters(), lr=2 / np.linalg.norm(a, 2) ** 2 * len(a))
+    inputs = Tensor(x)
+    for step in range(most + 1):
+        loss = F.cross_entropy(model(inputs), y)
+        if loss.item() <= target or step == most:
+            break
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    return step, loss.item() <= target, model
+
+
+def run_descent(config: dict[str, Any]) -> dict[str, Any]:
+    if config["frame"] == "dataset":
+        data = load(config["dataset"], config["seed"])
+        x, y = data["train"][0].astype(np.float64), data["train"][1]
+        target = 0.1 * np.log(y.max() + 1)  # separable: the lowest loss is 0
+    else:
+        data = {}
+        x, y = problem(config["frame"], config["condition"], config["seed"])
+        best = lowest_loss(x, y)
+        target = best + 0.01 * (np.log(2) - best)  # all but a hundredth of what there is to gain
+    scaler = INPUTS[config["arm"]]
+    scaler = scaler().fit(x) if scaler else None
+    scaled = scaler.transform(x) if scaler else x
+    steps, reached, model = descend(scaled, y, target, config["steps"])
+    result = {"taken": steps, "reached": reached, "input_condition": condition_number(scaled)}
+    if data:
+        test = data["test"][0].astype(np.float64)
+        with no_grad():
+            logits = model(Tensor(scaler.transform(test) if scaler else test)).data
+        result["test_error"] = 100 * float((logits.argmax(axis=1) != data["test"][1]).mean())
+    return result
+
+
+# --- (b) and (d): identities in float64
+
+
+def identities(config: dict[str, Any]) -> dict[str, Any]:
+    seed, worst = config["seed"], {"covariance": 0.0, "rotation": 0.0}
+    rng = stream(seed, BATCH)
+    images = load(config["dataset"], seed)["train"][0].astype(np.float64)
+    for x in (problem("rotated", 1000, seed)[0], images):
+        pca, zca = preprocessing.PCAWhitening().fit(x), preprocessing.ZCAWhitening().fit(x)
+        u, (p, z) = pca.components_.T, (pca.transform(x), zca.transform(x))
+        worst["rotation"] = max(worst["rotation"], float(np.abs(z - p @ u.T).max()))
+        identity = np.eye(p.shape[1])
+        for y in (p, z @ u):  # z lies in the span of the data: in its axes its covariance is the identity as well
+            worst["covariance"] = max(worst["covariance"], float(np.abs(np.cov(y.T) - identity).max()))
+    x = problem("rotated", 1000, seed)[0]
+    centered, white = x - x.mean(axis=0), preprocessing.ZCAWhitening().fit_transform(x)
+    values, vectors = np.linalg.eigh(np.cov(x.T))
+    root = centered @ (vectors / np.sqrt(values)) @ vectors.T  # Cov(x)^(-1/2), another way
+    worst["rotation"] = max(worst["rotation"], float(np.abs(white - root).max()))
+    rotations = [np.linalg.qr(rng.normal(size=(FEATURES, FEATURES)))[0] for _ in range(20)]
+    others = [preprocessing.PCAWhitening().fit_transform(x), *(white @ q for q in rotations)]
+    distance = [float(np.mean((y - centered) ** 2)) for y in (white, *others)]
+
+    eps = 1e-5
+    mean, var = x.mean(axis=0), x.var(axis=0)
+    restored = [  # with eps in gamma; without; and with gamma and beta of all rows, but statistics of a batch
+        np.abs(F.batch_norm(Tensor(part), None, None, Tensor(gamma), Tensor(mean), training=True).data - part)
+        for part, gamma in ((x, np.sqrt(var + eps)), (x, np.sqrt(var)), (x[:32], np.sqrt(var + eps)))
+    ]
+    names = ("restored", "without_eps", "batch_noise")
+    return {
+        **worst,
+        "zca_distance": distance[0],
+        "next_distance": min(distance[1:]),
+        **{name: float((r / np.sqrt(var)).max()) for name, r in zip(names, restored, strict=True)},
+    }
+
+
+# --- (c) and (d): nets
+
+
+def axis_agreement(method: str, x: np.ndarray, seed: int) -> float:
+    """Whiten x with the statistics of one batch, and of another: the mean correlation of each feature with itself."""
+    norm = nn.DecorrelatedBatchNorm1d(x.shape[1], momentum=1.0, group_size=TOGETHER, method=method)
+    rows = stream(seed, BATCH).permutation(len(x))
+    seen = []
+    with no_grad():
+        for batch in (rows[:M], rows[M : 2 * M]):
+            norm.train()
+            norm(Tensor(x[batch]))
+            norm.eval()
+            seen.append(norm(Tensor(x)).data.astype(np.float64))
+    a, b = ((s - s.mean(axis=0)) / s.std(axis=0) for s in seen)
+    return float((a * b).mean())
+
+
+def error_with_batch_statistics(model: nn.Module, x: np.ndarray, y: np.ndarray) -> float:
+    """Error (%) where each batch of M is whitened by itself, as in training: does learning fail, or inference?"""
+    model.train()
+    with no_grad():
+        parts = [slice(start, start + M) for start in range(0, len(x) - M + 1, M)]
+        wrong = [model(Tensor(x[part])).data.argmax(axis=1) != y[part] for part in parts]
+    return 100 * float(np.mean(wrong))
+
+
+def net(arm: str, features: int, classes: int, seed: int) -> nn.Sequential:
+    """features-64-64-64-classes: linear, norm, activation; He's initialization."""
+    norm, activation = NETS[arm]
+    manual_seed(seed)
+    layers: list[nn.Module] = []
+    for width in (features, WIDTH, WIDTH):
+        layers += [linear(width, WIDTH), norm(WIDTH), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, linear(WIDTH, classes))
+
+
+def run_net(config: dict[str, Any]) -> dict[str, Any]:
+    data = load(config["dataset"], config["seed"])
+    x, _ = data["train"]
+    model = net(config["arm"], x.shape[1], int(max(y.max() for _, y in data.values())) + 1, config["seed"])
+    result = train(model, data, config)
+    if "per batch" in config["arm"]:
+        result["error_with_batch_statistics"] = result["chance"]
+        result["agreement"] = 0.0
+        if not result["diverged"]:
+            result["error_with_batch_statistics"] = error_with_batch_statistics(model, *data["test"])
+            with no_grad():
+                hidden = model[0](Tensor(x)).data
+            result["agreement"] = axis_agreement(config["arm"][:3].lower(), hidden, config["seed"])
+    return result
+
+
+# --- (e) what it costs
+
+
+def nanoseconds(norm: str, d: int, seed: int, repeats: int = 5) -> float:
+    """CPU time per element of a forward and backward pass, the least of several."""
+    x = Tensor(stream(seed, DATA, d).normal(size=(ROWS_TIMED, d)).astype(np.float32), requires_grad=True)
+    dy = np.ones_like(x.data)
+    layer = nn.BatchNorm1d(d) if norm == "BN" else nn.DecorrelatedBatchNorm1d(d, group_size=d)
+    times = []
+    for _ in range(repeats + 1):  # the first one compiles and warms up
+        started = time.process_time()
+        layer(x).backward(dy)
+        times.append(time.process_time() - started)
+        x.grad = None
+    return 1e9 * min(times[1:]) / x.size
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    if config["part"] == "times":
+        return {norm: [nanoseconds(norm, d, config["seed"]) for d in config["widths"]] for norm in ("BN", "ZCA")}
+    return {"descent": run_descent, "net": run_net, "identities": identities}[config["part"]](config)
+
+
+def cost(config: dict[str, Any]) -> float:
+    per_step = {"descent": max(config.get("condition", 1), 1) if config["arm"] in ("raw", "min-max") else 1, "net": 100}
+    return float(per_step.get(config["part"], 1000))
+
+
+# --- analysis
+
+
+def of_part(runs: list[dict[str, Any]], part: str, metric: str, *keys: str) -> dict[Any, np.ndarray]:
+    """The keys' values, a tuple -> one value of the metric per seed, seeds in order."""
+    table: dict[Any, list[tuple[int, float]]] = {}
+    for r in runs:
+        if r["part"] == part and metric in r:
+            table.setdefault(tuple(r[key] for key in keys), []).append((r["seed"], r[metric]))
+    return {key: np.array([v for _, v in sorted(pairs, key=lambda p: p[0])]) for key, pairs in table.items()}
+
+
+def slope(x: Any, y: np.ndarray) -> np.ndarray:
+    """Of log y[seed, i] against log x[i], one per seed."""
+    return np.polyfit(np.log(x), np.log(y).T, 1)[0]
+
+
+def interval(mean: float, ci: tuple[float, float], digits: int = 2) -> str:
+    return f"{mean:.{digits}f} [{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
+
+
+def best_lr(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Per net the learning rate with the lowest mean validation error."""
+    valid = {key: values.mean() for key, values in of_part(runs, "net", "valid_error", "arm", "lr").items()}
+    return {arm: min((mean, lr) for (a, lr), mean in valid.items() if a == arm)[1] for arm, _ in valid}
+
+
+def exact(runs: list[dict[str, Any]]) -> list[lab.Criterion]:
+    """(b) and (d), the worst over seeds."""
+    worst = {k: of_part(runs, "identities", k)[()].max() for k in ("covariance", "rotation", "restored")}
+    further = of_part(runs, "identities", "zca_distance")[()] / of_part(runs, "identities", "next_distance")[()]
+    small = [
+        ("(b) covariance of both whitenings minus the identity, largest entry", worst["covariance"], 1e-8),
+        ("(b) ZCA minus U PCA, and minus Cov(x)^(-1/2) (x - mean), largest entry", worst["rotation"], 1e-8),
+        ("(d) gamma = sqrt(var + eps), beta = mean: y minus x in standard deviations", worst["restored"], 1e-8),
+    ]
+    criteria = [lab.Criterion(name, v, None, f"< {limit:g} (float64)", bool(v < limit)) for name, v, limit in small]
+    criteria[0].headline = True
+    name = "(b) mean square of ZCA minus x, divided by that of PCA and of 20 rotations of it, whichever is closest"
+    criteria.insert(2, lab.Criterion(name, further.max(), None, "< 1 in every seed", bool(further.max() < 1)))
+    return criteria
+
+
+def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    steps = of_part(runs, "descent", "taken", "frame", "condition", "arm")
+    reached = of_part(runs, "descent", "reached", "frame", "condition", "arm")
+    inputs = of_part(runs, "descent", "input_condition", "frame", "condition", "arm")
+    on_test = of_part(runs, "descent", "test_error", "arm")
+    table = [["part", "arm", "measured", "mean [95 %]", "also"]]
+    arms: list[dict[str, Any]] = []
+    for (frame, k, arm), values in steps.items():
+        name = f"{frame}, condition {k}" if k else settings["dataset"]
+        mean, ci = stats.mean_ci(values)
+        also = f"condition of [x 1] {np.median(inputs[frame, k, arm]):.3g}"
+        also += "" if k else f", test error {on_test[arm,].mean():.2f} %"
+        late = int((~reached[frame, k, arm].astype(bool)).sum())
+        also += f", {late} did not get there" if late else ""
+        table.append(["a", f"{name}, {arm}", "steps", interval(mean, ci, 0), also])
+        arms.append({"arm": f"{name}, {arm}", "steps": list(values), "not_reached": late})
+
+    criteria = exact(runs)
+    top = max(settings["conditions"])
+    pairs = [("scales", top, "standardized"), ("rotated", top, "ZCA"), ("dataset", 0, "ZCA")]
+    ratios = [stats.paired(np.log(steps[f, k, "raw"] + 1), np.log(steps[f, k, arm] + 1)) for f, k, arm in pairs]
+    for (frame, k, arm), d, p in zip(pairs, ratios, stats.holm([d.p for d in ratios]), strict=True):
+        (low, high), boot = np.exp(d.ci), np.exp(d.bootstrap_ci)
+        where = f"{frame}, condition {k}" if k else settings["dataset"]
+        late = int((~reached[frame, k, "raw"].astype(bool)).sum())
+        criteria.append(
+            lab.Criterion(
+                f"(a) steps with raw inputs / with {arm}, {where}",
+                float(np.exp(d.mean)),
+                (float(low), float(high)),
+                "interval above 1, Holm p < 0.05",
+                bool(low > 1 and p < 0.05),
+                headline=frame == "rotated",
+                note=f"geometric mean; bootstrap [{boot[0]:.3g}, {boot[1]:.3g}], d_z of the logarithm {d.d_z:.2f}, "
+                f"fewer steps in {100 * (1 - d.win_rate):.0f} % of seeds, Holm p {p:.2g}"
+                + (f"; {late} raw runs did not get there: the ratio is a lower bound" if late else ""),
+            )
+        )
+    per_element = {norm: of_part(runs, "times", norm)[()] for norm in ("BN", "ZCA")}
+    wanted = {"BN": (-np.inf, 0.25), "ZCA": (0.5, np.inf)}
+    for norm, label in (("BN", "batch norm"), ("ZCA", "whitening")):
+        mean, ci = stats.mean_ci(slope(settings["widths"], per_element[norm]))
+        low, high = wanted[norm]
+        words = (
+            f"interval below {high} (O(nd): at most 0)"
+            if norm == "BN"
+            else f"interval above {low} (O(nd^2 + d^3): 1 to 2)"
+        )
+        name = f"(e) log-log slope of {label}'s time per element against d"
+        criteria.append(lab.Criterion(name, mean, ci, words, bool(low < ci[0] and ci[1] < high)))
+        for i, d in enumerate(settings["widths"]):
+            mean, ci = stats.mean_ci(per_element[norm][:, i])
+            table.append(["e", f"{label}, d = {d}", "ns per element", interval(mean, ci), f"n = {ROWS_TIMED}"])
+        arms.append({"arm": label, "widths": settings["widths"], "ns_per_element": per_element[norm].tolist()})
+    last = [slope(settings["widths"][-2:], per_element[norm][:, -2:]).mean() for norm in ("BN", "ZCA")]
+    widths = "{} to {}".format(*settings["widths"][-2:])
+    nets, more = _nets(runs, table)
+    more.append(f"(e) the slopes from d = {widths} alone: batch norm {last[0]:.2f}, whitening {last[1]:.2f}")
+    return lab.Analysis(arms + nets, criteria, table, more + _notes(runs, steps, settings))
+
+
+def _nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """(c) and (d): a row and an arm per net, and the paired differences as notes."""
+    error, nll, train_nll, diverged = (
+        of_part(runs, "net", metric, "arm", "lr") for metric in ("test_error", "test_nll", "train_nll", "diverged")
+    )
+    agreement, best, arms = of_part(runs, "net", "agreement", "arm", "lr"), best_lr(runs), []
+    for arm, lr in best.items():
+        key = (arm, lr)
+        gone = int(sum(values.sum() for (a, _), values in diverged.items() if a == arm))
+        also = f"lr {lr:g}, NLL {nll[key].mean():.3f}, train {train_nll[key].mean():.3f}, diverged {gone}"
+        part = "c" if "per batch" in arm else "d"
+        table.append([part, arm, "test error (%)", interval(*stats.mean_ci(error[key])), also])
+        arms.append({"arm": arm, "best_lr": lr, "test_error": list(error[key]), "test_nll": list(nll[key])})
+        arms[-1] |= {"train_nll": list(train_nll[key]), "test_error_at_fixed_lr": list(error[arm, FIXED_LR])}
+        arms[-1]["diverged"] = gone
+    notes = []
+    compared = [
+        ("(c)", "PCA per batch, ReLU", "ZCA per batch, ReLU"),
+        ("(c)", "ZCA per batch, ReLU", "BN, ReLU"),
+        ("(d)", "BN frozen, ReLU", "BN, ReLU"),
+        ("(d)", "BN frozen, sigmoid", "BN, sigmoid"),
+    ]
+    for part, a, b in compared:
+        words = []
+        for where, first, second in (("best lr", best[a], best[b]), (f"lr {FIXED_LR}", FIXED_LR, FIXED_LR)):
+            d = stats.paired(error[a, first], error[b, second])
+            same = stats.tost(error[a, first], error[b, second], MARGIN)["equivalent"]
+            words.append(f"{interval(d.mean, d.ci)} at {where}{f' (equivalent within {MARGIN})' if same else ''}")
+        notes.append(f"{part} {a} minus {b}, points of test error: {'; '.join(words)}")
+    kept = {arm[:3]: agreement[arm, FIXED_LR] for arm in best if (arm, FIXED_LR) in agreement}
+    words = [f"{name} {interval(*stats.mean_ci(values))}" for name, values in kept.items()]
+    notes.append(
+        f"(c) correlation of a feature whitened by one batch with itself whitened by another: {', '.join(words)}"
+    )
+    late = of_part(runs, "net", "error_with_batch_statistics", "arm", "lr")
+    words = [f"{arm[:3]} {interval(*stats.mean_ci(late[arm, lr]))}" for arm, lr in best.items() if (arm, lr) in late]
+    notes.append(
+        f"(c) test error (%) where each batch of {M} is whitened by itself, as in training: {', '.join(words)}"
+    )
+    return arms, notes
+
+
+def _notes(runs: list[dict[str, Any]], steps: dict[Any, np.ndarray], settings: dict[str, Any]) -> list[str]:
+    top = max(settings["conditions"])
+    same = all(np.array_equal(v, steps[f, k, "ZCA"]) for (f, k, arm), v in steps.items() if arm == "PCA")
+    d = stats.paired(np.log(steps["rotated", top, "raw"] + 1), np.log(steps["rotated", top, "standardized"] + 1))
+    eps, noise = (of_part(runs, "identities", k)[()].max() for k in ("without_eps", "batch_noise"))
+    return [
+        f"(a) PCA and ZCA take {'the same number of steps everywhere' if same else 'different numbers of steps'}: "
+        "gradient descent from 0 does not see a rotation",
+        f"(a) rotated, condition {top}: steps raw / standardized {interval(np.exp(d.mean), tuple(np.exp(d.ci)))}",
+        f"(d) with gamma = sqrt(var), without eps, y differs from x by up to {eps:.1g} standard deviations; with gamma "
+        f"and beta of all rows, but statistics of 32, by {noise:.1g}: the identity holds for fixed statistics",
+    ]
+
+
+# --- figures
+
+
+def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
+    looks = list(zip(INPUTS, plots.PALETTE, "osD^v", ["-", "--", "-.", "-", ":"], strict=False))
+    steps, conditions = of_part(runs, "descent", "taken", "frame", "condition", "arm"), settings["conditions"]
+    fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for ax, frame, title in zip(axes, ("scales", "rotated"), ("unequal scales", "the same, rotated"), strict=True):
+        ax.set(xscale="log", yscale="log", title=title, xlabel="condition number of the covariance")
+        for name, color, marker, line in looks:
+            curves = np.stack([steps[frame, k, name] for k in conditions], axis=1)
+            plots.line_with_band(ax, conditions, curves, name, color)
+            ax.lines[-1].set(marker=marker, linestyle=line)
+        plots.label_decades(ax.yaxis)
+        ax.set_xticks(conditions, [str(k) for k in conditions])
+        ax.minorticks_off()
+    axes[0].set_ylabel("steps to the tolerance")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    pictures = [
+        plots.Picture(
+            "steps_against_condition",
+            "Steps of gradient descent until a logistic regression has all but 1 % of what can be gained, against the "
+            "condition number of its inputs (both logarithmic); geometric mean over seeds with its 95 % band. PCA and "
+            "ZCA coincide; a run that does not get there counts with the most steps allowed. Left: features of unequal "
+            "scale. Right: the same data rotated, where scaling feature by feature finds nothing to scale.",
+            fig,
+        )
+    ]
+
+    rng = np.random.default_rng(5)
+    cloud = rng.normal(size=(300, 2)) * [2.0, 0.4] @ np.array([[0.34, 0.94], [-0.94, 0.34]]) + [1.0, 2.0]
+    fig, axes = plots.plt.subplots(1, 5, figsize=(13, 3.2))
+    for ax, (name, scaler) in zip(axes, INPUTS.items(), strict=True):
+        points = scaler().fit_transform(cloud) if scaler else cloud
+        upper = cloud[:, 1] > np.median(cloud[:, 1])
+        for half, marker, color in ((upper, "^", plots.PALETTE[1]), (~upper, "o", plots.PALETTE[0])):
+            ax.scatter(*points[half].T, s=9, marker=marker, color=color)
+        ax.set(title=name, xlabel="feature 1", aspect="equal")
+        ax.set_box_aspect(1)
+        ax.axis("equal")
+    axes[0].set_ylabel("feature 2")
+    pictures.append(
+        plots.Picture(
+            "five_inputs",
+            "The same 300 points in five coordinate systems (no unit). Triangles: the upper half of the raw points. "
+            "Both whitenings give a round cloud; ZCA leaves the halves about where they were, PCA turns them.",
+            fig,
+        )
+    )
+
+    fig, ax = plots.plt.subplots(figsize=(7, 4.5))
+    ax.set(xscale="log", yscale="log", xlabel="d, features", ylabel="ns per element, forward and backward")
+    widths = np.array(settings["widths"])
+    for norm, label, color, marker in (("BN", "batch norm", 0, "o"), ("ZCA", "ZCA whitening of all features", 1, "s")):
+        values = of_part(runs, "times", norm)[()]
+        plots.line_with_band(ax, widths, values, label, plots.PALETTE[color])
+        ax.lines[-1].set_marker(marker)
+    start = np.exp(np.log(values[:, 0]).mean())
+    ax.plot(widths, start * widths / widths[0], color="0.4", ls=":", label="proportional to d")
+    ax.set_xticks(widths, [str(d) for d in widths])
+    ax.minorticks_off()
+    plots.label_decades(ax.yaxis)
+    ax.legend()
+    pictures.append(
+        plots.Picture(
+            "cost_against_features",
+            f"CPU time per element (ns) of a forward and backward pass over {ROWS_TIMED} rows, against the number of "
+            "features (both logarithmic); geometric mean over seeds with its 95 % band. Flat is O(n d); along the "
+            "dotted line it is O(n d^2), above it d^3 shows.",
+            fig,
+        )
+    )
+    return pictures
+
+
+DEMO = lab.Demo(
+    name="scaling_and_whitening",
+    claim="Scaling and whitening speed up descent; both whitenings give the identity; per batch they cost too much.",
+    presets=PRESETS,
+    plan=plan,
+    run=run,
+    sizes=SIZES,
+    analyse=analyse,
+    plot=plot,
+    cost=cost,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(lab.main([DEMO]))
