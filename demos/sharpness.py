@@ -1,0 +1,535 @@
+"""WHY does batch norm allow larger learning rates?
+
+Gradient descent on a quadratic with curvature s is stable below lr = 2 / s. The sharpness of a net is the largest
+eigenvalue of the Hessian of its training loss, here by power iteration on exact Hessian-vector products: the gradient
+is differentiated once more, through the norm layers too.
+
+(1) Along full-batch training, with and without batch norm, for two losses and several learning rates: Cohen et al. 2021
+    found that the sharpness rises to about 2 / lr and stays there, the "edge of stability", until the loss is fitted
+    (the curvature of cross entropy then vanishes, that of the square loss does not). Does it? Does it under batch norm?
+(2) At the start, against depth, for the nets of learning_rate: who starts sharp?
+(3) Does a net that starts sharper have a lower largest stable learning rate, as learning_rate defines it?
+
+    python -m demos.sharpness --preset full
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import tinygrad_bn.nn.functional as F
+from demos import laboratory as lab
+from demos import learning_rate as d2
+from demos import plots
+from demos import statistics as stats
+from demos.training import evaluate, stream
+from tinygrad_bn import Tensor, grad, manual_seed, nn, optim
+
+SIZES, ROWS, WIDTH = d2.SIZES, 500, 64
+NET_NORMS = ["no norm", "BN"]
+LRS = {"square loss": [0.3, 1.0, 3.0], "cross entropy": [0.1, 0.3, 1.0]}
+MARGIN = 0.25  # "within 25 % of 2 / lr"
+# Of the loss at the start: below it the loss counts as fitted. The curvature of cross entropy is p (1 - p) and fades
+# with it; that of the square loss is there until nothing is left to fit.
+FITTED = {"square loss": 0.01, "cross entropy": 0.1}
+LARGE_LR, MOMENTS = 1.0, [0, 1, 5, 20, 100]  # of the follow-up: how does a sharp start end?
+START = 20  # stream of the power iteration's first vector
+
+PRESETS = {
+    "quick": {
+        "seeds": 4,
+        "edge_steps": 600,
+        "every": 20,
+        "depths": [1, 2, 4, 8],
+        "norms": ["none", "none, tuned init", "BN"],
+        "lrs": d2.LRS[3:],
+        "steps": 250,
+        "limits": "four seeds and 600 steps; (3) compares few arms, which learn within 250 steps or not at all",
+    },
+    "full": {
+        "seeds": 10,
+        "edge_steps": 1500,
+        "every": 10,
+        "depths": [1, 2, 4, 8],
+        "norms": d2.NORMS,
+        "lrs": d2.LRS[2:],
+        "steps": 300,
+        "limits": "ten seeds; (3) trains for 300 steps where learning_rate trains for 1500, at rates from 0.01",
+    },
+}
+
+
+def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    configs: list[dict[str, Any]] = []
+    for seed in settings["seeds"]:
+        common = {"seed": seed, "dataset": settings["dataset"]}
+        configs += [
+            {"arm": f"{loss}, {norm}", "part": "edge", "loss": loss, "norm": norm, "lr": lr, **common}
+            | {"steps": settings["edge_steps"], "every": settings["every"]}
+            for loss, lrs in LRS.items()
+            for norm in NET_NORMS
+            for lr in lrs
+        ]
+        for activation in ("relu", "sigmoid"):
+            for norm in settings["norms"]:
+                net = {"activation": activation, "norm": norm, **common}
+                name = f"{activation} {norm}"
+                configs += [
+                    {"arm": name, "part": "start", "depth": depth, "lr": 0.0, **net} for depth in settings["depths"]
+                ]
+                if norm == "BN":
+                    configs.append({"arm": name, "part": "after", "depth": 8, "lr": LARGE_LR, **net})
+                configs += [
+                    {"arm": name, "part": "rate", "depth": 8, "lr": lr, "steps": settings["steps"], "m": d2.M, **net}
+                    for lr in settings["lrs"]
+                ]
+        configs.append({"arm": "exact", "part": "exact", **common})
+    return configs
+
+
+# --- curvature
+
+
+def hessian_vector_product(loss: Tensor, parameters: Sequence[Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+    """v -> H v, with H the Hessian of the loss in all parameters together: the gradient of <gradient, v>."""
+    gradients = grad(loss, parameters, create_graph=True)
+    cuts = np.cumsum([p.size for p in parameters])[:-1]
+
+    def product(v: np.ndarray) -> np.ndarray:
+        pieces = [piece.reshape(p.shape) for piece, p in zip(np.split(v, cuts), parameters, strict=True)]
+        rows = grad(gradients, parameters, pieces, retain_graph=True)
+        return np.concatenate([row.reshape(-1) for row in rows])
+
+    return product
+
+
+def largest_eigenvalue(
+    product: Callable[[np.ndarray], np.ndarray], v: np.ndarray, most: int = 100, tolerance: float = 1e-3
+) -> tuple[float, np.ndarray]:
+    """Power iteration from v: (largest eigenvalue, its vector). It finds the eigenvalue of largest magnitude; where
+    that is negative, a second one on H + |eigenvalue| finds the largest."""
+    v, value, shift = v / np.linalg.norm(v), math.inf, 0.0
+    for _ in range(2):
+        for _ in range(most):
+            w = product(v) + shift * v
+            before, value = value, float(v @ w)
+            if not np.isfinite(w).all() or not w.any():
+                return (math.nan if w.any() else 0.0), v
+            v = w / np.linalg.norm(w)
+            if abs(value - before) <= tolerance * abs(value):
+                break
+        if value >= 0:
+            break
+        shift, value = -value, math.inf
+    return value - shift, v
+
+
+def random_vector(parameters: Sequence[Tensor], seed: int) -> np.ndarray:
+    return stream(seed, START).normal(size=sum(p.size for p in parameters))
+
+
+# --- runs
+
+
+def data_of(config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
+    """The first 500 rows of learning_rate's training set, in float64."""
+    data = d2.load(config["dataset"], config["seed"])
+    x, y = data["train"]
+    return x[:ROWS].astype(np.float64), y[:ROWS], int(max(part[1].max() for part in data.values())) + 1
+
+
+def edge_net(norm: str, features: int, classes: int, seed: int) -> nn.Sequential:
+    """features-64-64-classes, linear, [batch norm], tanh: smooth, so that the Hessian tells all."""
+    manual_seed(seed)
+    layers: list[nn.Module] = []
+    for width in (features, WIDTH):
+        layers += [nn.Linear(width, WIDTH), *([nn.BatchNorm1d(WIDTH)] if norm == "BN" else []), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, classes)).double()
+
+
+def run_edge(config: dict[str, Any]) -> dict[str, Any]:
+    """Gradient descent on all rows; sharpness and loss at every so many steps."""
+    x, y, classes = data_of(config)
+    model = edge_net(config["norm"], x.shape[1], classes, config["seed"])
+    inputs, one_hot = Tensor(x), Tensor(np.eye(classes)[y])
+    square = config["loss"] == "square loss"
+    parameters = list(model.parameters())
+    sgd, v = optim.SGD(parameters, lr=config["lr"]), random_vector(parameters, config["seed"])
+    at, losses, sharpness, diverged = [], [], [], False
+    with np.errstate(all="ignore"):
+        for step in range(config["steps"] + 1):
+            outputs = model(inputs)
+            loss = F.mse_loss(outputs, one_hot) if square else F.cross_entropy(outputs, y)
+            if not math.isfinite(loss.item()):
+                diverged = True
+                break
+            if step % config["every"] == 0:
+                value, v = largest_eigenvalue(hessian_vector_product(loss, parameters), v)
+                at.append(step)
+                losses.append(loss.item())
+                sharpness.append(value)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+    error = chance = 100 * (1 - 1 / classes)
+    if not diverged:
+        nn.utils.recompute_statistics(model, [x])
+        test, labels = d2.load(config["dataset"], config["seed"])["test"]
+        with np.errstate(all="ignore"):
+            error, _ = evaluate(model, test.astype(np.float64), labels)
+    result = {"at": at, "losses": losses, "sharpness": sharpness, "diverged": diverged, "chance": chance}
+    return {**result, "test_error": error, **last_quarter(config, at, losses, sharpness, diverged)}
+
+
+def last_quarter(
+    config: dict[str, Any], at: list[int], losses: list[float], sharpness: list[float], diverged: bool
+) -> dict[str, float]:
+    """Sharpness times lr / 2, its mean over the last quarter of training; that ends when the loss is fitted."""
+    if diverged:
+        return {"ratio": math.nan, "highest": math.nan, "end": at[-1] if at else 0}
+    unfitted = np.flatnonzero(np.array(losses) >= FITTED[config["loss"]] * losses[0])
+    count = int(unfitted[-1]) + 1
+    ratios = np.array(sharpness[:count]) * config["lr"] / 2
+    return {"ratio": float(ratios[count * 3 // 4 :].mean()), "highest": float(ratios.max()), "end": at[count - 1]}
+
+
+def run_after(config: dict[str, Any]) -> dict[str, Any]:
+    """The follow-up: a few full-batch steps at a large rate; sharpness, and the squared size of the weights before a
+    batch norm. The loss does not depend on that size, so its gradient is orthogonal to them and every step adds to it;
+    curvature falls as its inverse."""
+    x, y, classes = data_of(config)
+    model = d2.net(config, x.shape[1], classes).double()
+    parameters = list(model.parameters())
+    weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)][:-1]
+    sgd, v = optim.SGD(parameters, lr=config["lr"]), random_vector(parameters, config["seed"])
+    sharpness, sizes = [], []
+    for step in range(MOMENTS[-1] + 1):
+        loss = F.cross_entropy(model(Tensor(x)), y)
+        if step in MOMENTS:
+            value, v = largest_eigenvalue(hessian_vector_product(loss, parameters), v)
+            sharpness.append(value)
+            sizes.append(float(sum((w.data**2).sum() for w in weights)))
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    return {"sharpness": sharpness, "sizes": sizes}
+
+
+def run_start(config: dict[str, Any]) -> dict[str, Any]:
+    x, y, classes = data_of(config)
+    model = d2.net(config, x.shape[1], classes).double()
+    parameters = list(model.parameters())
+    product = hessian_vector_product(F.cross_entropy(model(Tensor(x)), y), parameters)
+    return {"sharpness": largest_eigenvalue(product, random_vector(parameters, config["seed"]))[0]}
+
+
+def exact(seed: int) -> dict[str, float]:
+    """A net of 51 parameters with batch norm: products against finite differences of the gradient, column by column,
+    and power iteration against the eigenvalues of the whole matrix. Relative deviations."""
+    rng = stream(seed, START)
+    x, y = Tensor(rng.normal(size=(9, 5))), rng.integers(3, size=9)
+    manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    parameters = list(model.parameters())
+    product = hessian_vector_product(F.cross_entropy(model(x), y), parameters)
+    hessian = np.stack([product(row) for row in np.eye(sum(p.size for p in parameters))])
+    found, _ = largest_eigenvalue(product, random_vector(parameters, seed), most=3000, tolerance=1e-9)
+    columns, h = [], 1e-5
+    for p in parameters:
+        for i in np.ndindex(p.shape):
+            ends = []
+            for step in (h, -h):
+                moved = p.data.copy()
+                moved[i] += step
+                before, p.data = p.data, moved
+                ends.append(np.concatenate([g.reshape(-1) for g in grad(F.cross_entropy(model(x), y), parameters)]))
+                p.data = before
+            columns.append((ends[0] - ends[1]) / (2 * h))
+    values = np.linalg.eigvalsh((hessian + hessian.T) / 2)
+    scale = float(np.abs(hessian).max())
+    return {
+        "hessian": float(np.abs(hessian - np.stack(columns)).max()) / scale,
+        "eigenvalue": abs(found - values[-1]) / values[-1],
+    }
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    if config["part"] == "rate":
+        result = d2.run(config)
+        return {key: result[key] for key in ("test_error", "test_nll", "train_nll", "chance", "diverged")}
+    if config["part"] == "exact":
+        return exact(config["seed"])
+    return {"edge": run_edge, "start": run_start, "after": run_after}[config["part"]](config)
+
+
+def cost(config: dict[str, Any]) -> float:
+    return {"edge": 20.0, "after": 5.0, "start": 2.0, "rate": 1.0, "exact": 0.0}[config["part"]]
+
+
+# --- analysis
+
+
+def table_of(runs: list[dict[str, Any]], part: str, metric: str, key: str) -> dict[Any, np.ndarray]:
+    """(arm, value of key) -> one value of the metric per seed, seeds in order."""
+    table: dict[Any, list[tuple[int, float]]] = {}
+    for r in runs:
+        if r["part"] == part:
+            table.setdefault((r["arm"], r[key]), []).append((r["seed"], r[metric]))
+    return {k: np.array([v for _, v in sorted(pairs)]) for k, pairs in table.items()}
+
+
+def largest_stable_rate(runs: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Loss and norm -> the largest rate at which every seed ends below half of the loss it started with."""
+    stable: dict[str, dict[float, bool]] = {}
+    for r in (r for r in runs if r["part"] == "edge"):
+        good = not r["diverged"] and r["losses"][-1] < r["losses"][0] / 2
+        rates = stable.setdefault(r["arm"], {})
+        rates[r["lr"]] = rates.get(r["lr"], True) and good
+    return {arm: max((lr for lr, good in rates.items() if good), default=None) for arm, rates in stable.items()}
+
+
+def start_and_rates(runs: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Of every net of depth 8, per seed: sharpness at the start, and the largest rate that learns (0: none does)."""
+    start = {arm: v for (arm, depth), v in table_of(runs, "start", "sharpness", "depth").items() if depth == 8}
+    error = table_of(runs, "rate", "test_error", "lr")
+    chance = next(r["chance"] for r in runs if r["part"] == "rate")
+    rates = {arm: np.zeros(len(values)) for arm, values in start.items()}
+    for (arm, lr), values in error.items():
+        rates[arm] = np.where([lab.learned(e, chance) for e in values], np.maximum(rates[arm], lr), rates[arm])
+    return start, rates
+
+
+def interval(values: np.ndarray) -> str:
+    mean, ci = stats.mean_ci(values)
+    return f"{mean:.3g} [{ci[0]:.3g}, {ci[1]:.3g}]"
+
+
+def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    metrics = ("ratio", "highest", "end", "test_error", "diverged")
+    ratio, highest, end, error, diverged = (table_of(runs, "edge", metric, "lr") for metric in metrics)
+    largest = largest_stable_rate(runs)
+    table = [["part", "arm", "measured", "mean [95 %]", "also"]]
+    arms: list[dict[str, Any]] = []
+    for key in ratio:
+        arm, lr = key
+        gone = int(diverged[key].sum())
+        also = f"{gone} diverged, test error {error[key].mean():.1f} %"
+        if not gone:
+            also = f"highest {highest[key].mean():.2f}, loss fitted at step {np.median(end[key]):.0f}, {also}"
+        measured = interval(ratio[key]) if not gone else "-"
+        table.append(["1", f"{arm}, lr {lr:g}", "sharpness / (2 / lr), last quarter", measured, also])
+        arms.append({"arm": f"{arm}, lr {lr:g}", "ratio": list(ratio[key]), "test_error": list(error[key])})
+        arms[-1]["diverged"] = gone
+    start, rates = start_and_rates(runs)
+    for arm, values in start.items():
+        learns = bool((rates[arm] > 0).all())
+        rate = f"{np.exp(np.log(rates[arm]).mean()):.3g}" if learns else "none in some seed"
+        geometric = f"{np.exp(np.log(np.maximum(values, 1e-300)).mean()):.3g}"
+        table.append(["2, 3", f"depth 8, {arm}", "sharpness at the start", geometric, f"largest stable lr {rate}"])
+        arms.append({"arm": f"depth 8, {arm}", "sharpness": list(values), "largest_stable_lr": list(rates[arm])})
+
+    tests: list[tuple[str, np.ndarray]] = []
+    for loss in LRS:
+        lr = largest[f"{loss}, no norm"]
+        values = ratio[f"{loss}, no norm", lr] if lr else np.full(len(settings["seeds"]), 2.0)  # far from the edge
+        tests.append((f"{loss}, lr {lr:g}" if lr else f"{loss}, no stable lr", values))
+    equal = [stats.tost(values, np.ones(len(values)), MARGIN) for _, values in tests]
+    learning = [arm for arm in start if (rates[arm] > 0).all()]
+    trend = None
+    if len(learning) > 2:
+        sharp = [np.median(start[arm]) for arm in learning]
+        trend = stats.spearman_over_seeds(sharp, np.log(np.stack([rates[arm] for arm in learning], axis=1)))
+    adjusted = stats.holm([*(e["p"] for e in equal), trend.p if trend else float("nan")])
+    criteria = []
+    for (name, values), e, p in zip(tests, equal, adjusted, strict=False):
+        mean, ci = stats.mean_ci(values)
+        criteria.append(
+            lab.Criterion(
+                f"without norm, {name}: sharpness / (2 / lr) in the last quarter before the loss is fitted",
+                mean,
+                ci,
+                f"1 ± {MARGIN} (TOST: 90 % interval within, Holm p < 0.05)",
+                bool(e["equivalent"] and p < 0.05),
+                headline=name.startswith("square"),
+                note=f"90 % interval [{1 + e['ci90'][0]:.3f}, {1 + e['ci90'][1]:.3f}], Holm p {p:.2g}",
+            )
+        )
+    nan = float("nan")
+    criteria.append(
+        lab.Criterion(
+            "depth 8: Spearman correlation across arms of sharpness at the start with the largest stable lr",
+            trend.mean if trend else nan,
+            trend.ci if trend else None,
+            "interval below 0, Holm p < 0.05",
+            bool(trend and trend.ci[1] < 0 and adjusted[-1] < 0.05),
+            headline=True,
+            note=f"{len(learning)} arms that learn at some rate in every seed: {', '.join(learning)}; "
+            f"Holm p {adjusted[-1]:.2g}",
+        )
+    )
+    for key, limit, what in (
+        (
+            "hessian",
+            1e-6,
+            "exact Hessian-vector products through batch norm against finite differences of the gradient",
+        ),
+        ("eigenvalue", 1e-4, "power iteration against the eigenvalues of the whole Hessian"),
+    ):
+        worst = max(r[key] for r in runs if r["part"] == "exact")
+        criteria.append(lab.Criterion(f"{what}, relative", worst, None, f"< {limit:g}", worst < limit))
+    return lab.Analysis(arms, criteria, table, _notes(ratio, highest, end, largest, start, rates) + _after(runs))
+
+
+def _after(runs: list[dict[str, Any]]) -> list[str]:
+    sharpness, sizes = (table_of(runs, "after", metric, "lr") for metric in ("sharpness", "sizes"))
+    notes = []
+    for (arm, lr), values in sharpness.items():
+        ratios = ", ".join(f"{r:.2g}" for r in np.median(values, axis=0) * lr / 2)
+        grown = float(np.median(sizes[arm, lr][:, -1] / sizes[arm, lr][:, 0]))
+        notes.append(
+            f"depth 8, {arm}, full batch, lr {lr:g}: sharpness / (2 / lr) after {', '.join(map(str, MOMENTS))} steps "
+            f"is {ratios} (medians); meanwhile the squared size of the weights before batch norms has grown "
+            f"{grown:.2g} times: a sharp start need not last"
+        )
+    return notes
+
+
+def _notes(ratio: Any, highest: Any, end: Any, largest: Any, start: Any, rates: Any) -> list[str]:
+    notes = []
+    for loss in LRS:
+        lr = largest[f"{loss}, BN"]
+        if lr is None:
+            notes.append(f"{loss}: batch norm has no stable learning rate on this grid")
+            continue
+        values = ratio[f"{loss}, BN", lr]
+        same = stats.tost(values, np.ones(len(values)), MARGIN)["equivalent"]
+        notes.append(
+            f"{loss}, batch norm, lr {lr:g}: sharpness / (2 / lr) in the last quarter is {interval(values)}: it "
+            f"{'stays at the same edge' if same else 'is not shown to stay at that edge'}"
+        )
+    lr = largest["cross entropy, no norm"]
+    if lr:
+        key = ("cross entropy, no norm", lr)
+        notes.append(
+            f"cross entropy, no norm, lr {lr:g}: the ratio is at most {highest[key].mean():.2f} before the loss is "
+            f"fitted, at step {np.median(end[key]):.0f}: the sharpness has few steps to settle in"
+        )
+    none = [arm for arm in start if not (rates[arm] > 0).all()]
+    if none:
+        notes.append(f"left out of the correlation, since in some seed no rate learns: {', '.join(none)}")
+    for arm in start:
+        if (rates[arm] > 0).all():
+            product = np.exp(np.log(start[arm] * rates[arm] / 2).mean())
+            notes.append(f"depth 8, {arm}: largest stable lr times sharpness at the start, over 2: {product:.3g}")
+    return notes
+
+
+# --- figures
+
+
+def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
+    return [_along_training(runs), _against_depth(runs, settings), _against_rate(runs)]
+
+
+def _along_training(runs: list[dict[str, Any]]) -> plots.Picture:
+    edge = [r for r in runs if r["part"] == "edge"]
+    fig, axes = plots.plt.subplots(2, 2, figsize=(12, 8), sharex=True, sharey="row")
+    for row, (loss, lrs) in zip(axes, LRS.items(), strict=True):
+        for ax, norm in zip(row, NET_NORMS, strict=True):
+            ax.set_yscale("log")
+            for lr, color, line in zip(lrs, plots.PALETTE, ("-", "-.", ":"), strict=False):
+                same = [r for r in edge if (r["loss"], r["norm"], r["lr"]) == (loss, norm, lr)]
+                at = max((r["at"] for r in same), key=len)
+                curves = np.full((len(same), len(at)), np.nan)
+                for curve, r in zip(curves, same, strict=True):
+                    curve[: len(r["at"])] = np.maximum(r["sharpness"], 1e-3)  # the axis has no 0
+                gone = sum(r["diverged"] for r in same)
+                plots.line_with_band(ax, at, curves, f"lr {lr:g}" + (f", {gone} diverged" if gone else ""), color)
+                ax.lines[-1].set(marker="", linestyle=line)
+                ax.axhline(2 / lr, color=color, ls=(0, (1, 1)), lw=1)
+            ax.set_title(f"{loss}, {norm}")
+            ax.legend()
+        row[0].set_ylabel("sharpness")
+        drawn = np.concatenate([np.ravel(line.get_ydata()) for ax in row for line in ax.lines])  # not the widest bands
+        row[0].set_ylim(np.nanmin(drawn) / 2, np.nanmax(drawn) * 2)
+        plots.label_decades(row[0].yaxis)
+    for ax in axes[1]:
+        ax.set_xlabel("step")
+    return plots.Picture(
+        "sharpness_along_training",
+        "The largest eigenvalue of the Hessian of the training loss (logarithmic, no unit) along full-batch training; "
+        "geometric mean over seeds with its 95 % band. Thin dotted lines: 2 / lr, in the colour of the learning rate. "
+        "Look for curves that rise to their line and follow it; under cross entropy they fall once the loss is fitted.",
+        fig,
+    )
+
+
+def _against_depth(runs: list[dict[str, Any]], settings: dict[str, Any]) -> plots.Picture:
+    start, depths = table_of(runs, "start", "sharpness", "depth"), settings["depths"]
+    fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for ax, activation in zip(axes, ("relu", "sigmoid"), strict=True):
+        ax.set(xscale="log", yscale="log", title=d2.LABELS[activation], xlabel="hidden layers")
+        for i, norm in enumerate(settings["norms"]):
+            curves = np.stack([np.maximum(start[f"{activation} {norm}", d], 1e-6) for d in depths], axis=1)
+            plots.line_with_band(ax, depths, curves, norm, plots.PALETTE[i])
+            ax.lines[-1].set(marker="osD^v"[i], linestyle=["-", "--", "-.", "-", ":"][i])
+        ax.set_xticks(depths, [str(d) for d in depths])
+        ax.minorticks_off()
+        plots.label_decades(ax.yaxis)
+    axes[0].set_ylabel("sharpness at the start")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return plots.Picture(
+        "sharpness_against_depth",
+        "Sharpness before the first step (no unit) against the number of hidden layers (both logarithmic), for the "
+        "nets of the learning-rate experiment; geometric mean over seeds with its 95 % band.",
+        fig,
+    )
+
+
+def _against_rate(runs: list[dict[str, Any]]) -> plots.Picture:
+    start, rates = start_and_rates(runs)
+    fig, ax = plots.plt.subplots(figsize=(8, 5))
+    ax.set(xscale="log", yscale="log", xlabel="sharpness at the start", ylabel="largest stable learning rate")
+    norms = list(dict.fromkeys(arm.split(" ", 1)[1] for arm in start))
+    for arm, values in start.items():
+        if not (rates[arm] > 0).all():
+            continue
+        activation, norm = arm.split(" ", 1)
+        i = norms.index(norm)
+        face = plots.PALETTE[i] if activation == "relu" else "none"
+        marker = "osD^v"[i]
+        ax.plot(values, rates[arm], marker, color=plots.PALETTE[i], mfc=face, ms=9, alpha=0.8, ls="", label=arm)
+    low, high = ax.get_xlim()
+    line = np.array([low, high])
+    ax.plot(line, 2 / line, color="0.4", ls="--", lw=1, label="2 / sharpness")
+    ax.set_xlim(low, high)
+    plots.label_decades(ax.xaxis)
+    plots.label_decades(ax.yaxis)
+    ax.legend(loc="best")
+    return plots.Picture(
+        "largest_rate_against_sharpness",
+        "Nets of depth 8, a marker per seed: the largest learning rate that learns against the sharpness before the "
+        "first step (both logarithmic, no unit); filled: ReLU, open: sigmoid. Nets that learn at no rate are left out. "
+        "On the dashed line the first step would be at the edge of stability; nets above it leave a sharp start.",
+        fig,
+    )
+
+
+DEMO = lab.Demo(
+    name="sharpness",
+    claim="Training drives the sharpness to 2 / lr; nets that start sharper tolerate lower learning rates.",
+    presets=PRESETS,
+    plan=plan,
+    run=run,
+    sizes=SIZES,
+    analyse=analyse,
+    plot=plot,
+    cost=cost,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(lab.main([DEMO]))
