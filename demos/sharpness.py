@@ -36,6 +36,7 @@ MARGIN = 0.25  # "within 25 % of 2 / lr"
 # Of the loss at the start: below it the loss counts as fitted. The curvature of cross entropy is p (1 - p) and fades
 # with it; that of the square loss is there until nothing is left to fit.
 FITTED = {"square loss": 0.01, "cross entropy": 0.1}
+EVERY = {"square loss": 20, "cross entropy": 10}  # steps between two measurements; cross entropy is fitted soon
 LARGE_LR, MOMENTS = 1.0, [0, 1, 5, 20, 100]  # of the follow-up: how does a sharp start end?
 START = 20  # stream of the power iteration's first vector
 
@@ -43,7 +44,7 @@ PRESETS = {
     "quick": {
         "seeds": 4,
         "edge_steps": 600,
-        "every": 20,
+        "every": EVERY,
         "depths": [1, 2, 4, 8],
         "norms": ["none", "none, tuned init", "BN"],
         "lrs": d2.LRS[3:],
@@ -53,7 +54,7 @@ PRESETS = {
     "full": {
         "seeds": 10,
         "edge_steps": 1500,
-        "every": 10,
+        "every": EVERY,
         "depths": [1, 2, 4, 8],
         "norms": d2.NORMS,
         "lrs": d2.LRS[2:],
@@ -69,7 +70,7 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
         common = {"seed": seed, "dataset": settings["dataset"]}
         configs += [
             {"arm": f"{loss}, {norm}", "part": "edge", "loss": loss, "norm": norm, "lr": lr, **common}
-            | {"steps": settings["edge_steps"], "every": settings["every"]}
+            | {"steps": settings["edge_steps"], "every": settings["every"][loss]}
             for loss, lrs in LRS.items()
             for norm in NET_NORMS
             for lr in lrs

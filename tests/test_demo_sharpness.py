@@ -157,7 +157,7 @@ def test_end_to_end(tmp_path, monkeypatch):
     tiny = {
         **demo.PRESETS["quick"],
         "edge_steps": 4,
-        "every": 2,
+        "every": {"square loss": 2, "cross entropy": 2},
         "depths": [1, 8],
         "norms": ["BN"],
         "lrs": [0.1],
