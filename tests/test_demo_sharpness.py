@@ -45,11 +45,14 @@ def test_hessian_vector_product_of_a_quadratic():
     np.testing.assert_allclose(np.stack([product(row) for row in np.eye(3)]), known)
 
 
-@pytest.mark.parametrize(("values", "largest"), [([5, 1, -3], 5), ([2, 1, -7], 2), ([-1, -2, -8], -1), ([4, 4, 0], 4)])
+@pytest.mark.parametrize(
+    ("values", "largest"),
+    [([5, 1, -3], 5), ([2, 1, -7], 2), ([-1, -2, -8], -1), ([4, 4, 0], 4), ([1.5, -3, -3.3], 1.5)],
+)
 def test_power_iteration_finds_the_largest_eigenvalue_also_where_a_negative_one_is_larger(values, largest):
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     matrix = (q * np.array(values, float)) @ q.T
-    found, v = demo.largest_eigenvalue(lambda v: matrix @ v, np.ones(3), most=1000, tolerance=1e-10)
+    found, v = demo.largest_eigenvalue(lambda v: matrix @ v, np.array([1.0, 2.0, 3.0]), most=1000, tolerance=1e-10)
     assert found == pytest.approx(largest, abs=1e-6)
     np.testing.assert_allclose(matrix @ v, largest * v, atol=1e-3)
 
