@@ -160,7 +160,7 @@ def descend(x: np.ndarray, y: np.ndarray, target: float, most: int) -> tuple[int
         sgd.zero_grad()
         loss.backward()
         sgd.step()
-    return step, loss.item() <= target, model
+    return step, bool(loss.item() <= target), model
 
 
 def run_descent(config: dict[str, Any]) -> dict[str, Any]:

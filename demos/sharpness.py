@@ -173,6 +173,9 @@ def run_edge(config: dict[str, Any]) -> dict[str, Any]:
             if step % config["every"] == 0:
                 # from the vector found last, and a little of all others: it may no longer be the first
                 value, v = largest_eigenvalue(hessian_vector_product(loss, parameters), v + some)
+                if not math.isfinite(value):
+                    diverged = True
+                    break
                 at.append(step)
                 losses.append(loss.item())
                 sharpness.append(value)
@@ -192,9 +195,10 @@ def run_edge(config: dict[str, Any]) -> dict[str, Any]:
 def last_quarter(
     config: dict[str, Any], at: list[int], losses: list[float], sharpness: list[float], diverged: bool
 ) -> dict[str, float]:
-    """Sharpness times lr / 2, its mean over the last quarter of training; that ends when the loss is fitted."""
+    """Sharpness times lr / 2, its mean over the last quarter of training; that ends when the loss is fitted.
+    A diverged run has none: 0."""
     if diverged:
-        return {"ratio": math.nan, "highest": math.nan, "end": at[-1] if at else 0}
+        return {"ratio": 0.0, "highest": 0.0, "end": at[-1] if at else 0}
     unfitted = np.flatnonzero(np.array(losses) >= FITTED[config["loss"]] * losses[0])
     count = int(unfitted[-1]) + 1
     ratios = np.array(sharpness[:count]) * config["lr"] / 2
@@ -256,7 +260,7 @@ def exact(seed: int) -> dict[str, float]:
     scale = float(np.abs(hessian).max())
     return {
         "hessian": float(np.abs(hessian - np.stack(columns)).max()) / scale,
-        "eigenvalue": abs(found - values[-1]) / values[-1],
+        "eigenvalue": float(abs(found - values[-1]) / values[-1]),
     }
 
 
@@ -325,7 +329,9 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             also = f"highest {highest[key].mean():.2f}, ends at step {np.median(end[key]):.0f}, {also}"
         measured = interval(ratio[key]) if not gone else "-"
         table.append(["1", f"{arm}, lr {lr:g}", "sharpness / (2 / lr), last quarter", measured, also])
-        arms.append({"arm": f"{arm}, lr {lr:g}", "ratio": list(ratio[key]), "test_error": list(error[key])})
+        arms.append(
+            {"arm": f"{arm}, lr {lr:g}", "ratio": None if gone else list(ratio[key]), "test_error": list(error[key])}
+        )
         arms[-1]["diverged"] = gone
     start, rates = start_and_rates(runs)
     for arm, values in start.items():
