@@ -52,14 +52,14 @@ PRESETS = {
         "limits": "four seeds and 600 steps; (3) compares few arms, which learn within 250 steps or not at all",
     },
     "full": {
-        "seeds": 10,
+        "seeds": 20,
         "edge_steps": 1500,
         "every": EVERY,
         "depths": [1, 2, 4, 8],
         "norms": d2.NORMS,
         "lrs": d2.LRS[2:],
         "steps": 300,
-        "limits": "ten seeds; (3) trains for 300 steps where learning_rate trains for 1500, at rates from 0.01",
+        "limits": "(3) trains for 300 steps where learning_rate trains for 1500, at rates from 0.01",
     },
 }
 
