@@ -347,8 +347,8 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             if arm not in settings["arms"]:
                 continue
             curves = np.stack([np.maximum(error[best[arm, m]], 0.1) for m in batches], axis=1)  # the axis has no 0
-            plots.line_with_band(ax, batches, curves, norm, plots.PALETTE[i])
-            ax.lines[-1].set(marker="osD^"[i], linestyle=["-", "--", "-.", ":"][i])
+            look = {"marker": "osD^"[i], "linestyle": ["-", "--", "-.", ":"][i]}
+            plots.line_with_band(ax, batches, curves, norm, plots.PALETTE[i], **look)
         ax.set(xscale="log", title=kind, xlabel="m, images in a batch")
         plots.label_decades(ax.yaxis)
         ax.set_xticks(batches, [str(m) for m in batches])

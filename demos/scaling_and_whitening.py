@@ -476,8 +476,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         ax.set(xscale="log", yscale="log", title=title, xlabel="condition number of the covariance")
         for name, color, marker, line in looks:
             curves = np.stack([steps[frame, k, name] for k in conditions], axis=1)
-            plots.line_with_band(ax, conditions, curves, name, color)
-            ax.lines[-1].set(marker=marker, linestyle=line)
+            plots.line_with_band(ax, conditions, curves, name, color, marker=marker, linestyle=line)
         plots.label_decades(ax.yaxis)
         ax.set_xticks(conditions, [str(k) for k in conditions])
         ax.minorticks_off()
@@ -520,8 +519,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     widths = np.array(settings["widths"])
     for norm, label, color, marker in (("BN", "batch norm", 0, "o"), ("ZCA", "ZCA whitening of all features", 1, "s")):
         values = of_part(runs, "times", norm)[()]
-        plots.line_with_band(ax, widths, values, label, plots.PALETTE[color])
-        ax.lines[-1].set_marker(marker)
+        plots.line_with_band(ax, widths, values, label, plots.PALETTE[color], marker=marker)
     start = np.exp(np.log(values[:, 0]).mean())
     ax.plot(widths, start * widths / widths[0], color="0.4", ls=":", label="proportional to d")
     ax.set_xticks(widths, [str(d) for d in widths])

@@ -457,8 +457,8 @@ def _along_training(runs: list[dict[str, Any]]) -> plots.Picture:
                 for curve, r in zip(curves, same, strict=True):
                     curve[: len(r["at"])] = np.maximum(r["sharpness"], 1e-3)  # the axis has no 0
                 gone = sum(r["diverged"] for r in same)
-                plots.line_with_band(ax, at, curves, f"lr {lr:g}" + (f", {gone} diverged" if gone else ""), color)
-                ax.lines[-1].set(marker="", linestyle=line)
+                label = f"lr {lr:g}" + (f", {gone} diverged" if gone else "")
+                plots.line_with_band(ax, at, curves, label, color, marker="", linestyle=line)
                 ax.axhline(2 / lr, color=color, ls=(0, (1, 1)), lw=1)
             ax.set_title(f"{loss}, {norm}")
             ax.legend()
@@ -484,8 +484,8 @@ def _against_depth(runs: list[dict[str, Any]], settings: dict[str, Any]) -> plot
         ax.set(xscale="log", yscale="log", title=d2.LABELS[activation], xlabel="hidden layers")
         for i, norm in enumerate(settings["norms"]):
             curves = np.stack([np.maximum(start[f"{activation} {norm}", d], 1e-6) for d in depths], axis=1)
-            plots.line_with_band(ax, depths, curves, norm, plots.PALETTE[i])
-            ax.lines[-1].set(marker="osD^v"[i], linestyle=["-", "--", "-.", "-", ":"][i])
+            look = {"marker": "osD^v"[i], "linestyle": ["-", "--", "-.", "-", ":"][i]}
+            plots.line_with_band(ax, depths, curves, norm, plots.PALETTE[i], **look)
         ax.set_xticks(depths, [str(d) for d in depths])
         ax.minorticks_off()
         plots.label_decades(ax.yaxis)
