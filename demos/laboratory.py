@@ -28,19 +28,19 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 for _package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
     if find_spec(_package) is None:
         raise SystemExit(f"the demos need {_package}: pip install -e '.[demos]'")
 
 from demos import plots  # noqa: E402
+from demos.datasets import load_dataset, split  # noqa: E402
 from demos.grid import Config, Run, open_executor, run_grid  # noqa: E402
 from demos.plots import Picture  # noqa: E402
 from demos.runs import FILE, Runs, code_version, dataset_digest, key_of  # noqa: E402
@@ -48,9 +48,7 @@ from demos.runs import FILE, Runs, code_version, dataset_digest, key_of  # noqa:
 __all__ = ["Analysis", "Criterion", "Demo", "learned", "load_dataset", "main", "run_grid", "split"]
 
 FIRST_SEED = 2000  # fresh seeds: smaller ones were used while the demos were designed
-SPLIT = 99  # the stream of the split: not that of the initial weights, which start from the seed alone
 Settings = dict[str, Any]
-Rows = tuple[NDArray[Any], NDArray[Any]]
 
 
 @dataclass
@@ -98,52 +96,6 @@ class Demo:
     sizes: dict[str, int] | None = None
     cost: Callable[[Config], float] | None = None
     warm_up: Callable[[], None] | None = None
-
-
-# --- data
-
-
-@cache
-def load_dataset(spec: str) -> Rows:
-    """x (n, features) and y (n,) of digits, glyphs or npz:FILE; read once per process."""
-    from tinygrad_bn import data
-
-    if spec == "digits":
-        return data.load_digits()
-    if spec == "glyphs":
-        return data.glyphs(3000, seed=0)
-    if not spec.startswith("npz:"):
-        raise ValueError(f"dataset must be digits, glyphs or npz:FILE, got {spec!r}")
-    file = Path(spec.removeprefix("npz:")).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    x, y = data.load_npz(file)
-    if x.shape[1] == 0 or len(np.unique(y)) < 2:
-        raise ValueError(
-            f"needs at least one feature and two classes, got x of shape {x.shape}, classes {np.unique(y)}"
-        )
-    with np.errstate(over="ignore"):
-        x = x.astype(np.float32)  # as the nets' parameters
-    if not np.isfinite(x).all():
-        raise ValueError("x must fit into float32, got values above 3.4e38")
-    return x, np.unique(y, return_inverse=True)[1]  # classes 0, 1, ... whatever numbers the file has
-
-
-def split(x: NDArray[Any], y: NDArray[Any], sizes: dict[str, int], seed: int) -> dict[str, Rows]:
-    """Disjoint random parts of the rows: {"train": 500, "test": 797} -> {"train": (x, y), "test": (x, y)}."""
-    if len(x) != len(y):
-        raise ValueError(f"x and y must have as many rows, got {len(x)} and {len(y)}")
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"sizes[{name!r}] must be at least 1, got {size}")
-    wanted = sum(sizes.values())
-    if wanted > len(x):
-        parts = " + ".join(f"{size} {name}" for name, size in sizes.items())
-        raise ValueError(f"the dataset has {len(x)} rows, but {parts} = {wanted} are needed")
-    cuts = np.cumsum(list(sizes.values()))
-    rng = np.random.default_rng([seed, SPLIT])
-    parts_of_rows = np.split(rng.permutation(len(x))[:wanted], cuts[:-1])
-    return {name: (x[rows], y[rows]) for name, rows in zip(sizes, parts_of_rows, strict=True)}
 
 
 def learned(error: float, chance: float) -> bool:

@@ -1,9 +1,9 @@
 """Runs are kept: one SQLite file per output folder, a row per run, written as soon as the run has ended.
 
 A run's key is the hash of all that its result depends on: the demo, the configuration, the dataset, and the code (the
-sources of the package, of demos/training.py and of the demo's own file, and the versions of NumPy and Numba). Starting
-again computes the keys that are missing. Each row is a transaction of its own: killed at any moment, what was finished
-is there, once. A run that raised is kept with its traceback, and is tried again the next time.
+sources of the package, of demos/datasets.py, demos/training.py and the demo's own file, and the versions of NumPy and
+Numba). Starting again computes the keys that are missing. Each row is a transaction of its own: killed at any moment,
+what was finished is there, once. A run that raised is kept with its traceback, and is tried again the next time.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import numba
 import numpy as np
 
 import tinygrad_bn
-from demos import training
+from demos import datasets, training
 
 FILE = "runs.sqlite"
 APPLICATION = 0x74676264  # marks the file as ours, in SQLite's header
@@ -151,19 +151,23 @@ def dataset_digest(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def code_version(run: Callable[..., Any]) -> str:
-    return _code_version(str(sys.modules[run.__module__].__file__))
+    """The hash of the sources that a run's result may depend on; with those of demos that its own demo imports."""
+    module = sys.modules[run.__module__]
+    others = [m for m in vars(module).values() if isinstance(m, ModuleType) and hasattr(m, "DEMO")]
+    return _code_version(str(module.__file__), tuple(str(m.__file__) for m in others))
 
 
 @cache
-def _code_version(own_file: str) -> str:
+def _code_version(own_file: str, others: tuple[str, ...] = ()) -> str:
     digest = hashlib.sha256(f"numpy {np.__version__}, numba {numba.__version__}".encode())
-    for file in _sources(Path(own_file)):
+    for file in _sources(Path(own_file), [Path(other) for other in others]):
         digest.update(f"\n{file.name}\n".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _sources(own: Path) -> Iterator[Path]:
+def _sources(own: Path, others: Iterable[Path]) -> Iterator[Path]:
     yield from sorted(Path(str(tinygrad_bn.__file__)).parent.rglob("*.py"))
-    yield Path(str(training.__file__))
+    yield from (Path(str(module.__file__)) for module in (datasets, training))
     yield own
+    yield from sorted(others)

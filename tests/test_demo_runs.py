@@ -134,7 +134,19 @@ def test_the_key_depends_on_configuration_dataset_and_code(tmp_path):
     before = runs._code_version(str(file))
     file.write_text("steps = 2\n")
     runs._code_version.cache_clear()
-    assert runs._code_version(str(file)) != before
+    after = runs._code_version(str(file))
+    assert after != before
+    file.with_name("other.py").write_text("width = 64\n")
+    assert runs._code_version(str(file), (str(file.with_name("other.py")),)) != after
+
+
+def test_a_demo_that_uses_another_depends_on_its_source(monkeypatch):
+    from demos import learning_rate, sharpness
+
+    read = []
+    monkeypatch.setattr(runs, "_code_version", lambda own, others=(): read.extend([own, *others]))
+    runs.code_version(sharpness.run)
+    assert read == [sharpness.__file__, learning_rate.__file__]
 
 
 # kills
