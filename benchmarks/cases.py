@@ -210,11 +210,23 @@ FAMILIES: dict[str, Callable[[int], Contestant]] = {
 
 
 def scaling(settings: Settings) -> Iterator[Row]:
+    """In one thread, where a kernel's cost shows; the note has the slope with the threads that come in from 2^20 on."""
+    from tinygrad_bn import get_num_threads, set_num_threads
+
     sizes = [2**k for k in range(14, 21 if settings.quick else 25, 2)]
+    threads = get_num_threads()
     for family, build in FAMILIES.items():
         contestants = {f"2^{n.bit_length() - 1}": build(n) for n in sizes}
         for contestant in contestants.values():
             contestant.result = None  # other sizes have other results
-        times = settings.time(contestants)
-        note = ", ".join(f"{size}: {t:,.0f} us" for size, t in times.items())
-        yield Row("scaling", family, "slope", {"ours": slope(sizes, times.values())}, note=note)
+        slopes, note = [], ""
+        try:
+            for n in (1, threads):
+                set_num_threads(n)
+                times = settings.time(contestants)
+                slopes.append(slope(sizes, times.values()))
+                note = note or ", ".join(f"{size}: {t:,.0f} us" for size, t in times.items())
+        finally:
+            set_num_threads(threads)
+        note += f"; slope with {threads} threads: {slopes[1]:.3g}"
+        yield Row("scaling", family, "slope", {"ours": slopes[0]}, note=note)
