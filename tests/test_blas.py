@@ -154,7 +154,7 @@ def test_a_child_forked_while_another_thread_was_inside_can_multiply(three):
     done = threading.Event()
 
     def other():
-        with blas.one_thread.lock:
+        with blas.one_thread, blas.one_thread.lock:
             held.set()
             done.wait(20)
 
@@ -164,7 +164,8 @@ def test_a_child_forked_while_another_thread_was_inside_can_multiply(three):
     child = os.fork()
     if child == 0:
         with blas.one_thread:
-            os._exit(0)
+            inside = three()
+        os._exit(10 * inside + three())  # 1 inside, 3 as before: the other thread is not here
     done.set()
     thread.join()
     for _ in range(200):
@@ -175,4 +176,4 @@ def test_a_child_forked_while_another_thread_was_inside_can_multiply(three):
     else:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    assert pid == child and status == 0
+    assert pid == child and os.waitstatus_to_exitcode(status) == 13

@@ -131,3 +131,15 @@ def test_large_activations_are_the_small_ones_piece_by_piece(name):
         z.backward(x[r, :100_000])
         np.testing.assert_array_equal(y.data[r, :100_000], z.data)
         np.testing.assert_array_equal(t.grad[r, :100_000], s.grad)
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_sgd_with_infinite_weights_and_gradients(momentum):
+    """p - lr v, where 0 p of a weight decay that is off adds nothing: 0 inf would be NaN."""
+    infinite, finite = nn.Parameter(np.array([np.inf, -np.inf])), nn.Parameter(np.array([1.0]))
+    sgd = optim.SGD([infinite, finite], lr=0.1, momentum=momentum)
+    for _ in range(2):
+        infinite.grad, finite.grad = np.ones(2), np.array([np.inf])
+        sgd.step()
+    np.testing.assert_array_equal(infinite.data, [np.inf, -np.inf])
+    np.testing.assert_array_equal(finite.data, [-np.inf])

@@ -2,9 +2,12 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -58,9 +61,72 @@ def test_an_error_reaches_the_caller_and_ends_the_work():
 
     with pytest.raises(ValueError, match="chunk 3"):
         threads.for_each(task, list(range(1000)))
-    assert len(done) < 1000
+    assert len(done) < 100
     threads.for_each(done.append, [-1, -2])  # the threads still work
     assert {-1, -2} <= set(done)
+
+
+def test_nobody_is_at_work_when_it_returns_even_after_an_error():
+    threads.set_num_threads(4)
+    entered, running = threading.Barrier(4, timeout=20), []
+
+    def task(k):
+        entered.wait()  # all four are in
+        if k == 0:
+            raise ValueError("one of them")
+        running.append(k)
+        time.sleep(0.1)
+        running.remove(k)
+
+    with pytest.raises(ValueError, match="one of them"):
+        threads.for_each(task, list(range(4)))
+    assert running == []
+
+
+def test_helpers_keep_nothing_alive(monkeypatch):
+    """A thread of the pool holds on to its last work for a while, here for good."""
+    threads.set_num_threads(2)
+    pool, kept = ThreadPoolExecutor(1), []
+    monkeypatch.setattr(threads, "_pool", pool)
+    submit = pool.submit
+    monkeypatch.setattr(pool, "submit", lambda work: (kept.append(work), submit(work))[1])
+    held, barrier = np.empty(10), threading.Barrier(2, timeout=20)
+    alone = sys.getrefcount(held)
+    threads.for_each(lambda k, held=held: (held.fill(k), barrier.wait()), [0, 1])
+    assert kept and sys.getrefcount(held) == alone
+
+
+def test_helpers_have_the_callers_settings_for_warnings():
+    threads.set_num_threads(2)
+    barrier, x = threading.Barrier(2, timeout=20), np.full(3, np.inf)
+
+    def task(_):
+        barrier.wait()
+        return x - x
+
+    with np.errstate(invalid="raise"), pytest.raises(FloatingPointError):
+        threads.for_each(task, [0, 1])
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("error")
+        threads.for_each(task, [0, 1])
+
+
+AT_THE_END = """
+import threading, time, numpy as np, tinygrad_bn as tb
+tb.set_num_threads(2)
+x = tb.tensor(np.ones((2048, 1024), "f"), requires_grad=True)
+def late():
+    threading.main_thread().join()
+    x.clip(0, 2).sum()
+    tb.nn.functional.relu(x).sum().backward()
+    print(x.grad.sum())
+threading.Thread(target=late).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_can_go_on():
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, timeout=120)
+    assert done.stdout and float(done.stdout) == 2048 * 1024, done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -135,6 +201,35 @@ def test_large_batch_norm_equals_the_small_one():
     assert x.size >= threads.LARGE > x[:, :8].size
     for large, small in zip(whole, zip(*parts, strict=True), strict=True):
         np.testing.assert_allclose(large, np.concatenate(small, axis=-1), rtol=1e-11, atol=1e-11)
+
+
+IMAGE_OPS = {  # each image by itself
+    "convolution": (lambda x, w: F.conv2d(x, w, padding=1), (24, 16, 32, 32), (8, 16, 3, 3)),
+    "depthwise convolution": (lambda x, w: F.conv2d(x, w, groups=16), (80, 16, 32, 32), (16, 1, 3, 3)),
+    "max pooling": (lambda x, w: F.max_pool2d(x, 2) * w, (80, 16, 32, 32), (1,)),
+    "ReLU": (lambda x, w: F.relu(x) * w, (80, 16, 32, 32), (1,)),
+    "sigmoid": (lambda x, w: F.sigmoid(x) * w, (80, 16, 32, 32), (1,)),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_OPS)
+def test_large_batches_equal_the_images_one_by_one(name):
+    op, shape, weights = IMAGE_OPS[name]
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(shape), rng.standard_normal(weights)
+    dy = rng.standard_normal((len(x), *op(tensor(x[:1]), tensor(w)).shape[1:]))
+
+    def value_and_gradients(images):
+        args = [tensor(x[images], requires_grad=True), tensor(w, requires_grad=True)]
+        y = op(*args)
+        y.backward(dy[images])
+        return [y.data, *(a.grad for a in args)]
+
+    y, dx, dw = value_and_gradients(slice(None))
+    parts = [value_and_gradients(slice(n, n + 1)) for n in range(len(x))]
+    for large, small in ((y, [p[0] for p in parts]), (dx, [p[1] for p in parts])):
+        np.testing.assert_allclose(large, np.concatenate(small), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(dw, sum(p[2] for p in parts), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("value", ["two", "0", "-1", "1.5", " 2"])

@@ -55,29 +55,33 @@ class _OneThread(ContextDecorator):
 
     def __init__(self) -> None:
         self.switch = _switch()
-        self.lock, self.inside, self.before = threading.Lock(), 0, 1
+        self.lock, self.before = threading.Lock(), 1
+        self.inside: list[int] = []  # the Python threads that are, as often as they are
 
     def after_fork(self) -> None:
         """In the child only the thread that forked goes on: whoever else was inside, or had the lock, is gone."""
         self.lock = threading.Lock()
+        others, self.inside = self.inside, [thread for thread in self.inside if thread == threading.get_ident()]
+        if others and not self.inside and self.switch is not None:
+            self.switch[1](self.before)
 
     def __enter__(self) -> None:
         if self.switch is None:
             return
         get, set_ = self.switch
         with self.lock:
-            if self.inside == 0:
+            if not self.inside:
                 self.before = get()
                 if self.before != 1:
                     set_(1)
-            self.inside += 1
+            self.inside.append(threading.get_ident())
 
     def __exit__(self, *error: Any) -> None:
         if self.switch is None:
             return
         with self.lock:
-            self.inside -= 1
-            if self.inside == 0 and self.before != 1:
+            self.inside.remove(threading.get_ident())
+            if not self.inside and self.before != 1:
                 self.switch[1](self.before)
 
 

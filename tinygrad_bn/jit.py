@@ -19,7 +19,7 @@ EXACT_ORDER: dict[str, Any] = {**FLAGS, "fastmath": {"contract", "nsz", "arcp"}}
 
 
 def kernel(function: Callable[..., None]) -> Any:
-    """Compile a function of C-contiguous arrays that writes into its output arguments.
+    """Compile a function of C-contiguous arrays that writes into its output arguments, or returns a number.
 
     The machine code is cached on disk. Where no folder can be written, it is compiled once per process instead.
     NUMBA_DISABLE_JIT=1 runs the same code as plain Python, for a debugger.

@@ -6,7 +6,7 @@ waits for a thread that has not started. On a busy machine, where a helper may g
 caller then simply does the work itself. Kernels and NumPy's products release Python's lock, so plain threads do.
 
 The one switch: set_num_threads(1), or TINYGRAD_BN_NUM_THREADS=1 in the environment, computes everything in the
-calling thread. It holds for matrix products, too (blas.py).
+calling thread. It holds for matrix products, too, where NumPy's BLAS is OpenBLAS (blas.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
+
+import numpy as np
 
 from .checks import check_int
 
@@ -72,13 +75,16 @@ def spans(count: int, size: int) -> list[tuple[int, int]]:
 def for_each(task: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
     """task(chunk) for each chunk, in any order; a task writes to places of its own."""
     global _pool
-    if len(chunks) <= 1 or _threads == 1:
+    threads, pool = _threads, _pool
+    if len(chunks) <= 1 or threads == 1:
         for chunk in chunks:
             task(chunk)
         return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="tinygrad_bn")
+    if pool is None:
+        pool = _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="tinygrad_bn")
     waiting = deque(chunks)  # popleft is atomic
+    tasks = [task]  # emptied at the end: a helper holds on to its last work for a moment, and must not to the arrays
+    warnings = np.geterr()  # NumPy's settings hold per thread
 
     def work() -> None:
         while waiting:
@@ -86,13 +92,21 @@ def for_each(task: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
                 chunk = waiting.popleft()
             except IndexError:  # another thread was faster
                 return
-            task(chunk)
+            tasks[0](chunk)
 
-    helpers = [_pool.submit(work) for _ in range(min(_threads, len(chunks)) - 1)]
+    def help() -> None:
+        with np.errstate(**warnings):
+            work()
+
+    helpers: list[Future[None]] = []
     try:
+        with suppress(RuntimeError):  # no more threads: at the end of the program, or at the system's limit
+            helpers += (pool.submit(help) for _ in range(min(threads, len(chunks)) - 1))
         work()
     finally:
         waiting.clear()  # after an error nobody starts another chunk
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+        started = [helper for helper in helpers if not helper.cancel()]
+        wait(started)
+        tasks.clear()
+    for helper in started:
+        helper.result()  # raises what it raised

@@ -8,7 +8,7 @@ product, dW = dY P^T and dP = W^T dY. What is left to kernels is to gather the p
 dx.
 
 P has i j times as many elements as x. It is therefore made for a few images at a time, few enough to stay in the
-cache, and made again in the backward instead of being kept.
+cache (for one image, where that is large), and made again in the backward instead of being kept.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ from ..jit import contiguous, kernel
 @kernel
 def sgd_kernel(p, g, buffer, lr, momentum, dampening, weight_decay, nesterov, first):  # type: ignore[no-untyped-def]
     for i in range(p.size):
-        d = g[i] + weight_decay * p[i]
+        d = g[i]
+        if weight_decay != 0:  # 0 times infinity would be NaN
+            d += weight_decay * p[i]
         if momentum != 0:
             buffer[i] = d if first else momentum * buffer[i] + dampening * d
             d = d + momentum * buffer[i] if nesterov else buffer[i]
