@@ -5,6 +5,7 @@ import functools
 import gc
 import threading
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -662,3 +663,23 @@ def test_a_rule_that_does_not_return_a_result_and_a_pullback(rule):
     """An array of two rows would unpack into two."""
     with pytest.raises(TypeError, match=r"must return \(result, pullback\)"):
         tb.differentiable(rule)(tensor(np.ones((2, 2)), requires_grad=True))
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_what_an_op_kept_is_freed_as_soon_as_its_pullback_has_run(retain):
+    kept, seen = [], []
+
+    @tb.differentiable
+    def op(x):
+        array = np.ones(3)
+        kept.append(weakref.ref(array))
+
+        def pullback(dy):
+            seen.append([r() is not None for r in kept])
+            return dy * array
+
+        return x * 1, pullback
+
+    op(op(op(tensor(np.ones(3), requires_grad=True)))).sum().backward(retain_graph=retain)
+    freed = [[True, True, True], [True, True, False], [True, False, False]]
+    assert seen == ([[True] * 3] * 3 if retain else freed)

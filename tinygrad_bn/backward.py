@@ -179,7 +179,6 @@ def walk(
             seed = seed.copy()  # it is given away at once
         table[key] = _add(table[key], seed) if key in table else seed
 
-    ran: list[Node] = []
     with grad_enabled(create_graph), one_thread:
         for n in reversed(nodes):
             dy = table.get(id(n))
@@ -189,10 +188,9 @@ def walk(
                 t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
             if n.serial <= oldest:
                 continue
-            ran.append(n)
             gradients = (pullback_on_tensors(n) if create_graph else n.pullback)(dy)
             gradients = gradients if type(gradients) is tuple else (gradients,)
-            args = n.args
+            args: Any = n.args
             if len(gradients) > len(args):
                 raise ValueError(
                     f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(args)} arguments"
@@ -230,10 +228,10 @@ def walk(
                     table[key] = g if alone else g.copy()
             if id(n) not in wanted:
                 del table[id(n)]
+            if not retain:
+                n.free()  # at once: what this op kept is no longer needed, and the arrays of the next ones need room
+            dy = gradients = args = a = g = None  # nor are these
 
-    if not retain:
-        for n in ran:
-            n.free()
     if targets is not None:
         result = [table.get(id(source)) for source in sources]
         first = {id(g): i for i, g in reversed(list(enumerate(result)))}  # an input that was named twice: two arrays
