@@ -37,6 +37,7 @@ MARGIN = 0.25  # "within 25 % of 2 / lr"
 # with it; that of the square loss is there until nothing is left to fit.
 FITTED = {"square loss": 0.01, "cross entropy": 0.1}
 EVERY = {"square loss": 20, "cross entropy": 10}  # steps between two measurements; cross entropy is fitted soon
+LEAST = 8  # measurements, of which the last quarter is then two
 LARGE_LR, MOMENTS = 1.0, [0, 1, 5, 20, 100]  # of the follow-up: how does a sharp start end?
 START = 20  # stream of the power iteration's first vector
 
@@ -350,8 +351,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     learning = [arm for arm in start if (rates[arm] > 0).all()]
     trend = None
     if len(learning) > 2:
-        sharp = [np.median(start[arm]) for arm in learning]
-        trend = stats.spearman_over_seeds(sharp, np.log(np.stack([rates[arm] for arm in learning], axis=1)))
+        trend = stats.spearman_over_seeds(*(np.stack([of[arm] for arm in learning], axis=1) for of in (start, rates)))
     adjusted = stats.holm([*(e["p"] for e in equal), trend.p if trend else float("nan")])
     criteria = []
     for (name, values), e, p in zip(tests, equal, adjusted, strict=False):
@@ -414,7 +414,10 @@ def _notes(ratio: Any, highest: Any, end: Any, largest: Any, start: Any, rates: 
         if lr is None:
             notes.append(f"{loss}: batch norm has no stable learning rate on this grid")
             continue
-        values = ratio[f"{loss}, BN", lr]
+        values, last = ratio[f"{loss}, BN", lr], np.median(end[f"{loss}, BN", lr])
+        if last / EVERY[loss] + 1 < LEAST:
+            notes.append(f"{loss}, batch norm, lr {lr:g}: fitted at step {last:.0f}, too soon for a last quarter")
+            continue
         same = stats.tost(values, np.ones(len(values)), MARGIN)["equivalent"]
         notes.append(
             f"{loss}, batch norm, lr {lr:g}: sharpness / (2 / lr) in the last quarter is {interval(values)}: it "
@@ -430,6 +433,12 @@ def _notes(ratio: Any, highest: Any, end: Any, largest: Any, start: Any, rates: 
     none = [arm for arm in start if not (rates[arm] > 0).all()]
     if none:
         notes.append(f"left out of the correlation, since in some seed no rate learns: {', '.join(none)}")
+        everyone = [np.stack([of[arm] for arm in start], axis=1) for of in (start, rates)]
+        rho = stats.spearman_over_seeds(*everyone)
+        notes.append(
+            f"the correlation with them, as nets whose largest stable rate is 0: {rho.mean:+.2f} [{rho.ci[0]:.2f}, "
+            f"{rho.ci[1]:.2f}]: a net without a norm can start flat because nothing passes through it"
+        )
     for arm in start:
         if (rates[arm] > 0).all():
             product = np.exp(np.log(start[arm] * rates[arm] / 2).mean())

@@ -120,15 +120,16 @@ def tost(a: ArrayLike, b: ArrayLike, margin: float) -> dict[str, Any]:
 
 
 def spearman_over_seeds(x: ArrayLike, values: ArrayLike) -> Trend:
-    """Does values[seed, i] rise with x[i]? A flat curve has no trend: its rho is 0."""
+    """Does values[seed, i] rise with x[i], or with x[seed, i]? A flat curve has no trend: its rho is 0."""
     xs, curves = np.asarray(x, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if xs.ndim != 1 or len(xs) < 2 or np.ptp(xs) == 0:
+    if xs.ndim not in (1, 2) or xs.size < 2 or np.ptp(xs) == 0:
         raise ValueError(f"x must hold at least two different numbers, got {x!r}")
-    if curves.ndim != 2 or curves.shape[1] != len(xs):
-        raise ValueError(f"values must have the shape (seeds, {len(xs)}), got {curves.shape}")
+    if curves.ndim != 2 or curves.shape[1] != xs.shape[-1] or (xs.ndim == 2 and xs.shape != curves.shape):
+        raise ValueError(f"values must have the shape (seeds, {xs.shape[-1]}), got {curves.shape}")
     if not (np.isfinite(xs).all() and np.isfinite(curves).all()):
         raise ValueError("x and values must be finite, got nan or inf")
-    rhos = np.array([0.0 if np.ptp(c) == 0 else stats.spearmanr(xs, c).statistic for c in curves])
+    pairs = zip(np.broadcast_to(xs, curves.shape), curves, strict=True)
+    rhos = np.array([0.0 if np.ptp(a) == 0 or np.ptp(c) == 0 else stats.spearmanr(a, c).statistic for a, c in pairs])
     mean, (low, high) = mean_ci(rhos)
     return Trend(rhos, mean, (float(np.clip(low, -1, 1)), float(np.clip(high, -1, 1))), _p_value(rhos))
 

@@ -190,7 +190,7 @@ def walk(
                 continue
             gradients = (pullback_on_tensors(n) if create_graph else n.pullback)(dy)
             gradients = gradients if type(gradients) is tuple else (gradients,)
-            args: Any = n.args
+            args = n.args
             if len(gradients) > len(args):
                 raise ValueError(
                     f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(args)} arguments"
@@ -230,7 +230,6 @@ def walk(
                 del table[id(n)]
             if not retain:
                 n.free()  # at once: what this op kept is no longer needed, and the arrays of the next ones need room
-            dy = gradients = args = a = g = None  # nor are these
 
     if targets is not None:
         result = [table.get(id(source)) for source in sources]
