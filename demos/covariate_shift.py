@@ -386,10 +386,17 @@ def notes(runs: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
             lines.append(f"{LABELS[activation]} at lr {FIXED_LR}, {what}: {', '.join(found)}")
         start, end = (values(runs, metric) for metric in ("growth_at_start", "growth"))
         for arm in (name(activation, norm) for norm in ("no norm", "BN")):
-            after = ", ".join(f"{end[arm, lr][:, -1].mean():.2f} after it at lr {lr:g}" for lr in settings["lrs"])
+            after = ", ".join(f"{_finite(end[arm, lr][:, -1])} after it at lr {lr:g}" for lr in settings["lrs"])
             before = f"{start[arm, FIXED_LR][:, -1].mean():.2f} before training"
             lines.append(f"{arm}: a small change of layer 1 is, in layer {DEPTH}, times {before}, {after}")
     return lines
+
+
+def _finite(v: np.ndarray) -> str:
+    """The mean; a diverged run has no value, and is said to be."""
+    good = v[np.isfinite(v)]
+    gone = f" ({len(v) - len(good)} of {len(v)} diverged)" if len(good) < len(v) else ""
+    return (f"{good.mean():.2f}" if len(good) else "none") + gone
 
 
 # colour, marker and line of each norm

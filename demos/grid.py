@@ -11,6 +11,7 @@ worker processes, each a pool of its own: when one dies it is known which run it
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from demos.runs import code_version, encode
 from tinygrad_bn import get_num_threads, set_num_threads
 
 Config = dict[str, Any]
@@ -52,6 +54,7 @@ def run_grid(
     warm_up: Callable[[], None] | None = None,
     done: Done | None = None,
     before: int = 0,
+    code: str = "",
 ) -> list[dict[str, Any]]:
     """{**config, **run(config)} for each configuration, in their order.
 
@@ -59,10 +62,13 @@ def run_grid(
     TRIES times. `done` is called with each outcome as soon as it is there. `executor` runs them instead of `workers`
     processes here. `warm_up` is called first, in this process, to fill Numba's cache on disk: otherwise each worker
     would compile the same kernels. `cost` starts the longest runs first, so that no worker is left alone with one at
-    the end. `before`: how many more runs were done earlier, for the progress bar.
+    the end. `before`: how many more runs were done earlier, for the progress bar. `code`: the version that a worker
+    must have, see runs.code_version; a run elsewhere with another is an error.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
+    if not configs:
+        return []
     workers = min(workers, len(configs))
     order = sorted(range(len(configs)), key=lambda i: -cost(configs[i]) if cost else i)
     results: list[dict[str, Any]] = [{} for _ in configs]
@@ -84,16 +90,16 @@ def run_grid(
             kept = f", {before} were there already" if before else ""
             where = f"workers: {workers}" if executor is None else type(executor).__name__
             print(f"{label}: {len(configs)} runs{kept}, {where}", file=sys.stderr, flush=True)
-        if warm_up and configs and executor is None:
+        if warm_up and executor is None:
             bar.set_postfix_str("compiling kernels")
             warm_up()
             bar.unpause()  # the time left is estimated without the compilation
             bar.set_postfix_str("first runs")
         if executor is not None:
-            run_on([executor] * len(configs), run, configs, order, finish)
+            run_on([executor] * len(configs), run, configs, order, finish, code)
         elif workers > 1:
             with worker_processes(workers) as pools:
-                run_on(pools, run, configs, order, finish)
+                run_on(pools, run, configs, order, finish, code)
         else:
             run_here(run, configs, order, finish)
     if no_terminal:
@@ -113,14 +119,16 @@ def describe(config: Config) -> str:
 _one_at_a_time = threading.Lock()  # a worker of a cluster may have several threads, but one random generator
 
 
-def attempt(run: Run, config: Config) -> tuple[dict[str, Any], float]:
-    """The outcome of a run, in one thread, and how many seconds it took."""
+def attempt(run: Run, config: Config, code: str = "") -> tuple[dict[str, Any], float]:
+    """The outcome of a run, in one thread, as it comes back from JSON, and how many seconds it took."""
     with _one_at_a_time, threadpool_limits(1):
         threads = get_num_threads()
         set_num_threads(1)
         started = time.perf_counter()
         try:
-            outcome = dict(run(config))
+            if code and code_version(run) != code:
+                raise RuntimeError("this worker has another version of the code than the sweep began with")
+            outcome = json.loads(encode(dict(run(config))))
         except Exception:
             outcome = {"error": traceback.format_exc()}
         finally:
@@ -133,7 +141,9 @@ def run_here(run: Run, configs: Sequence[Config], order: list[int], finish: Done
         finish(i, *attempt(run, configs[i]))
 
 
-def run_on(room: list[Executor], run: Run, configs: Sequence[Config], order: list[int], finish: Done) -> None:
+def run_on(
+    room: list[Executor], run: Run, configs: Sequence[Config], order: list[int], finish: Done, code: str = ""
+) -> None:
     """Each executor is listed once for every run that it takes at a time."""
     waiting, room = deque(order), list(room)
     running: dict[Future[Any], tuple[int, Executor]] = {}
@@ -143,20 +153,20 @@ def run_on(room: list[Executor], run: Run, configs: Sequence[Config], order: lis
         while waiting or running:
             while waiting and room:
                 i, executor = waiting.popleft(), room.pop()
-                future = executor.submit(attempt, run, configs[i])
+                future = executor.submit(attempt, run, configs[i], code)
                 running[future] = i, executor
                 future.add_done_callback(ended.put)
             future = ended.get()
             i, executor = running.pop(future)
-            error = future.exception()
+            error = CancelledError() if future.cancelled() else future.exception()
             if error is None:
                 finish(i, *future.result())
             else:  # not the run's own error, which attempt() reports: the worker died, or could not be reached
                 tries[i] += 1
                 if isinstance(executor, WorkerProcess):
                     executor.start_again()
-                elif isinstance(error, BrokenExecutor):
-                    raise error  # somebody else's executor will take no more
+                elif isinstance(error, (BrokenExecutor, CancelledError)):
+                    raise BrokenExecutor(f"the executor takes no more runs ({error!r})") from error
                 if tries[i] < TRIES:
                     waiting.appendleft(i)
                 else:
@@ -181,7 +191,11 @@ class WorkerProcess(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         with what_workers_inherit():  # the process is created by the first submit
-            return self.pool.submit(fn, *args, **kwargs)
+            try:
+                return self.pool.submit(fn, *args, **kwargs)
+            except BrokenExecutor:  # it died while it had nothing to do
+                self.start_again()
+                return self.pool.submit(fn, *args, **kwargs)
 
 
 @contextmanager

@@ -24,8 +24,9 @@ import platform
 import sqlite3
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -106,57 +107,92 @@ def learned(error: float, chance: float) -> bool:
 # --- one demo from plan to figures
 
 
-def conduct(demo: Demo, settings: Settings, limits: str, workers: int, executor: Executor | None, kept: Runs) -> bool:
+@dataclass(frozen=True)
+class Means:
+    """What runs are made with, and where they are kept."""
+
+    workers: int
+    executor: Executor | None
+    kept: Runs
+
+
+def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means) -> bool:
     """Run what is missing and write the demo's files; False if a run raised. A FAIL verdict is a result: True."""
-    started = time.perf_counter()
+    started, kept = time.perf_counter(), means.kept
     folder = kept.path.parent / demo.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)  # an old summary beside new runs would mislead
     configs = demo.plan(settings)
-    dataset, code = dataset_digest(*load_dataset(settings["dataset"])), code_version(demo.run)
+    dataset = dataset_digest(*load_dataset(settings["dataset"]))
     keys = [key_of(demo.name, config, dataset, code) for config in configs]
-    there = kept.results(demo.name)
-    missing = {key: config for key, config in zip(keys, configs, strict=True) if key not in there}
-
-    def done(i: int, outcome: dict[str, Any], seconds: float) -> None:
-        kept.add(list(missing)[i], demo.name, list(missing.values())[i], dataset, code, outcome, seconds)
-
-    new = list(missing.values())
-    warm_up = demo.warm_up or partial(_two_steps_of_each_arm, demo.run, new)
-    before = len(set(keys)) - len(missing)
-    options: dict[str, Any] = {"executor": executor, "cost": demo.cost, "warm_up": warm_up, "before": before}
     try:
-        failed = [run for run in run_grid(demo.run, new, workers, demo.name, done=done, **options) if "error" in run]
-    except KeyboardInterrupt:
-        count = len(set(keys) & set(kept.results(demo.name)))
-        print(
-            f"{demo.name}: interrupted; {count} of {len(set(keys))} runs are kept in {kept.path}, and the same "
-            "command goes on from there",
-            file=sys.stderr,
-        )
-        raise
-    there = kept.results(demo.name)
-    if failed:
-        _report_errors(demo.name, failed, configs)
-        incomplete = {config["seed"] for config in failed}  # pairs must stay pairs: a seed goes as a whole
+        before, failed = complete(demo, dict(zip(keys, configs, strict=True)), dataset, code, means)
+        there = kept.results(demo.name)
+        if failed:
+            _report_errors(demo.name, failed, len(configs))
+        gone = set(keys) - set(there)
+        if len(gone) > len(failed):
+            print(f"{demo.name}: {len(gone) - len(failed)} runs were removed by another process", file=sys.stderr)
+        # pairs must stay pairs: a seed goes as a whole
+        incomplete = {config["seed"] for key, config in zip(keys, configs, strict=True) if key in gone}
         settings = {**settings, "seeds": [seed for seed in settings["seeds"] if seed not in incomplete]}
         if not settings["seeds"]:
             print(f"{demo.name}: no seed is complete, nothing to analyse", file=sys.stderr)
             return False
-    seeds = set(settings["seeds"])
-    pairs = zip(keys, configs, strict=True)
-    runs = [{**config, **there[key]} for key, config in pairs if config["seed"] in seeds]
-    analysis = demo.analyse(runs, settings)
-    if failed:
-        analysis.notes.append(f"{len(failed)} runs raised an error: their seeds are left out in every arm.")
+        pairs = zip(keys, configs, strict=True)
+        runs = [{**config, **there[key]} for key, config in pairs if config["seed"] not in incomplete]
+        analysis = demo.analyse(runs, settings)
+        if gone:
+            analysis.notes.append(f"{len(gone)} runs raised an error: their seeds are left out in every arm.")
+        effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
+        write_up(demo, settings, limits, effort, runs, analysis, folder)
+    except (KeyboardInterrupt, BrokenExecutor) as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped, {error}"
+        count = len(set(keys) & set(kept.results(demo.name)))
+        print(
+            f"{demo.name}: {why}; {count} of {len(set(keys))} runs are kept in {kept.path}, and the same "
+            "command goes on from there",
+            file=sys.stderr,
+        )
+        raise
+    return not gone
+
+
+def complete(
+    demo: Demo, configs: dict[str, Config], dataset: str, code: str, means: Means
+) -> tuple[int, list[dict[str, Any]]]:
+    """Run what is missing of the configurations, by key, and keep it: (how many were there before, what failed)."""
+    there = means.kept.results(demo.name)
+    missing = [key for key in configs if key not in there]
+
+    def done(i: int, outcome: dict[str, Any], seconds: float) -> None:
+        means.kept.add(missing[i], demo.name, configs[missing[i]], dataset, code, outcome, seconds)
+
+    new, before = [configs[key] for key in missing], len(configs) - len(missing)
+    warm_up = demo.warm_up or partial(_two_steps_of_each_arm, demo.run, new)
+    options: dict[str, Any] = {"executor": means.executor, "cost": demo.cost, "warm_up": warm_up, "code": code}
+    runs = run_grid(demo.run, new, means.workers, demo.name, done=done, before=before, **options)
+    return before, [run for run in runs if "error" in run]
+
+
+def write_up(
+    demo: Demo,
+    settings: Settings,
+    limits: str,
+    effort: str,
+    runs: list[dict[str, Any]],
+    analysis: Analysis,
+    folder: Path,
+) -> None:
+    """Figures, summary.json, and the report in the terminal."""
     with plots.style():
         pictures = demo.plot(runs, analysis, settings)
         files = [path for picture in pictures for path in plots.save(picture, folder)]
-    effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
     summary = {
         "demo": demo.name,
         "claim": demo.claim,
         "question": inspect.getdoc(sys.modules[demo.run.__module__]),
+        "command": _command(demo, settings),
         "preset": settings["preset"],
         "dataset": settings["dataset"],
         "seeds": settings["seeds"],
@@ -174,7 +210,14 @@ def conduct(demo: Demo, settings: Settings, limits: str, workers: int, executor:
     print(report(demo, analysis, settings, limits, effort), flush=True)
     names = ", ".join(path.name for path in (*files, folder / "summary.json"))
     print(f"files in {folder}: {names}\n", flush=True)
-    return not failed
+
+
+def _command(demo: Demo, settings: Settings) -> str:
+    """What reproduces the runs."""
+    seeds, usual = len(settings["seeds"]), demo.presets[settings["preset"]]["seeds"]
+    command = f"python -m demos.{demo.name} --preset {settings['preset']}"
+    command += f" --seeds {seeds}" if seeds != usual else ""
+    return command + (f" --dataset {settings['dataset']}" if settings["dataset"] != "digits" else "")
 
 
 def _effort(runs: int, before: int, seconds: float, took: float) -> str:
@@ -189,15 +232,15 @@ def _two_steps_of_each_arm(run: Run, configs: list[Config]) -> None:
             run({**config, "steps": 2})
 
 
-def _report_errors(name: str, failed: list[dict[str, Any]], configs: list[Config]) -> None:
+def _report_errors(name: str, failed: list[dict[str, Any]], count: int) -> None:
     by_error: dict[str, list[dict[str, Any]]] = {}
     for run in failed:
         by_error.setdefault(run["error"], []).append(run)
     for error, same in by_error.items():
-        config = {key: value for key, value in same[0].items() if key in configs[0]}
+        config = {key: value for key, value in same[0].items() if key != "error"}
         more = f", and {len(same) - 1} more runs with the same error" if len(same) > 1 else ""
         print(f"{name}: error in the run {config}{more}:\n{error.rstrip()}", file=sys.stderr)
-    print(f"{name}: {len(failed)} of {len(configs)} runs raised an error", file=sys.stderr)
+    print(f"{name}: {len(failed)} of {count} runs raised an error", file=sys.stderr)
 
 
 def _versions() -> dict[str, str]:
@@ -215,7 +258,7 @@ def _versions() -> dict[str, str]:
 
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON, all of it or nothing: a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
@@ -309,15 +352,24 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "
         except (ImportError, OSError, ValueError) as error:
             print(f"--executor: {error}", file=sys.stderr)
             return 2
-        good = []
+        codes = [code_version(demo.run) for demo in demos]  # now: what was imported is what the files hold
+        means, good = Means(args.workers, executor, runs), []
         try:
-            for demo in demos:
+            for demo, code in zip(demos, codes, strict=True):
                 if args.fresh:
                     runs.forget(demo.name)
                 settings, limits = _settings(demo, args)
-                good.append(conduct(demo, settings, limits, args.workers, executor, runs))
+                try:
+                    good.append(conduct(demo, settings, limits, code, means))
+                except (sqlite3.Error, BrokenExecutor):
+                    raise
+                except Exception:  # of the analysis or the figures: the runs are kept, and the other demos go on
+                    print(f"{demo.name}: {traceback.format_exc()}", file=sys.stderr)
+                    good.append(False)
         except sqlite3.Error as error:
             print(f"{runs.path}: {error}; what it has is kept", file=sys.stderr)
+            return 1
+        except BrokenExecutor:
             return 1
         except KeyboardInterrupt:
             return 130

@@ -5,6 +5,7 @@ A demo makes its figures as `Picture`s; the laboratory calls it inside of `style
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,9 +96,14 @@ def label_decades(axis: Axis) -> None:
 
 
 def save(picture: Picture, folder: Path) -> list[Path]:
-    """Write NAME.png and NAME.svg (without a background), and free the figure."""
-    png, svg = folder / f"{picture.name}.png", folder / f"{picture.name}.svg"
-    picture.figure.savefig(png)
-    picture.figure.savefig(svg, transparent=True, metadata={"Date": None})
+    """Write NAME.png and NAME.svg (without a background), all of a file or nothing, and free the figure."""
+    written = []
+    options: dict[str, Any] = {"png": {}, "svg": {"transparent": True, "metadata": {"Date": None}}}
+    for kind, how in options.items():
+        path = folder / f"{picture.name}.{kind}"
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # of this process
+        picture.figure.savefig(temporary, format=kind, **how)
+        os.replace(temporary, path)
+        written.append(path)
     plt.close(picture.figure)
-    return [png, svg]
+    return written

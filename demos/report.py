@@ -67,6 +67,8 @@ def inline(svg: str, prefix: str, label: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     head, rest = svg.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
+    width = float(head.split('viewBox="')[1].split()[2])  # points; below two thirds of it letters can't be read
+    head += f' style="min-width: {0.67 * width:.0f}px"'
     safe = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return f'{head} role="img" aria-label="{safe}">{rest}'.replace(INK, "currentColor")
 
@@ -89,15 +91,16 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[st
     found: list[dict[str, Any]] = []
     for demo, beginnings in claim.evidence.items():
         if demo not in summaries:
-            found.append({"demo": demo, "criterion": None, "note": None})
+            found.append({"demo": demo, "criterion": None, "note": None, "where": ""})
             continue
+        where = f"{summaries[demo]['preset']}, {len(summaries[demo]['seeds'])} seeds"
         for beginning in beginnings:
             criteria = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
             notes = [note for note in summaries[demo]["notes"] if note.startswith(beginning)]
             if not criteria and not notes:
                 raise ValueError(f"the claim {claim.text!r} names what {demo} has not measured: {beginning!r}")
-            found += [{"demo": demo, "criterion": criterion, "note": None} for criterion in criteria]
-            found += [{"demo": demo, "criterion": None, "note": note} for note in notes]
+            found += [{"demo": demo, "criterion": c, "note": None, "where": where} for c in criteria]
+            found += [{"demo": demo, "criterion": None, "note": note, "where": where} for note in notes]
     return found
 
 
@@ -107,7 +110,8 @@ def row(claim: Claim, found: list[dict[str, Any]]) -> dict[str, Any]:
     missing = [f for f in found if not f["criterion"] and not f["note"]]
     status = "open" if missing else "against" if failed else claim.verdict
     tested = sum(1 for f in found if f["criterion"])
-    return {"claim": claim, "evidence": found, "status": status, "failed": failed, "tested": tested}
+    quick = any(f["where"] and not f["where"].startswith("full") for f in found)
+    return {"claim": claim, "evidence": found, "status": status, "failed": failed, "tested": tested, "quick": quick}
 
 
 def paragraphs(text: str) -> list[str]:

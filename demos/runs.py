@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
 import numba
@@ -127,7 +127,7 @@ def _is_value(value: Any) -> bool:
 
 
 def encode(value: Any) -> str:
-    """JSON, with NaN and infinity as Python writes and reads them."""
+    """JSON, with NaN and infinity as Python writes and reads them. Errors: TypeError for what JSON can't hold."""
     return json.dumps(value, default=_plain)
 
 
@@ -151,10 +151,16 @@ def dataset_digest(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def code_version(run: Callable[..., Any]) -> str:
-    """The hash of the sources that a run's result may depend on; with those of demos that its own demo imports."""
+    """The hash of the sources that a run's result may depend on; with those of demos that its own demo imports from."""
     module = sys.modules[run.__module__]
-    others = [m for m in vars(module).values() if isinstance(m, ModuleType) and hasattr(m, "DEMO")]
-    return _code_version(str(module.__file__), tuple(str(m.__file__) for m in others))
+    origins = (v if isinstance(v, ModuleType) else sys.modules.get(str(_origin(v))) for v in vars(module).values())
+    others = {str(m.__file__) for m in origins if m is not module and hasattr(m, "DEMO")}
+    return _code_version(str(module.__file__), tuple(sorted(others)))
+
+
+def _origin(value: Any) -> Any:
+    """The module that a function or class was defined in."""
+    return getattr(value, "__module__", None) if isinstance(value, (type, FunctionType)) else None
 
 
 @cache

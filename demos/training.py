@@ -21,7 +21,11 @@ BATCHES, EXTRA_ROWS, NOISE = range(3)
 
 
 def stream(seed: int, purpose: int, layer: int = 0) -> np.random.Generator:
-    """Random numbers that are independent from seed to seed, purpose to purpose and layer to layer."""
+    """Random numbers that differ from seed to seed, purpose to purpose and layer to layer.
+
+    NumPy pads with zeros: the stream (seed, 0, 0) is that of default_rng(seed), which manual_seed starts from, too.
+    Initial weights and batch order so use the same bits, in other ways.
+    """
     return np.random.default_rng([seed, purpose, layer])
 
 

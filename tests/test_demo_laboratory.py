@@ -151,11 +151,10 @@ def test_a_fail_is_a_result(tmp_path, capsys):
 def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
     assert lab.main([toy_demo.demo()], ["--workers", "1", "--seeds", "2", "--out", str(tmp_path)]) == 0
     summary = strict((tmp_path / "toy" / "summary.json").read_text())
-    promised = (
-        "demo claim question preset dataset seeds versions settings effort arms criteria table notes limits figures"
-    )
-    assert list(summary) == promised.split()
+    promised = "demo claim question command preset dataset seeds versions settings effort arms criteria table notes"
+    assert list(summary) == [*promised.split(), "limits", "figures"]
     assert summary["question"] == toy_demo.__doc__
+    assert summary["command"] == "python -m demos.toy --preset quick --seeds 2"
     assert summary["table"][0] == ["arm", "error"] and summary["notes"] == ["seeds [2000, 2001]"]
     assert summary["figures"] == [{"name": "toy", "caption": "The error of each arm."}]
     assert (summary["demo"], summary["preset"], summary["dataset"]) == ("toy", "quick", "digits")

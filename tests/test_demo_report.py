@@ -77,10 +77,10 @@ def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_pat
     below, differs, noted, others = (
         next(r for r in rows if f"\N{LEFT DOUBLE QUOTATION MARK}{c.text}" in r) for c in claims
     )
-    assert "supported It is." in below and "FAIL" not in below and "Books say <so>." in below
-    assert "PASS toy : a below b: \N{MINUS SIGN}1 [\N{MINUS SIGN}1.5, \N{MINUS SIGN}0.5]" in below
+    assert "supported (preliminary) It is." in below and "FAIL" not in below and "Books say <so>." in below
+    assert "PASS toy (quick, 3 seeds) : a below b: \N{MINUS SIGN}1 [\N{MINUS SIGN}1.5, \N{MINUS SIGN}0.5]" in below
     assert "not confirmed here 1 of 2 criteria failed" in differs and "At times." not in differs
-    assert "toy : seeds [2000, 2001, 2002]" in noted and "supported It will." in noted
+    assert "toy (quick, 3 seeds) : seeds [2000, 2001, 2002]" in noted and "supported (preliminary) It will." in noted
     assert "not measured" in others and "other_demo was not run in this folder" in others and "Who knows" not in others
 
 

@@ -1,6 +1,7 @@
 """Runs are kept: what is finished survives kills, is computed once, and is the same wherever it ran."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -141,15 +142,82 @@ def test_the_key_depends_on_configuration_dataset_and_code(tmp_path):
 
 
 def test_a_demo_that_uses_another_depends_on_its_source(monkeypatch):
-    from demos import learning_rate, sharpness
+    from demos import learning_rate, minibatch_noise, norm_family, sharpness
 
     read = []
-    monkeypatch.setattr(runs, "_code_version", lambda own, others=(): read.extend([own, *others]))
-    runs.code_version(sharpness.run)
-    assert read == [sharpness.__file__, learning_rate.__file__]
+    monkeypatch.setattr(runs, "_code_version", lambda own, others=(): read.append([own, *others]))
+    runs.code_version(sharpness.run)  # a module of it
+    runs.code_version(norm_family.run)  # a function of it
+    runs.code_version(learning_rate.run)
+    files = [m.__file__ for m in (sharpness, learning_rate, norm_family, minibatch_noise, learning_rate)]
+    assert read == [files[:2], files[2:4], files[4:]]
+
+
+def test_a_worker_with_other_code_is_refused():
+    configs = [{"arm": arm, "seed": 1} for arm in "ab"]
+    for result in grid.run_grid(toy_demo.run, configs, 2, "toy", code="another version"):
+        assert "another version of the code" in result["error"]
+
+
+def test_code_that_changes_later_does_not_count_as_that_of_the_runs(tmp_path, monkeypatch):
+    """The version is taken when the command starts, before the first of several demos has run."""
+    toy, versions = toy_demo.demo(), iter(["old", "new"])
+    monkeypatch.setattr(lab, "code_version", lambda run: next(versions))
+    monkeypatch.setattr(grid, "code_version", lambda run: "old")
+    assert main(toy, tmp_path) == 0
+    assert set(rows(tmp_path, "code")) == {("old",)}
+
+
+@pytest.mark.parametrize("result", [{"v": {1, 2}}, {"v": 1j}, 5])
+def test_a_result_that_cannot_be_kept_is_an_error_of_that_run_alone(tmp_path, result):
+    def run(config):
+        return result if config["seed"] == 2001 else toy_demo.run(config)
+
+    assert main(toy_demo.demo(run), tmp_path) == 1
+    assert rows(tmp_path, "count(*), count(error)") == [(6, 2)]
+    assert summary(tmp_path)["seeds"] == [2000, 2002]
+
+
+def test_runs_that_another_process_removes_are_missing_and_said_to_be(tmp_path, capsys):
+    def run(config):
+        if config["seed"] == 2002 and config["arm"] == "b":
+            with sqlite3.connect(tmp_path / runs.FILE) as db:
+                db.execute("delete from runs where json_extract(config, '$.seed') = 2000")
+            db.close()
+        return toy_demo.run(config)
+
+    assert main(toy_demo.demo(run), tmp_path) == 1
+    assert "2 runs were removed by another process" in capsys.readouterr().err
+    assert summary(tmp_path)["seeds"] == [2001, 2002]
+
+
+def test_a_mistake_in_one_demos_analysis_leaves_the_others_alone(tmp_path, capsys):
+    def broken(runs, settings):
+        raise ZeroDivisionError("no arms")
+
+    bad = dataclasses.replace(toy_demo.demo(), name="bad", analyse=broken)
+    assert lab.main([bad, toy_demo.demo()], ["--workers", "1", "--out", str(tmp_path)]) == 1
+    assert "ZeroDivisionError: no arms" in capsys.readouterr().err
+    assert len(rows(tmp_path)) == 12 and summary(tmp_path)["demo"] == "toy"
+
+
+def test_ctrl_c_during_the_analysis_says_what_is_kept(tmp_path, capsys):
+    def interrupted(runs, settings):
+        raise KeyboardInterrupt
+
+    assert main(dataclasses.replace(toy_demo.demo(), analyse=interrupted), tmp_path) == 130
+    assert "toy: interrupted; 6 of 6 runs are kept in " in capsys.readouterr().err
 
 
 # kills
+
+
+def test_a_worker_that_dies_while_idle_is_replaced():
+    with grid.worker_processes(1) as (worker,):
+        first = worker.submit(os.getpid).result()
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: worker.pool._broken)
+        assert worker.submit(os.getpid).result() != first
 
 
 def start(out, *more, sleep="0.05", workers="2"):
@@ -275,9 +343,9 @@ def free_port():
 
 
 def test_an_executor_that_breaks_is_an_error_and_not_a_loop():
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
-    with ProcessPoolExecutor(1) as pool, pytest.raises(Exception, match="terminated abruptly"):
+    with ProcessPoolExecutor(1) as pool, pytest.raises(BrokenExecutor, match="terminated abruptly"):
         grid.run_grid(toy_demo.run, [{"arm": "dies", "seed": 1}], 1, "toy", executor=pool)
 
 
