@@ -34,7 +34,8 @@ SECTIONS: dict[str, Callable[[cases.Settings], Iterator[report.Row]]] = {
     "grid": processes.grid,
 }
 LEGEND = """\
-PyTorch (1), (2): eager, 1 and 2 threads. best: the fastest peer. us: medians over interleaved rounds.
+(1), (2): on 1 and 2 threads; PyTorch: eager. best: the fastest peer of those that take part. us: medians over
+interleaved rounds.
 limit: less is not possible. norms: the time of 2.5 copies of x, as x, x and dy are read, y and dx are written; mlp: the
 time of the matrix products alone, in NumPy. "<= 2 limits" wants at most twice that."""
 SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"

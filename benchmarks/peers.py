@@ -33,11 +33,13 @@ class Library:
     fused: tuple[str, ...] = ()
 
 
-def ours() -> Library:
+def ours(threads: int | None = None) -> Library:
+    """On this many threads, or on as many as are set."""
     import tinygrad_bn.nn.functional as F
-    from tinygrad_bn import Tensor, nn, optim
+    from tinygrad_bn import Tensor, nn, optim, set_num_threads
 
-    return Library(F, nn, optim, lambda a: Tensor(a) if a.dtype == np.float32 else a)
+    prepare = partial(set_num_threads, threads) if threads else lambda: None
+    return Library(F, nn, optim, lambda a: Tensor(a) if a.dtype == np.float32 else a, prepare)
 
 
 def pytorch(threads: int, compiled: bool = False) -> Library:
@@ -224,8 +226,10 @@ def find_peers() -> tuple[list[str], list[str]]:
 
 
 def enter(work: Work, peers: tuple[str, ...], compiled: bool) -> tuple[dict[str, Contestant], str]:
-    """Ours first, then every peer there is, and a note if torch.compile cannot compile the work."""
-    contestants, note = {"ours": work.eager(ours())}, ""
+    """Ours, also on one thread; then every peer there is, and a note if torch.compile cannot compile the work."""
+    from tinygrad_bn import get_num_threads
+
+    contestants, note = {"ours": work.eager(ours(get_num_threads())), "ours (1)": work.eager(ours(1))}, ""
     if "torch" in peers:
         contestants |= {f"PyTorch ({n})": work.eager(pytorch(n)) for n in (1, 2)}
     if "torch" in peers and compiled:

@@ -44,7 +44,10 @@ SETTINGS = ("THREAD", "OPENBLAS_", "NUMBA_", "MALLOC_", "XLA_FLAGS")  # of the e
 
 @dataclass
 class Row:
-    """values: "ours" and the peers, in `unit`; limit: what no implementation can go below, in the same unit."""
+    """values: "ours", "ours (1)" on one thread, and the peers, in `unit`.
+
+    limit: what no implementation can go below, in the same unit.
+    """
 
     section: str
     case: str
@@ -61,7 +64,7 @@ class Row:
         if what == "limit":
             other = self.limit
         else:
-            peers = (v for name, v in self.values.items() if name != "ours")
+            peers = (v for name, v in self.values.items() if not name.startswith("ours"))
             named = (v for name, v in self.values.items() if name.startswith(what))
             other = min(peers if what == "best peer" else named, default=None)
         return None if not other else ours / other

@@ -173,7 +173,29 @@ def test_missing_peers_are_named_with_their_extra(monkeypatch):
 
 def test_only_installed_peers_take_part():
     contestants, note = peers.enter(small(), (), compiled=True)
-    assert list(contestants) == ["ours"] and note == ""
+    assert list(contestants) == ["ours", "ours (1)"] and note == ""
+
+
+def test_ours_on_one_thread_is_no_peer():
+    row = Row("norms", "BN 64x128", "us", {"ours": 2.0, "ours (1)": 1.0, "JAX": 4.0})
+    assert row.measure("best peer") == 0.5
+    assert Row("norms", "BN 64x128", "us", {"ours": 2.0, "ours (1)": 1.0}).measure("best peer") is None
+
+
+def test_ours_runs_on_the_threads_that_it_says(monkeypatch):
+    from tinygrad_bn import get_num_threads, set_num_threads
+
+    before = get_num_threads()
+    try:
+        set_num_threads(3)
+        contestants, _ = peers.enter(small(), (), compiled=False)
+        seen = []
+        for name in ("ours", "ours (1)", "ours"):
+            contestants[name].prepare()
+            seen.append(get_num_threads())
+        assert seen == [3, 1, 3]
+    finally:
+        set_num_threads(before)
 
 
 # cases
