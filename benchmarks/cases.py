@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.peers import Library, Work, array, enter, ours, pytorch
+from benchmarks.peers import Library, Work, all_threads, array, enter, ours, pytorch
 from benchmarks.report import Row
 from benchmarks.timing import Contestant, geometric_mean, slope, time_side_by_side
 
@@ -211,10 +211,10 @@ FAMILIES: dict[str, Callable[[int], Contestant]] = {
 
 def scaling(settings: Settings) -> Iterator[Row]:
     """In one thread, where a kernel's cost shows; the note has the slope with the threads that come in from 2^20 on."""
-    from tinygrad_bn import get_num_threads, set_num_threads
+    from tinygrad_bn import set_num_threads
 
     sizes = [2**k for k in range(14, 21 if settings.quick else 25, 2)]
-    threads = get_num_threads()
+    threads = all_threads()
     for family, build in FAMILIES.items():
         contestants = {f"2^{n.bit_length() - 1}": build(n) for n in sizes}
         for contestant in contestants.values():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -225,11 +225,17 @@ def find_peers() -> tuple[list[str], list[str]]:
     return [p for p in PACKAGES if p not in missing], [f"{PACKAGES[p]} {why}" for p in missing]
 
 
-def enter(work: Work, peers: tuple[str, ...], compiled: bool) -> tuple[dict[str, Contestant], str]:
-    """Ours, also on one thread; then every peer there is, and a note if torch.compile cannot compile the work."""
+@cache
+def all_threads() -> int:
+    """As many as were set when this was first asked: later, a turn of "ours (1)" may have been the last."""
     from tinygrad_bn import get_num_threads
 
-    contestants, note = {"ours": work.eager(ours(get_num_threads())), "ours (1)": work.eager(ours(1))}, ""
+    return get_num_threads()
+
+
+def enter(work: Work, peers: tuple[str, ...], compiled: bool) -> tuple[dict[str, Contestant], str]:
+    """Ours, also on one thread; then every peer there is, and a note if torch.compile cannot compile the work."""
+    contestants, note = {"ours": work.eager(ours(all_threads())), "ours (1)": work.eager(ours(1))}, ""
     if "torch" in peers:
         contestants |= {f"PyTorch ({n})": work.eager(pytorch(n)) for n in (1, 2)}
     if "torch" in peers and compiled:

@@ -188,6 +188,9 @@ def test_ours_runs_on_the_threads_that_it_says(monkeypatch):
     before = get_num_threads()
     try:
         set_num_threads(3)
+        peers.all_threads.cache_clear()
+        peers.enter(small(), (), compiled=False)
+        set_num_threads(1)  # as the last turn of the case before may have left it
         contestants, _ = peers.enter(small(), (), compiled=False)
         seen = []
         for name in ("ours", "ours (1)", "ours"):
@@ -196,6 +199,7 @@ def test_ours_runs_on_the_threads_that_it_says(monkeypatch):
         assert seen == [3, 1, 3]
     finally:
         set_num_threads(before)
+        peers.all_threads.cache_clear()
 
 
 # cases
