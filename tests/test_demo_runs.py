@@ -229,9 +229,9 @@ def test_nothing_finished_is_lost_by_a_kill_and_nothing_counts_twice(tmp_path):
     """SIGKILL to the whole group, at random moments after so many runs; in the end all is as if nothing had been."""
     assert main(toy_demo.demo(sleep=0.05), tmp_path / "whole", "--seeds", "20") == 0
     out, moments, seen = tmp_path / "killed", random.Random(5), {}
-    for least in (0, 3, 7, 11, 16, 20):
+    for least in (1, 3, 7, 11, 16, 20):
         process = start(out, "--seeds", "20", workers="1")
-        wait_for(lambda least=least: (out / runs.FILE).exists() and tables(out) and len(rows(out)) >= least, process)
+        wait_for(lambda least=least: len(there(out)) >= least, process)
         time.sleep(moments.uniform(0, 0.06))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -245,16 +245,17 @@ def test_nothing_finished_is_lost_by_a_kill_and_nothing_counts_twice(tmp_path):
     assert summary(out) == summary(tmp_path / "whole")
 
 
-def tables(out):
-    with sqlite3.connect(out / runs.FILE) as db:
-        found = db.execute("select count(*) from sqlite_master").fetchone()[0]
-    db.close()
-    return found
+def there(out):
+    """The rows so far; none where the file or its table is not there yet."""
+    try:
+        return rows(out) if (out / runs.FILE).exists() else []
+    except sqlite3.OperationalError:
+        return []
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     process = start(tmp_path, "--seeds", "20", sleep="0.1")
-    wait_for(lambda: (tmp_path / runs.FILE).exists() and len(rows(tmp_path)) >= 3, process)
+    wait_for(lambda: len(there(tmp_path)) >= 3, process)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and out == ""
@@ -352,7 +353,7 @@ def test_an_executor_that_breaks_is_an_error_and_not_a_loop():
 
 def test_a_dask_cluster_gives_the_same_bits_though_a_worker_is_killed(tmp_path):
     pytest.importorskip("distributed", reason="dask extra")
-    assert main(toy_demo.demo(sleep=0.1), tmp_path / "local", "--seeds", "12") == 0
+    assert main(toy_demo.demo(sleep=0.1), tmp_path / "local", "--seeds", "30") == 0
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     common = {"env": ENVIRONMENT, "cwd": tmp_path, "start_new_session": True, "stderr": subprocess.DEVNULL}
@@ -364,10 +365,10 @@ def test_a_dask_cluster_gives_the_same_bits_though_a_worker_is_killed(tmp_path):
     sweep = None
     try:
         wait_for(lambda: listens(port), scheduler)
-        sweep = start(tmp_path / "dask", "--seeds", "12", "--executor", f"dask://127.0.0.1:{port}", sleep="0.1")
-        wait_for(lambda: (tmp_path / "dask" / runs.FILE).exists() and len(rows(tmp_path / "dask")) >= 4, sweep)
+        sweep = start(tmp_path / "dask", "--seeds", "30", "--executor", f"dask://127.0.0.1:{port}", sleep="0.1")
+        wait_for(lambda: len({json.loads(result)["pid"] for _, result in there(tmp_path / "dask")}) == 2, sweep)
         os.killpg(workers[0].pid, signal.SIGKILL)
-        assert len(rows(tmp_path / "dask")) < 24  # in the middle
+        assert len(rows(tmp_path / "dask")) < 60  # in the middle
         _, err = sweep.communicate(timeout=120)
         assert sweep.returncode == 0, err
     finally:
