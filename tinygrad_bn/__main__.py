@@ -28,7 +28,7 @@ def warmup(dtype: Any = np.float32) -> None:
         y = module(x)
         y.backward(np.ones(y.shape, dtype))
 
-    rows = [nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.ReLU(), nn.Sigmoid(), nn.Tanh()]
+    rows = [nn.Linear(8, 4), nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.ReLU(), nn.Sigmoid(), nn.Tanh()]
     images = [
         nn.BatchNorm2d(8),
         nn.GroupNorm(2, 8),
