@@ -49,17 +49,23 @@ def test_the_caller_does_not_wait_for_a_thread_that_never_starts():
     free.set()
 
 
-def test_an_error_reaches_the_caller_and_ends_the_work():
+@pytest.mark.parametrize("the_caller_fails", [True, False], ids=["caller", "helper"])
+def test_an_error_reaches_the_caller_and_ends_the_work(the_caller_fails):
     threads.set_num_threads(2)
-    done = []
+    done, caller, failed = [], threading.current_thread(), threading.Event()
+    both = threading.Barrier(2, timeout=20)
 
     def task(k):
-        if k == 3:
-            raise ValueError("chunk 3")
+        if k < 2:
+            both.wait()  # one of the first two chunks each
+            if (threading.current_thread() is caller) == the_caller_fails:
+                failed.set()
+                raise ValueError("one of the first two")
+        assert failed.wait(20)
         time.sleep(0.001)
         done.append(k)
 
-    with pytest.raises(ValueError, match="chunk 3"):
+    with pytest.raises(ValueError, match="one of the first two"):
         threads.for_each(task, list(range(1000)))
     assert len(done) < 100
     threads.for_each(done.append, [-1, -2])  # the threads still work

@@ -87,12 +87,16 @@ def for_each(task: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
     warnings = np.geterr()  # NumPy's settings hold per thread
 
     def work() -> None:
-        while waiting:
-            try:
-                chunk = waiting.popleft()
-            except IndexError:  # another thread was faster
-                return
-            tasks[0](chunk)
+        try:
+            while waiting:
+                try:
+                    chunk = waiting.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                tasks[0](chunk)
+        except BaseException:
+            waiting.clear()  # the caller's error or a helper's: nobody starts another chunk
+            raise
 
     def help() -> None:
         with np.errstate(**warnings):
@@ -104,7 +108,7 @@ def for_each(task: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
             helpers += (pool.submit(help) for _ in range(min(threads, len(chunks)) - 1))
         work()
     finally:
-        waiting.clear()  # after an error nobody starts another chunk
+        waiting.clear()  # Ctrl-C before its own work
         started = [helper for helper in helpers if not helper.cancel()]
         wait(started)
         tasks.clear()
