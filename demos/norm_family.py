@@ -6,8 +6,8 @@ sample (GN). An oracle that knows nothing but the formula and a label for each v
 against the library's functions. Two facts follow from S alone, whatever the net learns: two values are normalized to
 -1 and +1, whatever they are, so no gradient comes back; and one value becomes beta.
 
-So batch norm must suffer from small batches, and the others must not care. A small CNN and an MLP are trained with
-batches of m = 2 to 64 images. All see the same number of images, and each has its own best learning rate.
+So one would expect batch norm to suffer from small batches, and the others not to care. A small CNN and an MLP are
+trained with batches of m = 2 to 64 images. All see the same number of images, each has its own best learning rate.
 
     python -m demos.norm_family --preset full
 """
@@ -66,12 +66,12 @@ PRESETS = {
         "range of every norm; instance and group norm are left to the full preset",
     },
     "full": {
-        "seeds": 14,
+        "seeds": 8,
         "images": 8000,
         "batches": [2, 4, 8, 16, 32, 64],
         "lrs": LRS,
         "arms": list(LAYERS),
-        "limits": "14 seeds and ten epochs; 8x8 images leave a CNN's batch norm 32 values or more at m = 2",
+        "limits": "eight seeds and ten epochs; 8x8 images leave a CNN's batch norm 32 values or more at m = 2",
     },
 }
 

@@ -53,7 +53,7 @@ PRESETS = {
         "limits": "four seeds and 600 steps; (3) compares few arms, which learn within 250 steps or not at all",
     },
     "full": {
-        "seeds": 20,
+        "seeds": 14,
         "edge_steps": 1500,
         "every": EVERY,
         "depths": [1, 2, 4, 8],

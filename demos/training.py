@@ -15,17 +15,16 @@ import tinygrad_bn.nn.functional as F
 from tinygrad_bn import Tensor, differentiable, nn, no_grad, optim
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
-
-
-BATCHES, EXTRA_ROWS, NOISE = range(3)
+BATCHES, EXTRA_ROWS, NOISE = range(1, 4)  # purposes; 0 would be the stream of the initial weights
 
 
 def stream(seed: int, purpose: int, layer: int = 0) -> np.random.Generator:
     """Random numbers that differ from seed to seed, purpose to purpose and layer to layer.
 
-    NumPy pads with zeros: the stream (seed, 0, 0) is that of default_rng(seed), which manual_seed starts from, too.
-    Initial weights and batch order so use the same bits, in other ways.
+    purpose: 1 or more, since NumPy pads with zeros: (seed, 0, 0) is default_rng(seed), as manual_seed(seed) starts.
     """
+    if purpose < 1:
+        raise ValueError(f"purpose must be at least 1, got {purpose}")
     return np.random.default_rng([seed, purpose, layer])
 
 

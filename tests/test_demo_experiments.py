@@ -10,7 +10,7 @@ for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
     pytest.importorskip(package, reason="pip install -e '.[demos]'")
 
 from demos import learning_rate, minibatch_noise, training  # noqa: E402
-from tinygrad_bn import Tensor, nn  # noqa: E402
+from tinygrad_bn import Tensor, manual_seed, nn  # noqa: E402
 
 
 def normal(*shape, seed=0):
@@ -236,3 +236,14 @@ def test_chance_follows_the_number_of_classes(tmp_path):
     with np.errstate(all="ignore"):
         result = minibatch_noise.run(config(arm="no norm", dataset=f"npz:{tmp_path / 'two.npz'}", lr=1e9, steps=20))
     assert result["diverged"] and result["chance"] == result["test_error"] == 50
+
+
+def test_no_two_purposes_share_random_numbers():
+    """Initial weights (manual_seed), batches, extra rows, noise of each layer; of seed 3 and of its neighbours."""
+    purposes = [(p, layer) for p in (training.BATCHES, training.EXTRA_ROWS, training.NOISE) for layer in range(3)]
+    draws = [training.stream(seed, *purpose).random() for seed in (2, 3, 4) for purpose in purposes]
+    for seed in (2, 3, 4):
+        draws.append(manual_seed(seed).random())
+    assert len(set(draws)) == len(draws)
+    with pytest.raises(ValueError, match="purpose"):
+        training.stream(3, 0)
