@@ -1,4 +1,4 @@
-"""A net with batch norm, trained for a long time without Python's cycle collector: does memory grow, do steps get slower?
+"""A net with batch norm, trained for long without Python's cycle collector: does memory grow, do steps get slower?
 
     python tests/soak.py --steps 1000000
 
