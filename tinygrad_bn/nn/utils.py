@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..blas import one_thread
 from ..checks import check_number
 from ..engine import FLOATS, Array, Tensor, no_grad
 from .convolution import Conv2d
@@ -189,6 +190,7 @@ class Folded(Identity):
         return f"{self.norm} into the {self.layer} before"
 
 
+@one_thread
 def fold_batch_norm(model: Module) -> Module:
     """A copy of model for inference, with every batch norm merged into the Linear or Conv2d before it.
 
@@ -253,6 +255,7 @@ def _fold(layer: Any, norm: Any) -> None:
     layer.bias = Parameter((scale * centered + beta).astype(dtype), trainable)
 
 
+@one_thread
 def clip_grad_norm_(
     parameters: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> float:
