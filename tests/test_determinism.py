@@ -45,10 +45,19 @@ def whiten_in_eval_mode():
     return [decorrelating(nn.DecorrelatedBatchNorm2d(600, group_size=600))(tb.Tensor(x)).data]
 
 
+def pca(kind, **options):
+    x = np.random.default_rng(0).standard_normal((700, 256))
+    fitted = kind(**options).fit(x)
+    y = fitted.transform(x)
+    return [fitted.components_, fitted.scale_, y, fitted.inverse_transform(y)]
+
+
 OUTSIDE_OF_OPS = {
     "clip_grad_norm_": clip,
     "fold_batch_norm": fold,
     "decorrelated batch norm in eval mode": whiten_in_eval_mode,
+    "PCAWhitening": lambda: pca(tb.preprocessing.PCAWhitening),
+    "ZCAWhitening": lambda: pca(tb.preprocessing.ZCAWhitening, eps=0.1),
 }
 
 

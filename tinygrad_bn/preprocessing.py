@@ -12,7 +12,8 @@
 
 X is a NumPy array (rows, features), one example a row, and so is the answer, always a new array. Names, attributes and
 results are scikit-learn's. All is computed in float64, and float32 and float64 arrays give their own dtype back;
-integers and booleans give float32, the default of ``tensor`` (float64 in scikit-learn). NaN is an error here.
+integers and booleans give float32, the default of ``tensor`` (float64 in scikit-learn). NaN is an error here. OpenBLAS
+computes with one thread meanwhile: the bits of a decomposition would depend on their number (blas.py).
 
 Errors: TypeError for what is not an array of numbers (of a Tensor pass .data); ValueError for a wrong rank or number of
 features, too few rows in fit, NaN or infinity, magnitudes above 1e100 in fit, a call before fit. A fit that fails
@@ -26,6 +27,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .blas import one_thread
 from .checks import check_flag, check_int, check_number
 from .engine import FLOATS, Array
 
@@ -42,6 +44,7 @@ class _Scaler:
     _scale: Any = 1.0
     _least_rows = 1
 
+    @one_thread
     def fit(self: Self, X: Array) -> Self:
         """Learn from X (n, features); returns self. Fitting again forgets the earlier data."""
         x = _checked(X)
@@ -52,10 +55,12 @@ class _Scaler:
         self.__dict__.update(self._fit(x, X.dtype), n_features_in_=x.shape[1])
         return self
 
+    @one_thread
     def transform(self, X: Array) -> Array:
         """The learned map applied to every row of X (n, features); n may be 0."""
         return self._transform(_checked(X, self._width())).astype(_output_dtype(X), copy=False)
 
+    @one_thread
     def inverse_transform(self, X: Array) -> Array:
         """The data whose transform is X."""
         return self._inverse(_checked(X, self._width(inverse=True))).astype(_output_dtype(X), copy=False)
