@@ -1,9 +1,17 @@
 """Same seed, same bits: over repeated runs, processes, and any number of threads, ours and OpenBLAS's.
 
-A run trains an MLP or a CNN and is summed up in the SHA-256 of all its parameters, buffers and losses. The arrays are
-large enough that several threads do work, which each test makes sure of.
+Nets with every norm are trained on arrays that several threads share (deterministic_training.py). Whatever may change
+the order of the work is changed: the number of threads, the order of the chunks, where the data lie in memory.
 """
 
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import deterministic_training as training
 import numpy as np
 import pytest
 
@@ -11,6 +19,102 @@ import tinygrad_bn as tb
 from tinygrad_bn import blas, nn
 
 openblas = pytest.mark.skipif(blas.one_thread.switch is None, reason="NumPy's BLAS is not OpenBLAS")
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    before = tb.get_num_threads()
+    yield
+    tb.set_num_threads(before)
+
+
+def check_shared(name, calls):
+    """Several threads had work in all that this net has kernels for."""
+    kind, norm = name.split()
+    expected = {"blas", "activation"} if kind == "MLP" else {"convolution", "activation", "pooling"}
+    if norm != "DecorrelatedBatchNorm":  # it consists of matrix products
+        expected = expected | {"normalization"}
+    assert {file for file, count in calls.items() if count > 1} >= expected
+
+
+def trained(name, count, order=None, **options):
+    """The digest of a run on so many threads, the data shared out for certain."""
+    tb.set_num_threads(count)
+    with training.watched(order) as (calls, workers):
+        digest = training.train(name, 2, **options)
+    check_shared(name, calls)
+    return digest, len(workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", training.NETS)
+def test_the_same_bits_in_one_process(name):
+    """On 1, 2 and 4 threads, with data in other places of the memory, and with the chunks in another order."""
+    digest, workers = trained(name, 1)
+    assert workers == 1
+    assert trained(name, 2, offset=1)[0] == digest
+    assert trained(name, 4, offset=5)[0] == digest
+    seed = 3
+    print("order of the chunks: seed", seed)
+    assert trained(name, 1, order=np.random.default_rng(seed))[0] == digest
+
+
+@pytest.mark.slow
+def test_helpers_do_some_of_the_work():
+    """Else the others would compare one thread with itself. On a busy machine a helper may come too late for a run."""
+    assert any(trained("MLP BatchNorm", 2)[1] == 2 for _ in range(50))
+
+
+@pytest.mark.slow
+def test_another_seed_gives_other_bits(monkeypatch):
+    """The digests do depend on what is computed."""
+    name = "CNN BatchNorm"
+    digest, _ = trained(name, 1)
+    seed = tb.manual_seed
+    monkeypatch.setattr(tb, "manual_seed", lambda n: seed(n + 1))
+    assert trained(name, 1)[0] != digest
+
+
+def in_a_process(ours, theirs, *options):
+    """The digests of deterministic_training.py in a process with these numbers of threads; None is the default."""
+    root = Path(__file__).parents[1]
+    variables = {"TINYGRAD_BN_NUM_THREADS": ours, "OPENBLAS_NUM_THREADS": theirs}
+    environment = {key: value for key, value in os.environ.items() if key not in variables}
+    environment |= {key: str(value) for key, value in variables.items() if value is not None}
+    command = [sys.executable, str(root / "tests" / "deterministic_training.py"), *map(str, options)]
+    command += ["--openblas", str(theirs)] if theirs else []
+    done = subprocess.run(command, env={**environment, "PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert theirs is None or found["openblas"] == theirs
+    assert ours != 1 or found["workers"] == 1
+    return found["digests"]
+
+
+SOME = ["MLP BatchNorm", "MLP DecorrelatedBatchNorm", "CNN GroupNorm"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ours", "theirs"), [(1, 2), (2, 4)])
+def test_the_same_bits_in_another_process(ours, theirs):
+    if blas.one_thread.switch is None:
+        theirs = None  # another BLAS is left as it is, and its number of threads may show
+    assert in_a_process(ours, theirs, "--steps", 2, "--nets", *SOME) == {name: trained(name, 4)[0] for name in SOME}
+
+
+@pytest.mark.long
+@openblas
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_for_all_numbers_of_threads(dtype, figure):
+    """Every net, 30 steps, in eleven processes, two of which have the same numbers of threads."""
+    options = ["--steps", 30, *(["--double"] if dtype == "float64" else [])]
+    numbers = [(1, 1), *itertools.product((1, 2, 4), (1, 2, 4)), (None, None)]
+    runs = [in_a_process(ours, theirs, *options) for ours, theirs in numbers]
+    different = {name for run in runs for name in training.NETS if run[name] != runs[0][name]}
+    figure(
+        f"determinism, {dtype}: nets whose bits differ in {len(runs)} processes", f"{len(different)} of {len(runs[0])}"
+    )
+    assert not different
 
 
 @pytest.fixture
