@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bn as tb
+import tinygrad_bn.nn.functional as F
 from tinygrad_bn import blas, nn
 
 openblas = pytest.mark.skipif(blas.one_thread.switch is None, reason="NumPy's BLAS is not OpenBLAS")
@@ -159,7 +160,24 @@ def pca(kind, **options):
     return [fitted.components_, fitted.scale_, y, fitted.inverse_transform(y)]
 
 
-OUTSIDE_OF_OPS = {
+def gradients(op, *shapes):
+    """The result, and the gradients of all inputs."""
+    rng = np.random.default_rng(0)
+    inputs = [tb.tensor(rng.standard_normal(shape), requires_grad=True) for shape in shapes]
+    y = op(*inputs)
+    y.backward(rng.standard_normal(y.shape))
+    return [y.data, *(t.grad for t in inputs)]
+
+
+def whiten(x):
+    return F.decorrelated_batch_norm(x, training=True, eps=0.1)
+
+
+MULTIPLYING = {
+    "linear": lambda: gradients(F.linear, (331, 333), (50, 333)),
+    "matmul of stacks": lambda: gradients(lambda a, b: a @ b, (2, 331, 333), (2, 333, 350)),
+    "convolution": lambda: gradients(F.conv2d, (2, 37, 20, 20), (50, 37, 3, 3)),
+    "decorrelated batch norm": lambda: gradients(whiten, (333, 300)),
     "clip_grad_norm_": clip,
     "fold_batch_norm": fold,
     "decorrelated batch norm in eval mode": whiten_in_eval_mode,
@@ -169,13 +187,13 @@ OUTSIDE_OF_OPS = {
 
 
 @openblas
-@pytest.mark.parametrize("name", OUTSIDE_OF_OPS)
-def test_what_else_multiplies_has_the_same_bits(name, theirs):
-    """Sums of squares, eigenvectors and the like are OpenBLAS's work as well, without an op around them."""
+@pytest.mark.parametrize("name", MULTIPLYING)
+def test_what_openblas_computes_has_the_same_bits(name, theirs):
+    """Products, and sums of squares, eigenvectors and the like, in sizes for which OpenBLAS's threads do show."""
     results = []
     for n in (1, 2, 3):
         theirs(n)
-        results.append(OUTSIDE_OF_OPS[name]())
+        results.append(MULTIPLYING[name]())
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a.tobytes() == b.tobytes()

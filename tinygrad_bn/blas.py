@@ -6,8 +6,8 @@ milliseconds. So OpenBLAS is told to use one thread while this package multiplie
 Large products are split here: by their shape alone, so that the bits are the same on any number of threads, and among
 threads that don't wait for each other (threads.py).
 
-The same goes for what else here is BLAS's or LAPACK's work: norms of gradients, the eigenvectors of whitening, its QR and
-SVD. Their bits, and those of large products, would otherwise depend on OpenBLAS's number of threads.
+The same goes for what else here is BLAS's or LAPACK's work: norms of gradients, the eigenvectors of whitening, its QR
+and SVD. Their bits, and those of large products, would otherwise depend on OpenBLAS's number of threads.
 
 Another BLAS is left as it is. Its number of threads may then show in the last bits; the switch is its own variable, to
 be set before NumPy is imported: MKL_NUM_THREADS=1, VECLIB_MAXIMUM_THREADS=1 (Accelerate), BLIS_NUM_THREADS=1. On every
