@@ -55,7 +55,7 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
     All is checked and put together in memory first. Then it is written to a temporary file in the same folder
     (".<name>.<random>.tmp", removed on any error; a killed process may leave one behind), forced to the disk, and
     renamed. Errors: TypeError for any other type, naming the place in the tree; ValueError for more than 100 levels
-    or a structure that contains itself; OSError from the disk, the old file being intact.
+    or a structure that contains itself; OSError from the disk, naming path, the old file being intact.
     """
     path = check_path("path", path)
     arrays: dict[str, Array] = {}
@@ -189,9 +189,13 @@ def _write(path: Path, data: memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink()
+        if not isinstance(error, OSError) or error.errno is None:
+            raise
+        there = "the file that was there is intact" if target.exists() else "nothing was saved"
+        raise OSError(error.errno, f"{error.strerror}; {there}", str(path)) from error
     with contextlib.suppress(OSError):  # the new name as well; not every system can
         folder = os.open(target.parent, os.O_RDONLY)
         try:
