@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from demos import laboratory as lab
 from demos import report
+from demos.output import whole
 from demos.runs import FILE, Runs
 
 HEADLINE = ["minibatch_noise", "learning_rate"]
@@ -44,11 +45,16 @@ def export(argv: Sequence[str]) -> int:
     if not (args.out / FILE).is_file():
         print(f"--out: there is no {args.out / FILE}: run a demo first", file=sys.stderr)
         return 2
-    temporary = target.with_name(target.name + ".tmp")
     try:
-        with Runs(args.out / FILE) as runs, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            Runs(args.out / FILE) as runs,
+            whole(target) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             count = runs.export(file)
-        os.replace(temporary, target)
+    except sqlite3.Error as error:
+        print(runs.explain(error), file=sys.stderr)
+        return 2
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -29,6 +28,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from demos.output import no_bar, warn
 from demos.runs import code_version, encode
 from tinygrad_bn import get_num_threads, set_num_threads
 
@@ -74,7 +74,7 @@ def run_grid(
     results: list[dict[str, Any]] = [{} for _ in configs]
     failed = 0
     started = time.perf_counter()
-    with tqdm(total=before + len(configs), initial=before, desc=label, unit="run", disable=None) as bar:
+    with tqdm(total=before + len(configs), initial=before, desc=label, unit="run", disable=no_bar()) as bar:
         no_terminal = bar.disable  # then the bar is quiet, and two lines say what it would
 
         def finish(i: int, outcome: dict[str, Any], seconds: float) -> None:
@@ -89,7 +89,7 @@ def run_grid(
         if no_terminal:
             kept = f", {before} were there already" if before else ""
             where = f"workers: {workers}" if executor is None else type(executor).__name__
-            print(f"{label}: {len(configs)} runs{kept}, {where}", file=sys.stderr, flush=True)
+            warn(f"{label}: {len(configs)} runs{kept}, {where}")
         if warm_up and executor is None:
             bar.set_postfix_str("compiling kernels")
             warm_up()
@@ -105,7 +105,7 @@ def run_grid(
     if no_terminal:
         took = time.perf_counter() - started
         more = f", {failed} failed" if failed else ""
-        print(f"{label}: {len(configs)} runs took {took:.1f} s{more}", file=sys.stderr, flush=True)
+        warn(f"{label}: {len(configs)} runs took {took:.1f} s{more}")
     return results
 
 

@@ -43,6 +43,7 @@ for _package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
 from demos import plots  # noqa: E402
 from demos.datasets import load_dataset, split  # noqa: E402
 from demos.grid import Config, Run, open_executor, run_grid  # noqa: E402
+from demos.output import say, warn, whole  # noqa: E402
 from demos.plots import Picture  # noqa: E402
 from demos.runs import FILE, Runs, code_version, dataset_digest, key_of  # noqa: E402
 
@@ -117,7 +118,8 @@ class Means:
 
 
 def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means) -> bool:
-    """Run what is missing and write the demo's files; False if a run raised. A FAIL verdict is a result: True."""
+    """Run what is missing and write the demo's files; False if a run raised, or nobody could be told. A FAIL verdict is
+    a result: True."""
     started, kept = time.perf_counter(), means.kept
     folder = kept.path.parent / demo.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,12 +134,12 @@ def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means
             _report_errors(demo.name, failed, len(configs))
         gone = set(keys) - set(there)
         if len(gone) > len(failed):
-            print(f"{demo.name}: {len(gone) - len(failed)} runs were removed by another process", file=sys.stderr)
+            warn(f"{demo.name}: {len(gone) - len(failed)} runs were removed by another process")
         # pairs must stay pairs: a seed goes as a whole
         incomplete = {config["seed"] for key, config in zip(keys, configs, strict=True) if key in gone}
         settings = {**settings, "seeds": [seed for seed in settings["seeds"] if seed not in incomplete]}
         if not settings["seeds"]:
-            print(f"{demo.name}: no seed is complete, nothing to analyse", file=sys.stderr)
+            warn(f"{demo.name}: no seed is complete, nothing to analyse")
             return False
         pairs = zip(keys, configs, strict=True)
         runs = [{**config, **there[key]} for key, config in pairs if config["seed"] not in incomplete]
@@ -145,17 +147,16 @@ def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means
         if gone:
             analysis.notes.append(f"{len(gone)} runs raised an error: their seeds are left out in every arm.")
         effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
-        write_up(demo, settings, limits, effort, runs, analysis, folder)
+        printed = write_up(demo, settings, limits, effort, runs, analysis, folder)
     except (KeyboardInterrupt, BrokenExecutor) as error:
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped, {error}"
         count = len(set(keys) & set(kept.results(demo.name)))
-        print(
+        warn(
             f"{demo.name}: {why}; {count} of {len(set(keys))} runs are kept in {kept.path}, and the same "
-            "command goes on from there",
-            file=sys.stderr,
+            "command goes on from there"
         )
         raise
-    return not gone
+    return printed and not gone
 
 
 def complete(
@@ -183,8 +184,9 @@ def write_up(
     runs: list[dict[str, Any]],
     analysis: Analysis,
     folder: Path,
-) -> None:
-    """Figures, summary.json, and the report in the terminal."""
+) -> bool:
+    """Figures, summary.json, and the report in the terminal; False if that could not be printed."""
+    folder.mkdir(parents=True, exist_ok=True)  # again: the runs may have taken hours
     with plots.style():
         pictures = demo.plot(runs, analysis, settings)
         files = [path for picture in pictures for path in plots.save(picture, folder)]
@@ -207,9 +209,9 @@ def write_up(
         "figures": [{"name": picture.name, "caption": picture.caption} for picture in pictures],
     }
     write_json(folder / "summary.json", summary)
-    print(report(demo, analysis, settings, limits, effort), flush=True)
+    said = say(report(demo, analysis, settings, limits, effort))
     names = ", ".join(path.name for path in (*files, folder / "summary.json"))
-    print(f"files in {folder}: {names}\n", flush=True)
+    return say(f"files in {folder}: {names}\n") and said
 
 
 def _command(demo: Demo, settings: Settings) -> str:
@@ -239,8 +241,8 @@ def _report_errors(name: str, failed: list[dict[str, Any]], count: int) -> None:
     for error, same in by_error.items():
         config = {key: value for key, value in same[0].items() if key != "error"}
         more = f", and {len(same) - 1} more runs with the same error" if len(same) > 1 else ""
-        print(f"{name}: error in the run {config}{more}:\n{error.rstrip()}", file=sys.stderr)
-    print(f"{name}: {len(failed)} of {count} runs raised an error", file=sys.stderr)
+        warn(f"{name}: error in the run {config}{more}:\n{error.rstrip()}")
+    warn(f"{name}: {len(failed)} of {count} runs raised an error")
 
 
 def _versions() -> dict[str, str]:
@@ -258,9 +260,8 @@ def _versions() -> dict[str, str]:
 
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON, all of it or nothing: a reader never sees half a file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
@@ -316,7 +317,7 @@ def _verdict(criterion: Criterion) -> str:
 
 
 def _colour(code: str, text: str) -> str:
-    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    wanted = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     return f"\033[{code}m{text}\033[0m" if wanted else text
 
 
@@ -338,19 +339,19 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "
             if demo.sizes:
                 split(x, y, demo.sizes, seed=0)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        print(f"--dataset {args.dataset}: {error}", file=sys.stderr)
+        warn(f"--dataset {args.dataset}: {error}")
         return 2
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         runs = Runs(args.out / FILE)
     except (OSError, ValueError) as error:
-        print(f"--out: {error}", file=sys.stderr)
+        warn(f"--out: {error}")
         return 2
     with runs, ExitStack() as stack:
         try:
             executor = stack.enter_context(open_executor(args.executor))
         except (ImportError, OSError, ValueError) as error:
-            print(f"--executor: {error}", file=sys.stderr)
+            warn(f"--executor: {error}")
             return 2
         codes = [code_version(demo.run) for demo in demos]  # now: what was imported is what the files hold
         means, good = Means(args.workers, executor, runs), []
@@ -363,11 +364,14 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "
                     good.append(conduct(demo, settings, limits, code, means))
                 except (sqlite3.Error, BrokenExecutor):
                     raise
+                except OSError as error:
+                    warn(f"{demo.name}: {error}; its runs are in {runs.path}, and the same command goes on from there")
+                    good.append(False)
                 except Exception:  # of the analysis or the figures: the runs are kept, and the other demos go on
-                    print(f"{demo.name}: {traceback.format_exc()}", file=sys.stderr)
+                    warn(f"{demo.name}: {traceback.format_exc()}")
                     good.append(False)
         except sqlite3.Error as error:
-            print(f"{runs.path}: {error}; what it has is kept", file=sys.stderr)
+            warn(runs.explain(error))
             return 1
         except BrokenExecutor:
             return 1

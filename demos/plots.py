@@ -5,7 +5,6 @@ A demo makes its figures as `Picture`s; the laboratory calls it inside of `style
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+from demos.output import whole
 from demos.statistics import mean_ci
 
 INK = "#1a1a1a"  # of text, axes and black lines: the HTML report puts the page's own text colour in its place
@@ -101,9 +101,8 @@ def save(picture: Picture, folder: Path) -> list[Path]:
     options: dict[str, Any] = {"png": {}, "svg": {"transparent": True, "metadata": {"Date": None}}}
     for kind, how in options.items():
         path = folder / f"{picture.name}.{kind}"
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # of this process
-        picture.figure.savefig(temporary, format=kind, **how)
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            picture.figure.savefig(temporary, format=kind, **how)
         written.append(path)
     plt.close(picture.figure)
     return written

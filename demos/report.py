@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from demos.ledger import CLAIMS, Claim
+from demos.output import whole
 from demos.plots import INK
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -37,9 +37,8 @@ def main(names: Sequence[str], argv: Sequence[str] | None = None) -> int:
         if not summaries:
             raise FileNotFoundError(f"--out: {args.out} has no results: run a demo first, or python -m demos all")
         page = render(summaries, names)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, target)
+        with whole(target) as temporary:
+            temporary.write_text(page, encoding="utf-8")
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

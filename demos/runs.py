@@ -27,6 +27,7 @@ import tinygrad_bn
 from demos import datasets, training
 
 FILE = "runs.sqlite"
+PATIENCE = 30.0  # seconds to wait for another process that has the file locked
 APPLICATION = 0x74676264  # marks the file as ours, in SQLite's header
 TABLE = """
 create table runs (
@@ -38,9 +39,11 @@ create table runs (
     result text,            -- JSON, or null if the run raised
     error text,             -- its traceback
     seconds real not null,
-    finished text not null  -- UTC
+    finished text not null, -- UTC
+    digest text not null    -- of all before
 ) without rowid
 """
+OLD_COLUMNS = 9  # of files from before there were digests
 
 
 class Runs:
@@ -49,7 +52,10 @@ class Runs:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+        except sqlite3.Error as error:
+            raise ValueError(self._refusal(error)) from None
+        try:
             self._db.execute("pragma synchronous = full")
             (owner,), (tables,) = (self._one("pragma application_id"), self._one("select count(*) from sqlite_master"))
             if owner != APPLICATION and tables:
@@ -59,17 +65,38 @@ class Runs:
                     if self._one("select count(*) from sqlite_master") == (0,):  # no other process was faster
                         self._db.execute(TABLE)
                         self._db.execute(f"pragma application_id = {APPLICATION}")
-            self._one("select count(*) from runs")
-        except sqlite3.Error as error:
-            raise ValueError(
-                f"{path} can't be used as a file of runs ({error}): move it away, or name another"
-            ) from None
+            self._check()
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from names of a damaged table
+            self._db.close()
+            raise ValueError(self._refusal(error)) from None
 
     def __enter__(self) -> Runs:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._db.close()
+
+    def _check(self) -> None:
+        """Read all of the file: a number that a bad disk has changed must not become a result."""
+        (found,) = self._one("pragma quick_check(1)")
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"it is damaged: {found}")
+        self._columns = len(self._db.execute("select * from runs limit 0").description)
+        if self._columns == OLD_COLUMNS:
+            return
+        for *row, digest in self._db.execute("select * from runs"):
+            if digest != _digest(row):
+                raise sqlite3.DatabaseError(f"it is damaged: the run {row[0]} is not what was written")
+
+    def _refusal(self, error: Exception) -> str:
+        remedy = "wait for it" if _is_locked(error) else "move it away"
+        return f"{self.path} can't be used as a file of runs ({_words(error)}): {remedy}, or name another"
+
+    def explain(self, error: sqlite3.Error) -> str:
+        """What an error in the middle of the work means for the runs."""
+        if not self.path.exists():
+            return f"{self.path}: was removed while it was in use ({error}); the same command starts over"
+        return f"{self.path}: {_words(error)}; what it has is kept, and the same command goes on from there"
 
     def _one(self, statement: str) -> Any:
         return self._db.execute(statement).fetchone()
@@ -87,11 +114,13 @@ class Runs:
         """Keep an outcome; where the run is there already and ended well, nothing changes."""
         error = outcome.get("error")
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        row = (key, demo, encode(config), dataset, code, None if error else encode(outcome), error, seconds, now)
+        result = None if error else encode(outcome)
+        row = [key, demo, encode(config), dataset, code, result, error, float(seconds), now]
+        row = [*row, _digest(row)][: self._columns]
+        replaced = ("result", "error", "seconds", "finished", "digest")[: self._columns - 5]
         self._db.execute(
-            "insert into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do update set result = "
-            "excluded.result, error = excluded.error, seconds = excluded.seconds, finished = excluded.finished "
-            "where runs.error is not null",
+            f"insert into runs values ({', '.join('?' * len(row))}) on conflict (key) do update set "
+            f"{', '.join(f'{name} = excluded.{name}' for name in replaced)} where runs.error is not null",
             row,
         )
 
@@ -120,6 +149,18 @@ class Runs:
         writer.writeheader()
         writer.writerows(rows)
         return len(rows)
+
+
+def _digest(row: list[Any]) -> str:
+    return hashlib.sha256(repr(row).encode()).hexdigest()
+
+
+def _is_locked(error: Exception) -> bool:
+    return "locked" in str(error)  # its code is there from Python 3.11 on
+
+
+def _words(error: Exception) -> str:
+    return f"{error} by another process for {PATIENCE:g} s" if _is_locked(error) else str(error)
 
 
 def _is_value(value: Any) -> bool:

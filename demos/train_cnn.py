@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from demos import laboratory as lab
+from demos.output import no_bar, say, warn
 from tinygrad_bn import Tensor, data, load, manual_seed, nn, no_grad, optim, save
 from tinygrad_bn.nn import functional as F
 
@@ -96,12 +97,12 @@ def train(args: argparse.Namespace) -> float:
             part.load_state_dict(saved[name])
         first = saved["done"]
 
-    print(f"{source}: {len(x)} images to train on, {len(test[0])} to test; {args.norm} norm")
+    say(f"{source}: {len(x)} images to train on, {len(test[0])} to test; {args.norm} norm")
     started = time.perf_counter()
     for epoch in range(first, args.epochs):
         model.train()
         losses = []
-        with tqdm(loader, desc=f"epoch {epoch + 1}/{args.epochs}", unit="batch", disable=None) as batches:
+        with tqdm(loader, desc=f"epoch {epoch + 1}/{args.epochs}", unit="batch", disable=no_bar()) as batches:
             for images, labels in batches:
                 loss = F.cross_entropy(model(Tensor(images)), labels)
                 sgd.zero_grad()
@@ -110,23 +111,23 @@ def train(args: argparse.Namespace) -> float:
                 schedule.step()
                 losses.append(loss.item())
                 batches.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-        print(f"epoch {epoch + 1:2d}  train loss {np.mean(losses):.4f}  test error {error(model, *test):.2f} %")
+        say(f"epoch {epoch + 1:2d}  train loss {np.mean(losses):.4f}  test error {error(model, *test):.2f} %")
         if args.checkpoint:
             states = {name: part.state_dict() for name, part in run.items()}
             save(args.checkpoint, {"settings": settings, "done": epoch + 1, **states})
     seconds = time.perf_counter() - started
 
     result = error(model, *test)
-    print(f"test error {result:.2f} % (accuracy {100 - result:.2f} %) after {seconds:.1f} s")
+    say(f"test error {result:.2f} % (accuracy {100 - result:.2f} %) after {seconds:.1f} s")
     if any(True for _ in model.buffers()):  # running statistics: it has batch norms
         nn.utils.recompute_statistics(model, data.DataLoader(x, 500))
-        print(f"with the population's statistics instead of the moving averages: {error(model, *test):.2f} %")
+        say(f"with the population's statistics instead of the moving averages: {error(model, *test):.2f} %")
         folded = nn.utils.fold_batch_norm(model)
         with no_grad():
             images = Tensor(test[0])
             outputs = model(images).data
             difference = np.abs(folded(images).data - outputs).max() / np.abs(outputs).max()
-        print(f"batch norms folded into the convolutions: outputs differ by {difference:.1e} of the largest")
+        say(f"batch norms folded into the convolutions: outputs differ by {difference:.1e} of the largest")
     return result
 
 
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         with threadpool_limits(1):  # the products are small, and one thread gives the same bits on every machine
             train(args)
     except (OSError, ValueError) as problem:
-        print(f"train_cnn: {problem}")
+        warn(f"train_cnn: {problem}")
         return 2
     return 0
 

@@ -61,7 +61,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys):
         save(path, other)
         before = path.read_bytes()
         assert train_cnn.main(["--epochs", "2", "--checkpoint", str(path)]) == 2
-        assert "must be of this run" in capsys.readouterr().out
+        assert "must be of this run" in capsys.readouterr().err
         assert path.read_bytes() == before
 
 
