@@ -5,9 +5,11 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from ordinary_user import give_up_privileges
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -29,10 +31,11 @@ for dtype in (np.float32, np.float64):
 """
 
 
-def start(folder, code=SCRIPT):
+def start(folder, code=SCRIPT, **more):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, *(["-c", code] if isinstance(code, str) else code)]
-    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(arguments, **{"env": environment, **pipes, **more})
 
 
 def output(process):
@@ -61,16 +64,69 @@ def test_the_code_is_found_again(warm):
 
 
 def test_damaged_files_are_replaced(warm, tmp_path):
-    """Every file is cut off, emptied, or filled with noise, as a kill or a bad disk may leave it."""
+    """Every file is cut off, emptied, filled with noise, or can't be read, as a kill or a bad disk may leave it."""
     folder, expected = warm
     shutil.copytree(folder, tmp_path / "cache")
     rng = random.Random(SEED)
     for f in files(tmp_path / "cache", "nb?"):
         data = f.read_bytes()
         cut = data[: rng.randrange(len(data))]
-        f.write_bytes(rng.choice([cut, b"", bytes(rng.randrange(256) for _ in range(100))]))
-    assert output(start(tmp_path / "cache")) == expected
+        f.write_bytes(rng.choice([cut, b"", bytes(rng.randrange(256) for _ in range(100)), data]))
+        if f.read_bytes() == data:
+            f.chmod(0)
+    assert any(not f.stat().st_mode & 0o400 for f in files(tmp_path / "cache", "nbi"))
+    assert output(start(tmp_path / "cache", preexec_fn=give_up_privileges)) == expected
+    assert all(f.stat().st_mode & 0o400 for f in files(tmp_path / "cache", "nb?"))
     assert output(start(tmp_path / "cache")) == expected  # and the mended files are read
+
+
+def test_the_age_of_files_does_not_count(warm, tmp_path):
+    """The clock was set back or forth: files from 1970 and from 2100 are read as any other."""
+    folder, expected = warm
+    shutil.copytree(folder, tmp_path / "cache")
+    for i, f in enumerate(files(tmp_path / "cache", "nb?")):
+        os.utime(f, (1, 1) if i % 2 else (4.1e9, 4.1e9))
+    before = {f: f.stat().st_mtime_ns for f in files(tmp_path / "cache", "nb?")}
+    assert output(start(tmp_path / "cache")) == expected
+    assert {f: f.stat().st_mtime_ns for f in files(tmp_path / "cache", "nb?")} == before
+
+
+OWN = """
+import sys
+sys.dont_write_bytecode = True  # Python itself takes an edit of the same length and second for none
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import tinygrad_bn.jit as jit
+if len(sys.argv) > 2:
+    jit.FLAGS = {**jit.FLAGS, "error_model": "python"}
+import own
+y = np.zeros(1)
+try:
+    own.f(y)
+    print(y[0])
+except ZeroDivisionError:
+    print("ZeroDivisionError")
+"""
+OWN_KERNEL = """
+from tinygrad_bn import jit
+@jit.kernel
+def f(y):
+    y[0] = {constant} / y[0]
+"""
+
+
+def test_code_of_another_source_or_other_flags_is_not_run(tmp_path):
+    """An edit of a constant that leaves length and time of the file as they were, and another flag in jit.py."""
+    module = tmp_path / "own.py"
+
+    def run(constant, *more):
+        module.write_text(OWN_KERNEL.format(constant=constant))
+        os.utime(module, (1e9, 1e9))
+        return output(start(tmp_path / "cache", ["-c", OWN, str(tmp_path), *more])).strip()
+
+    assert run("3.0") == run("3.0") == "inf"
+    assert run("3.0", "other flags") == "ZeroDivisionError"
+    assert run("-3.") == "-inf"
 
 
 def test_code_for_other_types_is_not_run(warm, tmp_path):
@@ -96,6 +152,21 @@ def test_two_cold_starts_side_by_side(warm, tmp_path):
         pair = [start(tmp_path / str(k)) for _ in range(2)]
         assert [output(p) for p in pair] == [expected] * 2
         assert output(start(tmp_path / str(k))) == expected
+
+
+@pytest.mark.long
+def test_twenty_cold_pairs(warm, tmp_path, figure):
+    """At once, or one while the other is compiling; a third process finds what they left."""
+    _, expected = warm
+    moments = random.Random(SEED)
+    for k in range(20):
+        first = start(tmp_path / str(k))
+        time.sleep(moments.choice([0.0, moments.uniform(0, 4)]))
+        pair = [first, start(tmp_path / str(k))]
+        assert [output(p) for p in pair] == [expected] * 2, k
+        assert output(start(tmp_path / str(k))) == expected, k
+        shutil.rmtree(tmp_path / str(k))
+    figure("pairs of cold processes that shared a folder and gave the same bits", 20)
 
 
 def test_a_folder_that_cannot_be_written(warm, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def _compiled(function: Callable[..., None], flags: dict[str, Any]) -> Any:
     dispatcher = numba.njit(**flags)(function)
     if dispatcher is not function:  # which NUMBA_DISABLE_JIT=1 gives back
         with suppress(RuntimeError):  # Numba found no writable cache folder
-            dispatcher._cache = _Cache(function)  # what cache=True does, with the cache below
+            dispatcher._cache = _Cache(function, flags)  # what cache=True does, with the cache below
     return dispatcher
 
 
@@ -67,10 +69,10 @@ class _CacheFile(IndexDataCacheFile):
 class _Cache(FunctionCache):
     """Numba's cache, for which what cannot be read, or written, is not there: the function is compiled again."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, flags: dict[str, Any]) -> None:
         super().__init__(function)
-        file = self._cache_file
-        self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, file._source_stamp)
+        stamp = self._cache_file._source_stamp, _content(function.__code__.co_filename), _text(flags)
+        self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -84,6 +86,21 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
         except OSError:  # the disk is full or has become read-only
             return
+
+
+@cache
+def _content(file: str) -> str:
+    """A hash of the source. Numba before 0.68 looks at the file's time and size alone, and these may come again: after
+    the clock was set back, or an archive unpacked over an older one."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:  # a notebook's cell; Numba has its text
+        return ""
+
+
+def _text(flags: dict[str, Any]) -> str:
+    """The same in every process: sets have an order of their own in each."""
+    return repr(sorted((name, sorted(value) if isinstance(value, set) else value) for name, value in flags.items()))
 
 
 def contiguous(a: np.ndarray) -> np.ndarray:
