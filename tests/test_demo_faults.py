@@ -229,6 +229,22 @@ def test_a_changed_file_is_refused_or_gives_the_same_numbers(tmp_path, figure):
     figure("SQLite files changed at random: refused; the others gave the same numbers", f"{refused} of 500")
 
 
+def test_a_file_that_would_be_overwritten_in_use_is_refused(tmp_path):
+    """Its list of free pages names a page of the table: all rows can be read, and the next one would destroy some."""
+    path = tmp_path / runs.FILE
+    with runs.Runs(path) as kept:
+        for i in range(40):
+            kept.add(f"key {i:02d}", "gone" if i % 2 else "toy", {}, "data", "code", {"v": "x" * 2000}, 1.0)
+        kept.forget("gone")
+    data = bytearray(path.read_bytes())
+    assert int.from_bytes(data[32:36], "big") > 2  # SQLite's header: the first page of that list
+    data[32:36] = (2).to_bytes(4, "big")  # the table's root
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="it is damaged"):
+        runs.Runs(path)
+    assert path.read_bytes() == data
+
+
 def test_a_file_from_before_there_were_digests_is_read_and_filled(tmp_path, whole):
     assert main(toy_demo.demo(), tmp_path, "--seeds", "2") == 0
     with sqlite3.connect(tmp_path / runs.FILE) as db:

@@ -5,6 +5,10 @@ are handed out one at a time: the calling thread works as well, takes what the o
 waits for a thread that has not started. On a busy machine, where a helper may get no processor for milliseconds, the
 caller then simply does the work itself. Kernels and NumPy's products release Python's lock, so plain threads do.
 
+Python threads may train nets of their own side by side, with the bits of one after the other. Processes may be started
+by spawn or forkserver at any time, and by fork while no other thread computes: a child has the forking thread alone,
+and the locks of all others as they were (Numba's while it compiles, BLAS's while it allocates).
+
 The one switch: set_num_threads(1), or TINYGRAD_BN_NUM_THREADS=1 in the environment, computes everything in the
 calling thread. It holds for matrix products, too, where NumPy's BLAS is OpenBLAS (blas.py).
 """
