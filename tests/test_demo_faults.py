@@ -404,6 +404,8 @@ def test_an_error_without_a_file_gets_one(tmp_path, error):
     assert caught.value.filename == str(target) and target.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.png"]
 
 
-def test_no_stderr_no_bar(monkeypatch):
+def test_no_stderr_no_bar(monkeypatch, capsys):
+    """And its lines don't go to stdout, where print puts them."""
     monkeypatch.setattr(sys, "stderr", None)
     assert grid.run_grid(toy_demo.run, [{"arm": "a", "seed": 1}], 1, "toy")[0]["arm"] == "a"
+    assert capsys.readouterr().out == ""
