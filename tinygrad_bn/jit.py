@@ -17,7 +17,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 # Sums may be reordered (which vectorizes them) and a*b+c contracted, but NaN and infinity keep their meaning.
 # error_model="numpy": x / 0 is inf or NaN, and a loop with a division vectorizes.
 FLAGS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
-EXACT_ORDER: dict[str, Any] = {**FLAGS, "fastmath": {"contract", "nsz", "arcp"}}
+AS_WRITTEN: dict[str, Any] = {**FLAGS, "fastmath": {"contract", "nsz"}}
 
 
 def kernel(function: Callable[..., None]) -> Any:
@@ -30,8 +30,8 @@ def kernel(function: Callable[..., None]) -> Any:
 
 
 def elementwise(function: Callable[..., None]) -> Any:
-    """The same without leave to reorder sums: for formulas in which a - b - c is not a - (b + c)."""
-    return _compiled(function, EXACT_ORDER)
+    """The same without leave to reorder sums or to turn a / b into a (1 / b): where a - b - c is not a - (b + c)."""
+    return _compiled(function, AS_WRITTEN)
 
 
 def _compiled(function: Callable[..., None], flags: dict[str, Any]) -> Any:

@@ -37,42 +37,45 @@ from .shape import concatenate
 
 # What both layouts share: a run, contiguous positions that have one mean, one scale and one shift.
 #
-# Sums are float64. What is then done to each element is done in the array's own dtype, which is three times as fast in
-# float32. A mean rounded to float32 would spoil x - mean where the mean is large; so what the rounding left over,
-# times the scale, goes into the shift. These functions are compiled without leave to reorder sums.
+# Sums are float64, and so is what is then done to each element: mean, scale and shift are float64, so x - mean is too,
+# and a float32 result is rounded once, at the end. It is the exact one up to half a unit in its last place, whatever
+# the mean, and where the terms of dx cancel (docs/accuracy.md). In float32 every step would round, and save only a few
+# percent of the time.
+#
+# These functions are compiled without leave to reorder sums, or to multiply by 1 / m instead of dividing by m.
+
+
+@elementwise
+def ratio(total, m):  # type: ignore[no-untyped-def]
+    """total / m, rounded once: the mean of m equal values is that value, and what is left of them is exactly 0."""
+    return total / m
 
 
 @elementwise
 def normalize_run(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
     """y = (x - mean) scale + shift"""
-    real = x.dtype.type
-    high, factor = real(mean), real(scale)
-    rest = real(shift - (mean - high) * scale)
     for i in range(x.size):
-        y[i] = (x[i] - high) * factor + rest
+        y[i] = (x[i] - mean) * scale + shift
 
 
 @elementwise
 def backward_run(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
     """dx = dy scale - shift - (x - mean) slope"""
-    real = x.dtype.type
-    high, factor, steep = real(mean), real(scale), real(slope)
-    rest = real(shift - (mean - high) * slope)
     for i in range(x.size):
-        dx[i] = dy[i] * factor - rest - (x[i] - high) * steep
+        dx[i] = dy[i] * scale - shift - (x[i] - mean) * slope
 
 
 @elementwise
-def normalize_columns(x, high, scale, rest, y):  # type: ignore[no-untyped-def]
+def normalize_columns(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
     """normalize_run where each element has a mean, scale and shift of its own."""
     for c in range(x.size):
-        y[c] = (x[c] - high[c]) * scale[c] + rest[c]
+        y[c] = (x[c] - mean[c]) * scale[c] + shift[c]
 
 
 @elementwise
-def backward_columns(x, dy, high, scale, rest, slope, dx):  # type: ignore[no-untyped-def]
+def backward_columns(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
     for c in range(x.size):
-        dx[c] = dy[c] * scale[c] - rest[c] - (x[c] - high[c]) * slope[c]
+        dx[c] = dy[c] * scale[c] - shift[c] - (x[c] - mean[c]) * slope[c]
 
 
 # Layout 1: channels of (N, C, L). Loops over c run innermost where L = 1, so that memory is read in order; taking the
@@ -125,12 +128,11 @@ def channel_normalize(x, weight, bias, mean, rstd, y):  # type: ignore[no-untype
     N, C, L = x.shape
     if L == 1:
         rows, out = x.reshape(N, C), y.reshape(N, C)
-        high, scale, rest = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
+        scale, shift = np.empty(C), np.empty(C)
         for c in range(C):
-            high[c], scale[c] = mean[c], rstd[c] * weight[c]
-            rest[c] = bias[c] - (mean[c] - high[c]) * rstd[c] * weight[c]
+            scale[c], shift[c] = rstd[c] * weight[c], bias[c]
         for n in range(N):
-            normalize_columns(rows[n], high, scale, rest, out[n])
+            normalize_columns(rows[n], mean, scale, shift, out[n])
     else:
         for n in range(N):
             for c in range(C):
@@ -172,15 +174,13 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignor
     N, C, L = x.shape
     if L == 1:
         rows, grads, out = x.reshape(N, C), dy.reshape(N, C), dx.reshape(N, C)
-        work = np.empty((4, C), x.dtype)
-        high, scale, rest, slope = work[0], work[1], work[2], work[3]
+        scale, shift, slope = np.empty(C), np.empty(C), np.empty(C)
         for c in range(C):
-            factor = weight[c] * rstd[c]
-            steep = factor * rstd[c] * dweight[c] / m
-            high[c], scale[c], slope[c] = mean[c], factor, steep
-            rest[c] = dbias[c] / m * factor - (mean[c] - high[c]) * steep
+            scale[c] = weight[c] * rstd[c]
+            shift[c] = dbias[c] / m * scale[c]
+            slope[c] = scale[c] * rstd[c] * dweight[c] / m
         for n in range(N):
-            backward_columns(rows[n], grads[n], high, scale, rest, slope, out[n])
+            backward_columns(rows[n], grads[n], mean, scale, shift, slope, out[n])
     else:
         for n in range(N):
             for c in range(C):
@@ -197,7 +197,7 @@ def channel_forward(x, weight, bias, eps, own, mean, var, rstd, y):  # type: ign
         m = max(N * L, 1)  # an empty batch has mean and variance 0
         channel_sum(x, mean)
         for c in range(C):
-            mean[c] /= m
+            mean[c] = ratio(mean[c], m)
         channel_squares(x, mean, var)
         for c in range(C):
             var[c] /= m
@@ -242,35 +242,31 @@ def pieces(x: Array) -> list[tuple[int, slice]]:
 
 
 # Layout 2: rows. x is (N, G, J, L); the row (n, g) has its own statistics, weight and bias are indexed by (g, j).
+# d is x - mean of one row in float64: the sums need it, and what follows needs it once more. Its own mean is 0.
 
 
 @elementwise
-def normalize_row(x, mean, rstd, weight, bias, y):  # type: ignore[no-untyped-def]
-    """y = weight (x - mean) rstd + bias, with a weight and a bias for each element"""
-    real = x.dtype.type
-    high = real(mean)
-    low, scale = real(mean - high), real(rstd)
-    for j in range(x.size):
-        y[j] = (x[j] - high - low) * scale * weight[j] + bias[j]
+def normalize_row(d, rstd, weight, bias, y):  # type: ignore[no-untyped-def]
+    """y = weight d rstd + bias, with a weight and a bias for each element"""
+    for j in range(d.size):
+        y[j] = d[j] * rstd * weight[j] + bias[j]
 
 
 @elementwise
-def backward_row(x, dy, weight, mean, rstd, mean_g, slope, dx, dweight, dbias):  # type: ignore[no-untyped-def]
-    """dx = (dy weight - mean_g) rstd - (x - mean) slope; adds dy x_hat to dweight and dy to dbias, both float64"""
-    real = x.dtype.type
-    high = real(mean)
-    low, scale, mean_g, slope = real(mean - high), real(rstd), real(mean_g), real(slope)
-    for j in range(x.size):
-        d = x[j] - high - low
-        dx[j] = (dy[j] * weight[j] - mean_g) * scale - d * slope
-        dweight[j] += np.float64(dy[j] * d * scale)
-        dbias[j] += np.float64(dy[j])
+def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):  # type: ignore[no-untyped-def]
+    """dx = (dy weight - mean_g) rstd - d slope; adds dy x_hat to dweight and dy to dbias, both float64"""
+    for j in range(d.size):
+        grad = np.float64(dy[j])
+        dx[j] = (grad * weight[j] - mean_g) * rstd - d[j] * slope
+        dweight[j] += grad * d[j] * rstd
+        dbias[j] += grad
 
 
 @kernel
 def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y):  # type: ignore[no-untyped-def]
     _, G, J, L = x.shape
     K = J * L
+    d = np.empty(K)
     for n in range(first, last):
         for g in range(G):
             row = x[n, g].reshape(K)
@@ -278,24 +274,25 @@ def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y)
             if centered:
                 for i in range(K):
                     center += row[i]
-                center /= K
+                center = ratio(center, K)
             total = np.float64(0)
             for i in range(K):
-                d = row[i] - center
-                total += d * d
+                d[i] = row[i] - center
+                total += d[i] * d[i]
             r = 1 / np.sqrt(total / K + eps)
             mean[n, g], var[n, g], rstd[n, g] = center, total / K, r
             if L == 1:
-                normalize_row(row, center, r, weight[g], bias[g], y[n, g].reshape(K))
+                normalize_row(d, r, weight[g], bias[g], y[n, g].reshape(K))
             else:
                 for j in range(J):
-                    normalize_run(x[n, g, j], center, r * weight[g, j], bias[g, j], y[n, g, j])
+                    normalize_run(d[j * L : j * L + L], 0.0, r * weight[g, j], bias[g, j], y[n, g, j])
 
 
 @kernel
 def row_backward(x, dy, weight, centered, first, last, mean, rstd, dx, dweight, dbias):  # type: ignore[no-untyped-def]
     _, G, J, L = x.shape
     K = J * L
+    d = np.empty(K)
     dweight[:] = 0
     dbias[:] = 0
     for n in range(first, last):
@@ -305,17 +302,19 @@ def row_backward(x, dy, weight, centered, first, last, mean, rstd, dx, dweight, 
             if L == 1:
                 row, grad, w = x[n, g].reshape(K), dy[n, g].reshape(K), weight[g]
                 for j in range(J):
-                    v = np.float64(grad[j] * w[j])
+                    v = np.float64(grad[j]) * w[j]
+                    d[j] = row[j] - center
                     mean_g += v
-                    mean_g_xhat += v * (row[j] - center)
+                    mean_g_xhat += v * d[j]
                 mean_g_xhat *= r
             else:
                 for j in range(J):
-                    run, grad = x[n, g, j], dy[n, g, j]
+                    run, grad, d_run = x[n, g, j], dy[n, g, j], d[j * L : j * L + L]
                     s, t = np.float64(0), np.float64(0)
                     for i in range(L):
+                        d_run[i] = run[i] - center
                         s += grad[i]
-                        t += grad[i] * (run[i] - center)
+                        t += grad[i] * d_run[i]
                     t *= r
                     dbias[g, j] += s
                     dweight[g, j] += t
@@ -324,11 +323,11 @@ def row_backward(x, dy, weight, centered, first, last, mean, rstd, dx, dweight, 
             mean_g = mean_g / K if centered else 0.0
             slope = r * r * mean_g_xhat / K
             if L == 1:
-                backward_row(row, grad, weight[g], center, r, mean_g, slope, dx[n, g].reshape(K), dweight[g], dbias[g])
+                backward_row(d, grad, w, r, mean_g, slope, dx[n, g].reshape(K), dweight[g], dbias[g])
             else:
                 for j in range(J):
                     scale = r * weight[g, j]
-                    backward_run(x[n, g, j], dy[n, g, j], center, scale, r * mean_g, slope, dx[n, g, j])
+                    backward_run(d[j * L : j * L + L], dy[n, g, j], 0.0, scale, r * mean_g, slope, dx[n, g, j])
 
 
 # The definitions: the formula above in primitives, once for all members
