@@ -152,21 +152,25 @@ def tanh(x: Any) -> Any:
     return y, pullback
 
 
-# Softmax and log-softmax: the maximum is subtracted first, so that exp never overflows; it cancels in the result
+# Softmax and log-softmax: the maximum is subtracted first, so that exp never overflows; it cancels in the result. What
+# the other exponentials add to its 1 is summed by itself: log1p keeps it, however small.
 
 
-@kernel
+@elementwise
 def softmax_forward(x, y, log):  # type: ignore[no-untyped-def]
     rows, n = x.shape
     for r in range(rows):
-        top = x[r, 0]
+        place = 0
         for j in range(n):
-            if not x[r, j] <= top:  # a NaN becomes the maximum and spreads over the row
-                top = x[r, j]
-        total = 0.0
+            if not x[r, j] <= x[r, place]:  # a NaN becomes the maximum and spreads over the row
+                place = j
+        top, rest = x[r, place], 0.0
         for j in range(n):
-            total += math.exp(x[r, j] - top)
-        shift = math.log(total)
+            if j != place:
+                rest += math.exp(x[r, j] - top)
+        if not math.isfinite(top):
+            rest = math.nan
+        shift, total = math.log1p(rest), 1 + rest
         for j in range(n):
             y[r, j] = x[r, j] - top - shift if log else math.exp(x[r, j] - top) / total
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_int
 from ..engine import Tensor, differentiable
-from ..jit import contiguous, kernel
+from ..jit import contiguous, elementwise, kernel
 from .activation import log_softmax_definition
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -64,27 +64,31 @@ def first_bad(target, classes, ignore_index):  # type: ignore[no-untyped-def]
     return -1
 
 
-@kernel
+@elementwise
 def cross_entropy_forward(x, target, ignore_index, probability, loss):  # type: ignore[no-untyped-def]
     """Fills probability and loss; returns the number of rows that are not ignored."""
     rows, n = x.shape
     kept = 0
     for r in range(rows):
-        top = x[r, 0]
+        place = 0
         for j in range(n):
-            if not x[r, j] <= top:  # a NaN becomes the maximum and spreads over the row
-                top = x[r, j]
-        total = 0.0
+            if not x[r, j] <= x[r, place]:  # a NaN becomes the maximum and spreads over the row
+                place = j
+        top, rest = x[r, place], 0.0  # as in softmax_forward
         for j in range(n):
             e = math.exp(x[r, j] - top)
             probability[r, j] = e
-            total += e
+            if j != place:
+                rest += e
+        if not math.isfinite(top):
+            rest = math.nan
+        scale = 1 / (1 + rest)
         for j in range(n):
-            probability[r, j] /= total
+            probability[r, j] *= scale
         t = target[r]
         loss[r] = 0
         if t != ignore_index:
-            loss[r] = math.log(total) - (x[r, t] - top)
+            loss[r] = math.log1p(rest) - (x[r, t] - top)
             kept += 1
     return kept
 
