@@ -195,6 +195,7 @@ def _bce(x: Any, target: Any) -> Any:
     y = np.maximum(x, 0) - x * target + np.log1p(e)
 
     def dx(dy: Any) -> Any:
-        return (np.where(x >= 0, 1, e) / (1 + e) - target) * dy
+        s = e / (1 + e)  # sigmoid(-|x|): small where x is large, so that 1 - s - 1 need not be formed
+        return np.where(x >= 0, (1 - target) - s, s - target) * dy
 
     return y, lambda dy: (lambda: dx(dy), lambda: -x * dy)
