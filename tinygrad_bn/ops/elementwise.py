@@ -40,8 +40,9 @@ def multiply(a: Any, b: Any) -> Any:
 @implements(np.divide)
 @differentiable
 def divide(a: Any, b: Any) -> Any:
-    """a / b"""
-    return a / b, lambda dy: (lambda: dy / b, lambda: -dy * a / (b * b))
+    """a / b;  da = dy / b,  db = -dy y / b"""
+    y = a / b
+    return y, lambda dy: (lambda: dy / b, lambda: -dy * (y / b))  # not a / (b b): b b may overflow, or be 0
 
 
 @implements(np.negative)
