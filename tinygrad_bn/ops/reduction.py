@@ -51,6 +51,7 @@ def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
     shape, degrees = x.shape, _count(x, axis) - ddof
     over = 1.0 / degrees if degrees > 0 else math.nan
     centered = x - x.mean(axis=axis, keepdims=True)
+    centered = centered - centered.mean(axis=axis, keepdims=True)  # what rounding a large mean has left
     y = (centered * centered).sum(axis=axis, keepdims=keepdims) * over
     return y, lambda dy: dy.reshape(_kept(shape, axis)) * centered * (2.0 * over)
 
