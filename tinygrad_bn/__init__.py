@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from . import data, nn, optim, preprocessing
 from .backward import grad
 from .checkpoint import load, save
+from .drawing import draw
 from .engine import Tensor, differentiable, enable_grad, is_grad_enabled, no_grad, tensor
 from .gradient_checks import GradcheckError, gradcheck, gradgradcheck
 from .memory import keep_freed_memory
@@ -25,6 +26,7 @@ __all__ = [
     "concatenate",
     "data",
     "differentiable",
+    "draw",
     "enable_grad",
     "exp",
     "get_num_threads",

@@ -71,7 +71,7 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
         archive.comment = MARK + bytes(64)
     data = buffer.getbuffer()
     data[-64:] = hashlib.sha256(data[:-64]).hexdigest().encode()
-    _write(path, data)
+    write_file(path, data)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -175,7 +175,7 @@ def _name(path: tuple, taken: dict[str, Array]) -> str:
 # The file
 
 
-def _write(path: Path, data: memoryview) -> None:
+def write_file(path: Path, data: memoryview) -> None:
     """The file appears under its name when it is complete and on the disk, or not at all."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():

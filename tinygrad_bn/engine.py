@@ -311,9 +311,10 @@ class Node:
     serial: counts up, so that a node is younger than all it was computed from.
     changes: (counter, what it showed, array) of every tensor involved, the result last, for ``check``.
     retained: a weak reference to the result, if it asked for its .grad.
+    outline: shapes and dtypes, once the arrays are gone, for ``draw``.
     """
 
-    __slots__ = ("args", "changes", "inputs", "kwargs", "op", "pullback", "retained", "serial")
+    __slots__ = ("args", "changes", "inputs", "kwargs", "op", "outline", "pullback", "retained", "serial")
 
     def __init__(
         self, op: Any, args: tuple, kwargs: dict, pullback: Pullback, inputs: list, changes: list[tuple]
@@ -322,6 +323,7 @@ class Node:
         self.inputs, self.changes = inputs, changes
         self.serial = next(_serials)
         self.retained: Any = None
+        self.outline: Any = None
 
     def check(self, again: bool = False) -> None:
         """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since.
@@ -371,8 +373,23 @@ class Node:
             seen.add(id(value))
         return False
 
+    def describe(self) -> tuple[Any, Any, list]:
+        """The result's shape and dtype, and (i, shape, dtype) of each args[i] that is a tensor without gradient."""
+        if self.outline is not None:
+            return self.outline
+        y, constants = self.changes[-1][2], []
+        if len(self.changes) - 1 > len(self.inputs):  # more tensors than inputs
+            with_gradient = {i for i, _ in self.inputs}
+            tensors = ((i, a) for i, a in enumerate(self.args) if isinstance(a, Tensor) and i not in with_gradient)
+            constants = [(i, a.shape, a.dtype) for i, a in tensors]
+        return y.shape, y.dtype, constants
+
     def free(self) -> None:
-        """Let go of the arrays. Where the gradients went stays known, so that a second walk finds what is missing."""
+        """Let go of the arrays.
+
+        Where the gradients went stays known, so that a second walk finds what is missing; and shapes, for drawings.
+        """
+        self.outline = self.describe()
         self.pullback = None  # type: ignore[assignment]
         self.args, self.kwargs, self.changes = (), {}, []
 
