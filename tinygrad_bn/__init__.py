@@ -14,6 +14,7 @@ from .ops.linear import matmul
 from .ops.shape import broadcast_to, concatenate, pad, stack
 from .random import get_rng_state, manual_seed, set_rng_state
 from .threads import get_num_threads, set_num_threads
+from .tracing import trace
 
 keep_freed_memory()
 
@@ -52,5 +53,6 @@ __all__ = [
     "sqrt",
     "stack",
     "tensor",
+    "trace",
     "where",
 ]

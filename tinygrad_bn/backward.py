@@ -7,7 +7,8 @@ is itself recorded: that is all there is to second derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any
@@ -38,6 +39,13 @@ def _references_if_alone() -> tuple[int, int]:
 
 
 ALONE, WHOLE_ALONE = _references_if_alone()  # of an array that one variable holds, and nobody else
+
+
+class _Observer(threading.local):  # per thread: trace() in one thread does not print what others do
+    report: Callable[..., None] | None = None  # called with (node, dy, i, source, g) for each g that is handed on
+
+
+observer = _Observer()
 
 
 @differentiable
@@ -179,6 +187,7 @@ def walk(
             seed = seed.copy()  # it is given away at once
         table[key] = _add(table[key], seed) if key in table else seed
 
+    report = observer.report  # None, or trace()'s
     with grad_enabled(create_graph), one_thread:
         for n in reversed(nodes):
             dy = table.get(id(n))
@@ -214,6 +223,8 @@ def walk(
                     g = _sum_to(g, a.shape, n.op.__name__)
                 if g.dtype is not a.dtype and g.dtype != a.dtype:
                     raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
+                if report is not None:
+                    report(n, dy, i, source, g)
                 if key in table:
                     table[key] = _add(table[key], g)
                 elif key not in leaves and key not in wanted:
