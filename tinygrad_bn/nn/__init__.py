@@ -23,6 +23,7 @@ from .normalization import (
     LayerNorm,
     RMSNorm,
 )
+from .overview import summary
 
 __all__ = [
     "AdaptiveAvgPool2d",
@@ -57,5 +58,6 @@ __all__ = [
     "Tanh",
     "functional",
     "init",
+    "summary",
     "utils",
 ]
