@@ -1,6 +1,6 @@
 """Layers and containers, with PyTorch's names."""
 
-from . import functional, init, utils
+from . import functional, init, utils, watch
 from .convolution import AdaptiveAvgPool2d, AvgPool2d, Conv2d, MaxPool2d
 from .layers import Dropout, Flatten, Identity, Linear, ReLU, Sigmoid, Tanh
 from .module import Module, ModuleList, Parameter, Sequential
@@ -24,6 +24,7 @@ from .normalization import (
     RMSNorm,
 )
 from .overview import summary
+from .watch import Watch
 
 __all__ = [
     "AdaptiveAvgPool2d",
@@ -56,8 +57,10 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Tanh",
+    "Watch",
     "functional",
     "init",
     "summary",
     "utils",
+    "watch",
 ]

@@ -1,0 +1,531 @@
+"""A look at training: histograms of activations and gradients, saturation, drift, and the size of updates.
+
+Four questions that one asks of a net that does not learn, or learns and one wonders why:
+
+    what do the layers' outputs, and the gradients that reach them, look like?      histogram
+    which units are flat, so that no gradient passes them?                           saturation
+    how far do the distributions move that a layer has to cope with?                 drift
+    how large is a step, beside the weights that it changes?                         update-to-weight ratio
+
+``Watch`` answers them along a training run; ``saturation``, ``batch_statistics``, ``running_statistics`` and ``drift``
+at a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..backward import grad
+from ..checks import check_int, check_number
+from ..engine import Array, Tensor, enable_grad, is_grad_enabled
+from .layers import ReLU, Sigmoid, Tanh
+from .module import Module
+from .normalization import _Running
+from .probe import as_arguments, check_model, undisturbed
+
+ACTIVATIONS = (ReLU, Sigmoid, Tanh)
+AT_ONCE = 1000  # calls of a layer between two step(): more, and step() was forgotten
+Statistics = dict[str, tuple[Array, Array]]  # layer -> (mean, standard deviation) of its channels
+
+
+# At a moment
+
+
+def slopes(activation: Module, z: Any) -> Array:
+    """f'(z), element by element, of a module that computes y = f(z) element by element. z: a Tensor or an array.
+
+    It is the gradient of the sum of y, so that it works for every such module, also for one of yours.
+    Errors: ValueError for a module whose output has another shape than z.
+
+    >>> import numpy as np
+    >>> from tinygrad_bn import nn
+    >>> nn.watch.slopes(nn.Sigmoid(), np.zeros(2, np.float32))
+    array([0.25, 0.25], dtype=float32)
+    """
+    (z,) = as_arguments(z)
+    x = Tensor(z.data, requires_grad=True)
+    with enable_grad():
+        y = check_model(activation).forward(x)
+    if y.shape != x.shape:
+        raise ValueError(f"activation must work element by element, got {x.shape} -> {y.shape}")
+    return grad(y, x, np.ones_like(y.data), allow_unused=True)[0] if y.requires_grad else np.zeros_like(x.data)
+
+
+def flat_share(activation: Module, z: Any, flat: float = 0.01) -> float:
+    """The share of elements of z at which the activation is flat: #{|f'(z)| < flat} / #z; nan for an empty z.
+
+    flat: default 0.01, 4 % of the steepest slope of a sigmoid, which is 1/4. Of ReLU it is the share of z <= 0. A NaN
+    counts as not flat.
+    """
+    check_number("flat", flat, 0)
+    slope = np.abs(slopes(activation, z))
+    return float(np.mean(slope < flat)) if slope.size else float("nan")
+
+
+def saturation(
+    model: Module, input: Any, flat: float = 0.01, activations: tuple[type[Module], ...] = ACTIVATIONS
+) -> dict[str, float]:
+    """{layer: share of its outputs with |f'| < flat} of a model's activations, for this input.
+
+    share = #{(n, unit): |f'(z[n, unit])| < flat} / #{(n, unit)},   z: the input of the activation
+
+    The model runs once in the mode it is in, without recording; its state is as before afterwards.
+    model: a Module. input: a Tensor or array, or a tuple of them. flat: default 0.01.
+    activations: the classes of modules that count as activations; they must work element by element.
+    Errors: TypeError, ValueError for other arguments. Source: Glorot & Bengio 2010 (what saturation does).
+
+    >>> import numpy as np
+    >>> from tinygrad_bn import nn
+    >>> net = nn.Sequential(nn.Identity(), nn.Sigmoid())
+    >>> nn.watch.saturation(net, np.array([[-9.0, 0.0, 2.0, 5.0]]))
+    {'1': 0.5}
+    """
+    names = _leaves(model)
+    shares: dict[str, float] = {}
+    check_number("flat", flat, 0)
+    calls = _Calls()
+
+    def hook(module: Module, inputs: Any, output: Any) -> None:
+        if id(module) in names and isinstance(module, activations):
+            shares[calls.name(names[id(module)])] = flat_share(module, inputs[0], flat)
+
+    with undisturbed(model, hook):
+        model(*as_arguments(input))
+    return shares
+
+
+def batch_statistics(model: Module, input: Any) -> Statistics:
+    """{layer: (mean, std)} of each layer's output for this input, per channel (axis 1), in float64.
+
+    mean[c] = average over samples and positions of y[:, c];  std[c] = sqrt of the average of (y[:, c] - mean[c])^2
+
+    Layers are the modules without modules in them. The model runs once in the mode it is in, without recording; its
+    state is as before afterwards. Outputs without axis 1 are one channel.
+    Errors: TypeError for another model or input.
+
+    >>> import numpy as np
+    >>> from tinygrad_bn import nn
+    >>> nn.watch.batch_statistics(nn.Sequential(nn.ReLU()), np.array([[-1.0, 2.0], [3.0, 4.0]]))
+    {'0': (array([1.5, 3. ]), array([1.5, 1. ]))}
+    """
+    names = _leaves(model)
+    found: Statistics = {}
+    calls = _Calls()
+
+    def hook(module: Module, inputs: Any, output: Any) -> None:
+        if id(module) in names and isinstance(output, Tensor):
+            found[calls.name(names[id(module)])] = _channel_statistics([output.data])
+
+    with undisturbed(model, hook):
+        model(*as_arguments(input))
+    return found
+
+
+def running_statistics(model: Module) -> Statistics:
+    """{layer: (running_mean, sqrt(running_var))} of the norms that track them, as copies in float64.
+
+    Decorrelated batch norm, which has a matrix in place of running_var, is left out.
+    Errors: TypeError for another model.
+
+    >>> from tinygrad_bn import nn
+    >>> nn.watch.running_statistics(nn.Sequential(nn.BatchNorm1d(2)))
+    {'0': (array([0., 0.]), array([1., 1.]))}
+    """
+    return {
+        name: (norm.running_mean.astype(np.float64), np.sqrt(norm.running_var.astype(np.float64)))
+        for name, norm in check_model(model).named_modules()
+        if isinstance(norm, _Running) and norm.track_running_stats and "running_var" in norm._buffers
+    }
+
+
+def drift(before: Statistics, after: Statistics) -> dict[str, float]:
+    """How far each layer's means have moved, in standard deviations, as an average over its channels:
+
+        drift = average over c of |mean'[c] - mean[c]| / ((std[c] + std'[c]) / 2 + 1e-12)
+
+    before, after: what batch_statistics() or running_statistics() returned at two moments. Layers that are in one of
+    them only are left out; nan where the number of channels differs. Source: Ioffe & Szegedy 2015, section 4.1, where
+    "internal covariate shift" is shown by percentiles over time.
+
+    >>> import numpy as np
+    >>> from tinygrad_bn import nn
+    >>> moved = nn.watch.drift({"a": (np.zeros(2), np.ones(2))}, {"a": (np.array([1.0, 3.0]), np.ones(2))})
+    >>> round(moved["a"], 6)
+    2.0
+    """
+    moved = {}
+    for name in before:
+        if name in after:
+            (mean, std), (mean2, std2) = before[name], after[name]
+            same = mean.shape == mean2.shape and mean.size > 0
+            moved[name] = float(np.mean(np.abs(mean2 - mean) / ((std + std2) / 2 + 1e-12))) if same else float("nan")
+    return moved
+
+
+def _leaves(model: Any) -> dict[int, str]:
+    """The modules without modules in them: identity -> name."""
+    return {id(m): name for name, m in check_model(model).named_modules() if not any(True for _ in m.children())}
+
+
+class _Calls:
+    """Names of calls: a module that is called again in the same forward gets a number behind its name."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def name(self, layer: str) -> str:
+        self.counts[layer] = count = self.counts.get(layer, 0) + 1
+        return layer if count == 1 else f"{layer}#{count}"
+
+
+def _channel_statistics(outputs: list[Array]) -> tuple[Array, Array]:
+    """Mean and standard deviation per channel over all outputs with as many channels as the last."""
+    rows = [np.moveaxis(y, 1, 0).reshape(y.shape[1], -1) if y.ndim > 1 else y.reshape(1, -1) for y in outputs]
+    y = np.concatenate([r for r in rows if len(r) == len(rows[-1])], axis=1).astype(np.float64)
+    if y.shape[1] == 0:
+        return np.full(len(y), np.nan), np.full(len(y), np.nan)
+    return y.mean(axis=1), y.std(axis=1)
+
+
+# Along training
+
+
+@dataclass
+class Histogram:
+    """counts[i] values lie in [edges[i], edges[i + 1]) (the last bin has both ends); others are NaN or infinite.
+
+    Values beyond 1e300 count as 1e300.
+    """
+
+    counts: Array
+    edges: Array
+    others: int
+
+    @classmethod
+    def of(cls, arrays: list[Array], bins: int) -> Histogram:
+        """np.histogram of the finite values, bins of equal width from the smallest to the largest."""
+        values = np.concatenate([a.reshape(-1) for a in arrays]).astype(np.float64)
+        finite = np.clip(values[np.isfinite(values)], -1e300, 1e300)
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+        if not high - low > 1e-9 * max(abs(low), abs(high)):  # all alike: a bin must have a width
+            low, high = low - max(0.5, 1e-6 * abs(low)), high + max(0.5, 1e-6 * abs(high))
+        counts, edges = np.histogram(finite, bins, (low, high))
+        return cls(counts, edges, values.size - finite.size)
+
+
+@dataclass
+class LayerRecord:
+    """What was seen of a layer in one step. gradient: with respect to its output; flat: None if no activation."""
+
+    type: str
+    mean: Array
+    std: Array
+    activation: Histogram
+    gradient: Histogram | None
+    flat: float | None
+
+
+@dataclass
+class Record:
+    """One step: its number (counted from 0), its layers, the update-to-weight ratio of each parameter."""
+
+    step: int
+    layers: dict[str, LayerRecord] = field(default_factory=dict)
+    updates: dict[str, float] = field(default_factory=dict)
+
+
+class Watch:
+    """Records what happens inside of a model while it is trained; each question has a method, and a plot of one call.
+
+        with nn.Watch(model, every=10) as watch:
+            for images, labels in loader:
+                loss = F.cross_entropy(model(images), labels)
+                sgd.zero_grad()
+                loss.backward()
+                sgd.step()
+                watch.step()  # once per step, after the optimizer's
+        watch.plot_activations().savefig("activations.png")
+
+    Training is the same to the bit with it. Layers are the modules without modules in them; one that is called twice
+    in the same forward has a second name, "relu#2". A forward under no_grad(), such as a validation pass, is not
+    recorded. In the steps between, the cost is a function call per layer.
+
+    model: a Module. every: record steps 0, every, 2 every ... (default 1). layers: names of the layers to watch, as in
+    model.named_modules(); None (default) is all. bins: of each histogram (default 50). flat: a unit whose |f'| is
+    smaller is saturated (default 0.01). activations: the classes of modules that have an f'; they must work element
+    by element (default ReLU, Sigmoid, Tanh).
+
+    It hooks into the model when it is made; close(), or the end of ``with``, takes the hooks away. What was recorded
+    stays: ``records`` is a list of Record. A copy.deepcopy of the model is not watched.
+    Errors: TypeError, ValueError for other arguments; RuntimeError in a forward if step() was not called for 1,000
+    forwards. The plots need Matplotlib, in the extra [demos], and raise ImportError without it.
+
+    >>> import numpy as np
+    >>> import tinygrad_bn as tb
+    >>> from tinygrad_bn import nn, optim
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 1))
+    >>> sgd = optim.SGD(net.parameters(), lr=0.1)
+    >>> with nn.Watch(net, every=2) as watch:
+    ...     for _ in range(5):
+    ...         loss = (net(tb.Tensor(np.ones((8, 3), np.float32))) ** 2).mean()
+    ...         sgd.zero_grad()
+    ...         loss.backward()
+    ...         sgd.step()
+    ...         watch.step()
+    >>> watch.steps
+    [0, 2, 4]
+    >>> int(watch.histogram("1").counts.sum())  # 8 rows of 4 sigmoids
+    32
+    >>> sorted(watch.updates())
+    ['0.bias', '0.weight', '2.bias', '2.weight']
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        every: int = 1,
+        *,
+        layers: Iterable[str] | None = None,
+        bins: int = 50,
+        flat: float = 0.01,
+        activations: tuple[type[Module], ...] = ACTIVATIONS,
+    ) -> None:
+        self._names = _leaves(model)
+        self.every, self.bins = check_int("every", every, 1), check_int("bins", bins, 1)
+        self.flat, self.activations = check_number("flat", flat, 0), activations
+        if layers is not None:
+            wanted = [layers] if isinstance(layers, str) else list(layers)
+            unknown = [name for name in wanted if name not in self._names.values()]
+            if unknown:
+                raise ValueError(f"layers must be among {sorted(self._names.values())}, got {unknown}")
+            self._names = {key: name for key, name in self._names.items() if name in wanted}
+        self.model = model
+        self.records: list[Record] = []
+        self._count = 0  # calls of step()
+        self._calls = _Calls()
+        self._start()
+        self._handles = [model.register_forward_pre_hook(self._before_forward)]
+        self._handles += [m.register_forward_hook(self._after) for m in model.modules() if id(m) in self._names]
+
+    def _start(self) -> None:
+        self._weights: dict[str, Array] | None = None  # at the beginning of the step
+        self._outputs: dict[str, list[Tensor]] = {}
+        self._types: dict[str, str] = {}
+        self._flat: dict[str, list[tuple[float, int]]] = {}
+
+    def _before_forward(self, model: Module, inputs: Any) -> None:
+        if model is self.model:
+            self._calls = _Calls()
+
+    def _after(self, module: Module, inputs: Any, output: Any) -> None:
+        """The hook. A copy of the model calls it too, with modules that are not known here."""
+        if self._count % self.every or id(module) not in self._names or not is_grad_enabled():
+            return
+        if not isinstance(output, Tensor):
+            return
+        if self._weights is None:
+            self._weights = {name: p.data.copy() for name, p in self.model.named_parameters()}
+        name = self._calls.name(self._names[id(module)])
+        outputs = self._outputs.setdefault(name, [])
+        if len(outputs) >= AT_ONCE:
+            raise RuntimeError(f"{AT_ONCE} forwards since the last step() of the Watch: call it once per training step")
+        if not output.is_leaf:
+            output.retain_grad()
+        outputs.append(output)
+        self._types[name] = type(module).__name__
+        if isinstance(module, self.activations):
+            share = flat_share(module, inputs[0].data if isinstance(inputs[0], Tensor) else inputs[0], self.flat)
+            self._flat.setdefault(name, []).append((share, output.size))
+
+    def step(self) -> None:
+        """The end of a training step: call it after the optimizer's step()."""
+        if self._weights is not None:
+            record = Record(self._count)
+            for name, outputs in self._outputs.items():
+                gradients = [y.grad for y in outputs if y.grad is not None and not y.is_leaf]
+                gradients = [g.data if isinstance(g, Tensor) else g for g in gradients]
+                with np.errstate(all="ignore"):  # on the way to divergence
+                    mean, std = _channel_statistics([y.data for y in outputs])
+                    shares = self._flat.get(name)
+                    record.layers[name] = LayerRecord(
+                        self._types[name],
+                        mean,
+                        std,
+                        Histogram.of([y.data for y in outputs], self.bins),
+                        Histogram.of(gradients, self.bins) if gradients else None,
+                        None if shares is None else sum(s * n for s, n in shares) / max(sum(n for _, n in shares), 1),
+                    )
+            for name, p in self.model.named_parameters():
+                if name in self._weights and self._weights[name].shape == p.shape:
+                    record.updates[name] = update_ratio(self._weights[name], p.data)
+            self.records.append(record)
+        self._start()
+        self._count += 1
+
+    def close(self) -> None:
+        """Take the hooks away; what was recorded stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._start()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: dict) -> Watch:  # a copy of the model holds the hooks of the original
+        return self
+
+    # what was seen
+
+    @property
+    def steps(self) -> list[int]:
+        """The numbers of the steps that were recorded."""
+        return [record.step for record in self.records]
+
+    def _record(self, index: int) -> Record:
+        if not self.records:
+            raise ValueError("nothing was recorded: train under the Watch, and call its step() after the optimizer's")
+        check_int("index", index)
+        if not -len(self.records) <= index < len(self.records):
+            raise ValueError(f"index must be that of one of {len(self.records)} records, got {index}")
+        return self.records[index]
+
+    def histogram(self, layer: str, kind: str = "activation", index: int = -1) -> Histogram:
+        """The values of a layer's output (kind="activation"), or dL/doutput (kind="gradient"), in one record.
+
+        counts, edges = np.histogram(values, bins)     over samples, channels and positions, bins from least to largest
+
+        index: which record (default -1, the last). Errors: ValueError for another layer, kind or index, and for the
+        gradient of a layer that none has reached.
+        """
+        seen = self._record(index).layers
+        if layer not in seen:
+            raise ValueError(f"layer must be one of {list(seen)}, got {layer!r}")
+        if kind not in ("activation", "gradient"):
+            raise ValueError(f"kind must be 'activation' or 'gradient', got {kind!r}")
+        found = seen[layer].activation if kind == "activation" else seen[layer].gradient
+        if found is None:
+            raise ValueError(f"no gradient has reached the output of layer {layer!r}")
+        return found
+
+    def saturation(self) -> dict[str, Array]:
+        """{activation layer: share of outputs with |f'(z)| < flat, for each record}"""
+        return self._series({name: r.flat for name, r in record.layers.items()} for record in self.records)
+
+    def drift(self) -> dict[str, Array]:
+        """{layer: for each record but the first, how far the channels' means have moved since the one before}
+
+        As drift(): an average over channels of |mean' - mean| / ((std + std') / 2 + 1e-12). Each record is of the
+        mini-batch of its step, so that part of the drift is the batch's noise.
+        """
+        moments = [{name: (r.mean, r.std) for name, r in record.layers.items()} for record in self.records]
+        with np.errstate(all="ignore"):
+            return self._series(drift(a, b) for a, b in pairwise(moments))
+
+    def updates(self) -> dict[str, Array]:
+        """{parameter: ||p after the step - p before|| / ||p before||, for each record}, see update_ratio()"""
+        return self._series(record.updates for record in self.records)
+
+    def _series(self, rows: Iterable[dict[str, Any]]) -> dict[str, Array]:
+        """One array per name that ever has a value; nan where it has none."""
+        rows = list(rows)
+        names = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
+        return {
+            name: np.array([np.nan if row.get(name) is None else row[name] for row in rows], np.float64)
+            for name in names
+        }
+
+    # plots, each a Matplotlib figure
+
+    def plot_activations(self, index: int = -1) -> Any:
+        """The histogram of every layer's output in one record (default: the last), as a Matplotlib Figure."""
+        return self._plot_histograms("activation", "output", index)
+
+    def plot_gradients(self, index: int = -1) -> Any:
+        """The histogram of dL/doutput of every layer in one record (default: the last); logarithmic counts."""
+        return self._plot_histograms("gradient", "dL/doutput", index)
+
+    def plot_saturation(self) -> Any:
+        """saturation() along the steps, in percent, as a Matplotlib Figure."""
+        series = {name: 100 * share for name, share in self.saturation().items()}
+        return self._plot_lines(series, self.steps, f"outputs with |f'| < {self.flat:g} (%)")
+
+    def plot_drift(self) -> Any:
+        """drift() along the steps, as a Matplotlib Figure."""
+        label = f"drift of the means in {self.every} step{'s' * (self.every != 1)} (standard deviations)"
+        return self._plot_lines(self.drift(), self.steps[1:], label)
+
+    def plot_updates(self) -> Any:
+        """updates() along the steps on a logarithmic axis, as a Matplotlib Figure.
+
+        The dotted line at 1e-3 is a rule of thumb: far above it steps are coarse, far below it training is slow
+        (Karpathy, CS231n, "Ratio of weights:updates").
+        """
+        figure = self._plot_lines(self.updates(), self.steps, "||update|| / ||weights||")
+        (axes,) = figure.axes
+        axes.set_yscale("log")
+        axes.axhline(1e-3, color="gray", linestyle=":", zorder=0)
+        return figure
+
+    def _plot_histograms(self, kind: str, label: str, index: int) -> Any:
+        record = self._record(index)
+        shown = {name: getattr(layer, kind) for name, layer in record.layers.items()}
+        shown = {name: histogram for name, histogram in shown.items() if histogram is not None}
+        if not shown:
+            raise ValueError("no gradient has reached a layer's output: call backward() before the Watch's step()")
+        columns = min(4, len(shown))
+        rows = -(-len(shown) // columns)
+        figure, axes = _pyplot().subplots(
+            rows, columns, figsize=(3 * columns, 2 * rows + 0.4), squeeze=False, layout="constrained"
+        )
+        for panel in axes.flat[len(shown) :]:
+            panel.set_axis_off()
+        for panel, (name, h) in zip(axes.flat, shown.items(), strict=False):
+            panel.stairs(h.counts, h.edges, fill=True)
+            others = f", {h.others} not finite" if h.others else ""
+            panel.set_title(f"{name} {record.layers[name].type}{others}", fontsize="medium")
+            if kind == "gradient":  # most are near 0: the rest shows on a logarithmic axis only
+                panel.set_yscale("log")
+            panel.yaxis.set_visible(False)
+        figure.supxlabel(f"{label} in step {record.step}", fontsize="medium")
+        return figure
+
+    def _plot_lines(self, series: dict[str, Array], steps: list[int], label: str) -> Any:
+        if not series:
+            raise ValueError(f"nothing was recorded to plot: {label}")
+        figure, axes = _pyplot().subplots(layout="constrained")
+        for name, values in series.items():
+            axes.plot(steps, values, label=name, marker="." if len(steps) < 50 else None)
+        axes.set(xlabel="step", ylabel=label)
+        figure.legend(loc="outside right upper", fontsize="small")
+        return figure
+
+
+def update_ratio(before: Array, after: Array) -> float:
+    """||after - before|| / ||before||, Euclidean norms over all elements, in float64.
+
+    Infinite where all of before is 0, and nan if after is 0 as well. About 1e-3 is healthy (Karpathy, CS231n).
+
+    >>> import numpy as np
+    >>> from tinygrad_bn import nn
+    >>> nn.watch.update_ratio(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
+    0.1
+    """
+    p = before.astype(np.float64)
+    with np.errstate(all="ignore"):
+        return float(np.divide(np.linalg.norm(after - p), np.linalg.norm(p)))
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plots need Matplotlib: pip install 'tinygrad_bn[demos]'") from error
+    return plt
