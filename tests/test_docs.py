@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import doc_links
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
+TOOLS = DOCS / "looking-inside.md"
 CHAPTERS = sorted(page for page in DOCS.glob("*.md") if "```python" in page.read_text(encoding="utf-8"))
 
 
@@ -38,12 +40,44 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
-    """In a process of its own; what a block says with assert holds."""
+def run_blocks(page, tmp_path):
+    """In a process of its own, in tmp_path; what a block says with assert holds. What they print."""
     script = tmp_path / "blocks.py"
     script.write_text("\n\n".join(blocks(page)), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "MPLBACKEND": "Agg"}
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in CHAPTERS if page != TOOLS], ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
+    run_blocks(page, tmp_path)
+
+
+def drawn(path):
+    """Boxes and arrows of a drawing, without the values of norms, which end differently on other machines."""
+    root = ET.fromstring(path.read_text(encoding="utf-8"))
+    boxes = {}
+    for g in root.iter("{http://www.w3.org/2000/svg}g"):
+        lines = [t.text.split(" = ")[0] for t in g.iter("{http://www.w3.org/2000/svg}text")]
+        boxes[g.get("data-id")] = (g.get("class"), lines)
+    paths = root.iter("{http://www.w3.org/2000/svg}path")
+    return boxes, [(p.get("data-from"), p.get("data-to"), p.get("data-argument")) for p in paths]
+
+
+@pytest.mark.slow
+def test_looking_inside_shows_what_its_blocks_print_and_draw(tmp_path):
+    printed = run_blocks(TOOLS, tmp_path)
+    shown = re.findall(
+        r"^    (\S.*)$", re.sub(r"```.*?```", "", TOOLS.read_text(encoding="utf-8"), flags=re.DOTALL), re.M
+    )
+    assert len(shown) == 10 + 5  # the table and the trace
+
+    def without_norms(lines):
+        return [re.sub(r"\|[\d.e+-]+\|", "||", line).rstrip() for line in lines]
+
+    assert without_norms(printed.splitlines())[: len(shown)] == without_norms(shown)
+    assert drawn(tmp_path / "graph.svg") == drawn(DOCS / "graph.svg")
+    assert len(drawn(DOCS / "graph.svg")[1]) == 11

@@ -72,7 +72,7 @@ def draw(tensor: Tensor, model: Any = None, *, limit: int = 1000) -> Drawing:
     >>> picture = draw(loss, {"w": w})  # in a notebook this is shown; picture.save("graph.svg") writes it
     >>> picture
     Drawing of 2 ops and 1 leaf: .svg, .dot, .save(path)
-    >>> print(picture.dot.splitlines()[4])
+    >>> print(picture.dot.splitlines()[3])
       n2 [label="w\\n(2,) float32\\n‖grad‖ = 4.472", shape=box, style="filled", fillcolor="#fdf1dc"];
     """
     if not isinstance(tensor, Tensor):
