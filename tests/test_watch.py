@@ -439,8 +439,9 @@ def pyplot(monkeypatch):
 
 def test_plots_show_what_was_recorded(pyplot):
     model = net()
-    with nn.Watch(model, every=2) as watch:
+    with nn.Watch(model, every=2, flat=0.2) as watch:
         train(model, 7, watch)
+    assert any(share.any() for share in watch.saturation().values())
     for figure, kind in ((watch.plot_activations(1), "activation"), (watch.plot_gradients(1), "gradient")):
         panels = [axes for axes in figure.axes if axes.patches]
         assert [axes.get_title() for axes in panels] == [f"{i} {type(m).__name__}" for i, m in enumerate(model)]
