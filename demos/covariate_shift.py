@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,8 @@ import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.training import ACTIVATIONS, NOISE, stream, train
+from demos.datasets import count_classes, load_parts
+from demos.training import ACTIVATIONS, NOISE, glorot_linear, he_linear, stream, train
 from tinygrad_bn import Tensor, manual_seed, nn, no_grad
 
 M, DEPTH, WIDTH, FIXED_LR = 32, 5, 64, 0.1
@@ -84,11 +84,6 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-@cache
-def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
-
-
 # --- the net
 
 
@@ -113,25 +108,17 @@ class MovingNoise(nn.Module):
         return x * scale.astype(x.dtype) + shift.astype(x.dtype)
 
 
-def linear(fan_in: int, fan_out: int, activation: str) -> nn.Linear:
-    """He's initialization for ReLU, Glorot's with four times the gain for sigmoid: the net without norm is no straw
-    man."""
-    layer = nn.Linear(fan_in, fan_out)
-    if activation == "relu":
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    else:
-        nn.init.xavier_uniform_(layer.weight, gain=4.0)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
-    """Five hidden layers of 64: linear, [batch norm], [noise], activation; then a linear layer."""
+    """Five hidden layers of 64: linear, [batch norm], [noise], activation; then a linear layer.
+
+    Each activation has its own initialization, He's or Glorot's: the net without norm is no straw man.
+    """
     manual_seed(config["seed"])
     batch_norm, k = NORMS[config["norm"]]
     layers: list[nn.Module] = []
     for i in range(DEPTH):
-        layers.append(linear(WIDTH if i else features, WIDTH, config["activation"]))
+        size = (WIDTH if i else features, WIDTH)
+        layers.append(he_linear(*size) if config["activation"] == "relu" else glorot_linear(*size, "sigmoid"))
         if batch_norm:
             layers.append(nn.BatchNorm1d(WIDTH))
         if k:
@@ -231,10 +218,10 @@ def mean_of_finite(values: Iterable[float]) -> float:
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    data = load(config["dataset"], config["seed"])
+    data = load_parts(config["dataset"], config["seed"], SIZES)
     x, y = data["train"]
     probe, labels = x[:PROBE], y[:PROBE]
-    model = net(config, x.shape[1], int(max(part[1].max() for part in data.values())) + 1)
+    model = net(config, x.shape[1], count_classes(data))
     now: list[dict[str, np.ndarray]] = []  # the distributions every EVERY steps
     one_later: list[dict[str, np.ndarray]] = []  # and one step later
     losses, shifts = [], []

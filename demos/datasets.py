@@ -39,6 +39,21 @@ def load_dataset(spec: str) -> Rows:
     return x, np.unique(y, return_inverse=True)[1]  # classes 0, 1, ... whatever numbers the file has
 
 
+def load_parts(spec: str, seed: int, sizes: dict[str, int]) -> dict[str, Rows]:
+    """The parts of a dataset that a seed's runs see, the same in every arm; split once per process."""
+    return _load_parts(spec, seed, tuple(sizes.items()))
+
+
+@cache
+def _load_parts(spec: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> dict[str, Rows]:
+    return split(*load_dataset(spec), dict(sizes), seed)
+
+
+def count_classes(parts: dict[str, Rows]) -> int:
+    """Classes are 0, 1, ... and not all of them need be in every part."""
+    return int(max(y.max() for _, y in parts.values())) + 1
+
+
 def split(x: NDArray[Any], y: NDArray[Any], sizes: dict[str, int], seed: int) -> dict[str, Rows]:
     """Disjoint random parts of the rows: {"train": 500, "test": 797} -> {"train": (x, y), "test": (x, y)}."""
     if len(x) != len(y):

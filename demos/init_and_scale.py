@@ -19,7 +19,6 @@ output of BN(W x) does not change when W becomes a W. Three identities follow fo
 from __future__ import annotations
 
 import itertools
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
+from demos.datasets import count_classes, load_parts
 from demos.training import ACTIVATIONS, batches, checkpoints, evaluate, take_population_statistics, train
 from tinygrad_bn import Tensor, manual_seed, nn, optim
 
@@ -93,16 +93,11 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return configs
 
 
-@cache
-def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
-
-
 def net(data: dict[str, Any], seed: int, cell: Cell, norm: bool, eps: float = 1e-5) -> nn.Sequential:
     """features-128-128-128-classes: linear, [batch norm], activation; the weights of all cells differ in scale only."""
     manual_seed(seed)
     std, _, activation, output_std = cell
-    sizes = [data["train"][0].shape[1], *[WIDTH] * DEPTH, int(max(y.max() for _, y in data.values())) + 1]
+    sizes = [data["train"][0].shape[1], *[WIDTH] * DEPTH, count_classes(data)]
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(fan_in, fan_out))
@@ -119,7 +114,7 @@ def hidden(model: nn.Sequential) -> list[nn.Linear]:
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    data = load(config["dataset"], config["seed"])
+    data = load_parts(config["dataset"], config["seed"], SIZES)
     return train_cell(config, data) if config["kind"] == "cell" else check_identities(config, data)
 
 

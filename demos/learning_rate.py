@@ -11,7 +11,6 @@ the gain for sigmoid).
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ import numpy as np
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.training import ACTIVATIONS, ChosenBatchNorm, train
+from demos.datasets import count_classes, load_parts
+from demos.training import ACTIVATIONS, ChosenBatchNorm, glorot_linear, train
 from tinygrad_bn import Tensor, manual_seed, nn, no_grad
 
 M, WIDTH = 32, 64
@@ -67,22 +67,15 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-@cache
-def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
-
-
 def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
     """depth hidden layers of 64: linear, [norm], activation; then a linear layer."""
     manual_seed(config["seed"])
     depth, norm = config["depth"], config["norm"]
     layers: list[nn.Module] = []
     for i in range(depth):
-        linear = nn.Linear(features if i == 0 else WIDTH, WIDTH)
-        if norm == "none, tuned init":
-            nn.init.xavier_uniform_(linear.weight, gain=4.0 if config["activation"] == "sigmoid" else 1.0)
-            nn.init.zeros_(linear.bias)
-        layers.append(linear)
+        size = (WIDTH if i else features, WIDTH)
+        tuned = norm == "none, tuned init"
+        layers.append(glorot_linear(*size, config["activation"]) if tuned else nn.Linear(*size))
         if norm == "BN" or (norm == "BN before last" and i == depth - 1):
             layers.append(ChosenBatchNorm(WIDTH, None, None, 0, config["seed"]))
         elif norm == "LN":
@@ -92,9 +85,9 @@ def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    data = load(config["dataset"], config["seed"])
+    data = load_parts(config["dataset"], config["seed"], SIZES)
     x, _ = data["train"]
-    model = net(config, x.shape[1], int(max(y.max() for _, y in data.values())) + 1)
+    model = net(config, x.shape[1], count_classes(data))
     rms: list[float] = []
 
     def watch(step: int) -> None:

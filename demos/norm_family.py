@@ -14,7 +14,6 @@ trained with batches of m = 2 to 64 images. All see the same number of images, e
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.minibatch_noise import linear
-from demos.training import as_images, train
+from demos.datasets import Rows, count_classes, load_parts
+from demos.training import as_images, he_linear, train
 from tinygrad_bn import Tensor, grad, manual_seed, nn, no_grad
 
 SIZES = {"train": 800, "valid": 297, "test": 600}
@@ -155,13 +154,12 @@ def exact_facts(seed: int) -> dict[str, Any]:
 # --- training
 
 
-@cache
-def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    x, y = lab.load_dataset(dataset)
-    images = as_images(x)
-    if images.shape[-1] < 8:
-        raise ValueError(f"images must be 8x8 or larger, to be halved twice, got {images.shape[2:]}")
-    return lab.split(images, y, SIZES, seed)
+def load_images(dataset: str, seed: int) -> dict[str, Rows]:
+    parts = {part: (as_images(x), y) for part, (x, y) in load_parts(dataset, seed, SIZES).items()}
+    side = parts["train"][0].shape[-1]
+    if side < 8:
+        raise ValueError(f"images must be 8x8 or larger, to be halved twice, got {side}x{side}")
+    return parts
 
 
 def net(arm: str, side: int, classes: int, seed: int) -> nn.Sequential:
@@ -174,8 +172,8 @@ def net(arm: str, side: int, classes: int, seed: int) -> nn.Sequential:
             layers += [nn.Conv2d(before, after, 3, padding=1), norm(after), nn.ReLU(), nn.MaxPool2d(2)]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * (side // 4) ** 2, classes))
     for width in (side**2, WIDTH, WIDTH):
-        layers += [linear(width, WIDTH), norm(WIDTH), nn.ReLU()]
-    return nn.Sequential(nn.Flatten(), *layers, linear(WIDTH, classes))
+        layers += [he_linear(width, WIDTH), norm(WIDTH), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers, he_linear(WIDTH, classes))
 
 
 def effective_values(model: nn.Module, x: np.ndarray, m: int) -> list[float]:
@@ -199,9 +197,9 @@ def effective_values(model: nn.Module, x: np.ndarray, m: int) -> list[float]:
 def run(config: dict[str, Any]) -> dict[str, Any]:
     if config["arm"] == FACTS:
         return exact_facts(config["seed"])
-    data = load(config["dataset"], config["seed"])
+    data = load_images(config["dataset"], config["seed"])
     x, _ = data["train"]
-    model = net(config["arm"], x.shape[-1], int(max(y.max() for _, y in data.values())) + 1, config["seed"])
+    model = net(config["arm"], x.shape[-1], count_classes(data), config["seed"])
     result = train(model, data, config)
     return {**result, "values": [] if result["diverged"] else effective_values(model, x, config["m"])}
 

@@ -17,7 +17,6 @@ A net of 3 x 100 sigmoids with small normal weights repeats figure 1 of Ioffe & 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.training import ACTIVATIONS, checkpoints, evaluate, take_population_statistics, train
+from demos.datasets import count_classes, load_parts
+from demos.training import ACTIVATIONS, checkpoints, evaluate, glorot_linear, take_population_statistics, train
 from tinygrad_bn import Tensor, grad, manual_seed, nn
 
 SIZES = {"train": 1000, "valid": 297, "test": 500}
@@ -85,20 +85,13 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-@cache
-def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
-
-
 def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
     """depth hidden layers: linear, [batch norm], activation; then a linear layer."""
     manual_seed(config["seed"])
     width, layers = config["width"], []
     for i in range(config["depth"]):
-        linear = nn.Linear(features if i == 0 else width, width)
-        if "Glorot" in config["variant"]:
-            nn.init.xavier_uniform_(linear.weight, gain=4.0 if config["activation"] == "sigmoid" else 1.0)
-            nn.init.zeros_(linear.bias)
+        size = (width if i else features, width)
+        linear = glorot_linear(*size, config["activation"]) if "Glorot" in config["variant"] else nn.Linear(*size)
         if config["replica"]:
             nn.init.normal_(linear.weight, std=0.05)
             nn.init.zeros_(linear.bias)
@@ -139,10 +132,9 @@ def look_inside(model: nn.Sequential, activation: str, x: np.ndarray, y: np.ndar
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    data = load(config["dataset"], config["seed"])
+    data = load_parts(config["dataset"], config["seed"], SIZES)
     x, y = data["train"]
-    classes = int(max(y.max() for _, y in data.values())) + 1
-    model = net(config, x.shape[1], classes)
+    model = net(config, x.shape[1], count_classes(data))
 
     def look() -> dict[str, Any]:
         with np.errstate(all="ignore"):

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import time
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,8 @@ import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
-from demos.minibatch_noise import linear
-from demos.training import ACTIVATIONS, stream, train
+from demos.datasets import count_classes, load_parts
+from demos.training import ACTIVATIONS, he_linear, stream, train
 from tinygrad_bn import Tensor, manual_seed, nn, no_grad, optim, preprocessing
 
 SIZES = {"train": 500, "valid": 297, "test": 1000}
@@ -99,11 +98,6 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return configs
 
 
-@cache
-def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
-
-
 # --- (a) steps of gradient descent
 
 
@@ -165,7 +159,7 @@ def descend(x: np.ndarray, y: np.ndarray, target: float, most: int) -> tuple[int
 
 def run_descent(config: dict[str, Any]) -> dict[str, Any]:
     if config["frame"] == "dataset":
-        data = load(config["dataset"], config["seed"])
+        data = load_parts(config["dataset"], config["seed"], SIZES)
         x, y = data["train"][0].astype(np.float64), data["train"][1]
         target = 0.1 * np.log(y.max() + 1)  # separable: the lowest loss is 0
     else:
@@ -192,7 +186,7 @@ def run_descent(config: dict[str, Any]) -> dict[str, Any]:
 def identities(config: dict[str, Any]) -> dict[str, Any]:
     seed, worst = config["seed"], {"covariance": 0.0, "rotation": 0.0}
     rng = stream(seed, BATCH)
-    images = load(config["dataset"], seed)["train"][0].astype(np.float64)
+    images = load_parts(config["dataset"], seed, SIZES)["train"][0].astype(np.float64)
     for x in (problem("rotated", 1000, seed)[0], images):
         pca, zca = preprocessing.PCAWhitening().fit(x), preprocessing.ZCAWhitening().fit(x)
         u, (p, z) = pca.components_.T, (pca.transform(x), zca.transform(x))
@@ -257,14 +251,14 @@ def net(arm: str, features: int, classes: int, seed: int) -> nn.Sequential:
     manual_seed(seed)
     layers: list[nn.Module] = []
     for width in (features, WIDTH, WIDTH):
-        layers += [linear(width, WIDTH), norm(WIDTH), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers, linear(WIDTH, classes))
+        layers += [he_linear(width, WIDTH), norm(WIDTH), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, he_linear(WIDTH, classes))
 
 
 def run_net(config: dict[str, Any]) -> dict[str, Any]:
-    data = load(config["dataset"], config["seed"])
+    data = load_parts(config["dataset"], config["seed"], SIZES)
     x, _ = data["train"]
-    model = net(config["arm"], x.shape[1], int(max(y.max() for _, y in data.values())) + 1, config["seed"])
+    model = net(config["arm"], x.shape[1], count_classes(data), config["seed"])
     result = train(model, data, config)
     if "per batch" in config["arm"]:
         result["error_with_batch_statistics"] = result["chance"]

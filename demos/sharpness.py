@@ -26,6 +26,7 @@ from demos import laboratory as lab
 from demos import learning_rate as d2
 from demos import plots
 from demos import statistics as stats
+from demos.datasets import count_classes, load_parts
 from demos.training import evaluate, stream
 from tinygrad_bn import Tensor, grad, manual_seed, nn, optim
 
@@ -140,9 +141,9 @@ def random_vector(parameters: Sequence[Tensor], seed: int) -> np.ndarray:
 
 def data_of(config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
     """The first 500 rows of learning_rate's training set, in float64."""
-    data = d2.load(config["dataset"], config["seed"])
+    data = load_parts(config["dataset"], config["seed"], SIZES)
     x, y = data["train"]
-    return x[:ROWS].astype(np.float64), y[:ROWS], int(max(part[1].max() for part in data.values())) + 1
+    return x[:ROWS].astype(np.float64), y[:ROWS], count_classes(data)
 
 
 def edge_net(norm: str, features: int, classes: int, seed: int) -> nn.Sequential:
@@ -186,7 +187,7 @@ def run_edge(config: dict[str, Any]) -> dict[str, Any]:
     error = chance = 100 * (1 - 1 / classes)
     if not diverged:
         nn.utils.recompute_statistics(model, [x])
-        test, labels = d2.load(config["dataset"], config["seed"])["test"]
+        test, labels = load_parts(config["dataset"], config["seed"], SIZES)["test"]
         with np.errstate(all="ignore"):
             error, _ = evaluate(model, test.astype(np.float64), labels)
     result = {"at": at, "losses": losses, "sharpness": sharpness, "diverged": diverged, "chance": chance}

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -30,6 +29,7 @@ import numpy as np
 from demos import laboratory as lab
 from demos import plots
 from demos import statistics as stats
+from demos.datasets import count_classes, load_parts
 from demos.training import NOISE, batches, evaluate, stream, train
 from tinygrad_bn import Tensor, manual_seed, nn, no_grad
 
@@ -69,11 +69,6 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
         for seed in settings["seeds"]
         for m in TRAINED_WITH
     ]
-
-
-@cache
-def load(dataset: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return lab.split(*lab.load_dataset(dataset), SIZES, seed)
 
 
 def net(features: int, classes: int, norm: Callable[[int], nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
@@ -155,10 +150,10 @@ def variance_ratio(x: np.ndarray, m: int, seed: int) -> float:
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    data, seed, m = load(config["dataset"], config["seed"]), config["seed"], config["m"]
+    data, seed, m = load_parts(config["dataset"], config["seed"], SIZES), config["seed"], config["m"]
     (x, _), (target, _), (x_test, y_test) = data["train"], data["target"], data["test"]
     manual_seed(seed)
-    model = net(x.shape[1], int(max(y.max() for _, y in data.values())) + 1)
+    model = net(x.shape[1], count_classes(data))
     moving: dict[str, np.ndarray] = {}
 
     def watch(step: int) -> None:

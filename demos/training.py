@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import tinygrad_bn.nn.functional as F
+from demos.datasets import Rows, count_classes
 from tinygrad_bn import Tensor, differentiable, nn, no_grad, optim
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
@@ -40,6 +41,26 @@ def batches(n: int, m: int, seed: int) -> Iterator[np.ndarray]:
 def checkpoints(steps: int, count: int = 12) -> list[int]:
     """Steps from 1 to `steps` at which to look, evenly spaced on a logarithmic axis."""
     return sorted({round(steps ** (k / (count - 1))) for k in range(count)})
+
+
+def he_linear(fan_in: int, fan_out: int) -> nn.Linear:
+    """He's initialization, the textbook's for ReLU.
+
+    nn.Linear's default, PyTorch's, has weights 2.4 times smaller. Under batch norm that is a 6 times larger effective
+    learning rate, hence noise of another kind in every arm.
+    """
+    layer = nn.Linear(fan_in, fan_out)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def glorot_linear(fan_in: int, fan_out: int, activation: str) -> nn.Linear:
+    """Glorot's initialization, with four times the gain for sigmoid, whose slope is 1/4 at most."""
+    layer = nn.Linear(fan_in, fan_out)
+    nn.init.xavier_uniform_(layer.weight, gain=4.0 if activation == "sigmoid" else 1.0)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 @differentiable
@@ -137,7 +158,7 @@ def evaluate(model: nn.Module, x: np.ndarray, y: np.ndarray) -> tuple[float, flo
 
 def train(
     model: nn.Module,
-    data: dict[str, tuple[np.ndarray, np.ndarray]],
+    data: dict[str, Rows],
     config: dict[str, Any],
     rows: Callable[[np.ndarray], np.ndarray] = lambda batch: batch,
     watch: Callable[[int], None] = lambda step: None,
@@ -168,14 +189,12 @@ def train(
     return measure(model, data, finite)
 
 
-def measure(model: nn.Module, data: dict[str, tuple[np.ndarray, np.ndarray]], finite: bool) -> dict[str, Any]:
+def measure(model: nn.Module, data: dict[str, Rows], finite: bool) -> dict[str, Any]:
     """Error and NLL on every part, with exact population statistics."""
-    classes = int(max(y.max() for _, y in data.values())) + 1
+    classes = count_classes(data)
     result: dict[str, Any] = {}
     with np.errstate(all="ignore"):
         take_population_statistics(model, data["train"][0])
-        if any(name.endswith("running_mean") for name, _ in model.named_buffers()):  # the library's own norms
-            nn.utils.recompute_statistics(model, [data["train"][0]])
         for part, (x, y) in data.items():
             error, nll = evaluate(model, x, y)
             finite = finite and math.isfinite(nll)

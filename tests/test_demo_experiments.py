@@ -9,7 +9,7 @@ import pytest
 for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
     pytest.importorskip(package, reason="pip install -e '.[demos]'")
 
-from demos import learning_rate, minibatch_noise, training  # noqa: E402
+from demos import datasets, learning_rate, minibatch_noise, training  # noqa: E402
 from tinygrad_bn import Tensor, manual_seed, nn  # noqa: E402
 
 
@@ -70,6 +70,26 @@ def test_population_statistics_are_those_of_the_whole_training_set():
         np.testing.assert_allclose(norm.var, rows.var(axis=0, ddof=1), rtol=1e-5)
 
 
+def test_statistics_are_taken_once(monkeypatch):
+    """Of the library's norms as of ours: one pass over the training set."""
+    passes, real = [], nn.BatchNorm1d.forward
+    monkeypatch.setattr(nn.BatchNorm1d, "forward", lambda norm, x: passes.append(len(x)) or real(norm, x))
+    data = {"train": (normal(50, 4), np.arange(50) % 3), "test": (normal(20, 4), np.arange(20) % 3)}
+    training.measure(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), data, True)
+    assert passes == [50, 50, 20]  # the statistics, then the error of each part
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400)])
+def test_initializations_have_the_spread_they_name(shape):
+    fan_in, fan_out = shape
+    manual_seed(0)
+    layers = [training.he_linear(*shape), *(training.glorot_linear(*shape, a) for a in ("relu", "sigmoid"))]
+    glorot = math.sqrt(2 / (fan_in + fan_out))
+    for layer, std in zip(layers, (math.sqrt(2 / fan_in), glorot, 4 * glorot), strict=True):
+        assert layer.weight.shape == (fan_out, fan_in) and not layer.bias.data.any()
+        assert layer.weight.data.std() == pytest.approx(std, rel=0.01)
+
+
 def config(**changes):
     return {"arm": "S=8", "seed": 0, "lr": 0.1, "dataset": "digits", "steps": 5, "m": 32, "drop_at": 0.75} | changes
 
@@ -98,7 +118,7 @@ def test_arms_differ_in_the_mechanism_alone(arm, monkeypatch):
 
 def test_the_loss_is_taken_over_the_batch_alone():
     """Other labels on the rows that only take part in the statistics give the same gradients."""
-    data = minibatch_noise.load("digits", 0)
+    data = datasets.load_parts("digits", 0, minibatch_noise.SIZES)
     x, y = data["train"]
     batch = next(training.batches(500, 32, 0))
     others = np.setdiff1d(np.arange(500), batch)

@@ -75,7 +75,7 @@ def test_cosine_is_that_of_each_unit():
 
 
 def test_cells_start_from_the_same_weights_but_for_their_scale():
-    data = demo.load("digits", 3)
+    data = demo.load_parts("digits", 3, demo.SIZES)
     plain = demo.net(data, 3, (0.05, 0.01, "relu", 0.05), norm=False)
     for cell, norm in (((0.05, 2.0, "sigmoid", 0.05), True), ((10.0, 2.0, "relu", 10.0), False)):
         other = demo.net(data, 3, cell, norm)
@@ -90,7 +90,7 @@ def test_cells_start_from_the_same_weights_but_for_their_scale():
 
 def test_watching_changes_nothing():
     config = cell_config()
-    data = demo.load("digits", 0)
+    data = demo.load_parts("digits", 0, demo.SIZES)
     unwatched = training.train(demo.net(data, 0, tuple(config["cell"]), True), data, config)
     watched = demo.run(config)
     assert {key: watched[key] for key in unwatched} == unwatched

@@ -16,7 +16,7 @@ for package in ("scipy", "tqdm", "matplotlib", "threadpoolctl"):
     pytest.importorskip(package, reason="pip install -e '.[demos]'")
 import toy_demo  # noqa: E402
 
-from demos import grid, plots, statistics  # noqa: E402
+from demos import datasets, grid, plots, statistics  # noqa: E402
 from demos import laboratory as lab  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -266,6 +266,22 @@ def test_split_is_disjoint_repeatable_and_paired():
     other = lab.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=2)
     assert np.array_equal(again["test"][1], parts["test"][1])
     assert not np.array_equal(other["train"][1], parts["train"][1])
+
+
+def test_a_seed_s_parts_are_those_of_split_and_the_same_in_every_arm():
+    sizes = {"train": 30, "test": 20}
+    parts = datasets.load_parts("digits", 4, sizes)
+    for name, (rows, labels) in lab.split(*lab.load_dataset("digits"), sizes, 4).items():
+        assert np.array_equal(parts[name][0], rows) and np.array_equal(parts[name][1], labels)
+    assert datasets.load_parts("digits", 4, dict(sizes))["train"][0] is parts["train"][0]  # not split again
+    others = [("glyphs", 4, sizes), ("digits", 5, sizes), ("digits", 4, {"train": 20, "test": 20})]
+    for other in others:
+        assert datasets.load_parts(*other)["test"][0].tobytes() != parts["test"][0].tobytes()
+
+
+def test_classes_are_counted_over_all_parts():
+    nothing = np.zeros((2, 1))
+    assert datasets.count_classes({"train": (nothing, np.array([0, 2])), "test": (nothing, np.array([4, 1]))}) == 5
 
 
 @pytest.mark.parametrize(

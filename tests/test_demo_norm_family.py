@@ -58,7 +58,7 @@ def test_one_value_becomes_beta_and_batch_norm_refuses_it():
 
 
 def test_effective_values_are_m_in_an_mlp_and_more_in_a_cnn():
-    x, _ = norm_family.load("digits", 0)["train"]
+    x, _ = norm_family.load_images("digits", 0)["train"]
     np.testing.assert_allclose(norm_family.effective_values(norm_family.net("MLP BN", 8, 10, 0), x, 4), 4, rtol=1e-6)
     first, second = norm_family.effective_values(norm_family.net("CNN BN", 8, 10, 0), x, 4)
     assert min(first, second) > 16
@@ -75,7 +75,7 @@ def test_arms_differ_in_the_norm_alone():
 
 def test_population_statistics_of_the_librarys_norms():
     """measure() leaves the statistics of the whole training set behind, not a moving average."""
-    data = norm_family.load("digits", 0)
+    data = norm_family.load_images("digits", 0)
     x, _ = data["train"]
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
     training.measure(model, data, True)
@@ -90,7 +90,7 @@ def test_images_must_be_square(tmp_path):
         training.as_images(np.zeros((3, 15)))
     np.savez(tmp_path / "small.npz", x=np.random.default_rng(0).normal(size=(1700, 16)), y=np.arange(1700) % 2)
     with pytest.raises(ValueError, match="8x8"):
-        norm_family.load(f"npz:{tmp_path / 'small.npz'}", 0)
+        norm_family.load_images(f"npz:{tmp_path / 'small.npz'}", 0)
 
 
 def planted(gap, rise, seeds):

@@ -145,6 +145,7 @@ def test_a_demo_that_uses_another_depends_on_its_source(monkeypatch):
     from demos import learning_rate, minibatch_noise, norm_family, sharpness
 
     read = []
+    monkeypatch.setattr(norm_family, "borrowed", minibatch_noise.net, raising=False)
     monkeypatch.setattr(runs, "_code_version", lambda own, others=(): read.append([own, *others]))
     runs.code_version(sharpness.run)  # a module of it
     runs.code_version(norm_family.run)  # a function of it

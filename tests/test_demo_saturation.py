@@ -109,7 +109,7 @@ def test_gradients_vanish_without_saturation_and_not_with_batch_norm():
 
 def test_looking_changes_nothing():
     for c in (config(variant="BN"), config(depth=3, variant="BN", replica=True)):
-        data = demo.load("digits", 0)
+        data = demo.load_parts("digits", 0, demo.SIZES)
         unwatched = training.train(demo.net(c, 64, 10), data, c)
         seen = demo.run(c)
         assert {key: seen[key] for key in unwatched} == unwatched

@@ -27,7 +27,7 @@ def test_identities(facts):
 
 def test_identities_notice_what_is_no_whitening(monkeypatch):
     full_rank = np.random.default_rng(0).normal(size=(500, 16))
-    monkeypatch.setattr(demo, "load", lambda dataset, seed: {"train": (full_rank, None)})
+    monkeypatch.setattr(demo, "load_parts", lambda dataset, seed, sizes: {"train": (full_rank, None)})
     monkeypatch.setattr(preprocessing, "ZCAWhitening", preprocessing.PCAWhitening)
     broken = demo.identities({"seed": 0, "dataset": "digits"})
     assert broken["rotation"] > 0.1 and broken["zca_distance"] >= broken["next_distance"]

@@ -126,7 +126,7 @@ def test_the_moving_average_is_that_of_training(monkeypatch):
     monkeypatch.setattr(demo, "evaluate", lambda model, x, y: seen.append(copy.deepcopy(model)) or real(model, x, y))
     demo.run(config(m=8, steps=1))
     population, moving, biased, without = seen[:4]
-    x, _ = demo.load("digits", 0)["train"]
+    x, _ = demo.load_parts("digits", 0, demo.SIZES)["train"]
     manual_seed(0)
     first = demo.net(64, 10)[0](Tensor(x[next(training.batches(len(x), 8, 0))])).data
     np.testing.assert_allclose(moving[1].running_mean, 0.1 * first.mean(axis=0), rtol=1e-4, atol=1e-6)
