@@ -47,7 +47,8 @@ from demos.output import say, warn, whole  # noqa: E402
 from demos.plots import Picture  # noqa: E402
 from demos.runs import FILE, Runs, code_version, dataset_digest, key_of  # noqa: E402
 
-__all__ = ["Analysis", "Criterion", "Demo", "learned", "load_dataset", "main", "run_grid", "split"]
+__all__ = ["Analysis", "Criterion", "Demo", "best_lr", "beyond", "learned", "main", "per_seed"]
+__all__ += ["load_dataset", "run_grid", "split"]
 
 FIRST_SEED = 2000  # fresh seeds: smaller ones were used while the demos were designed
 Settings = dict[str, Any]
@@ -100,9 +101,58 @@ class Demo:
     warm_up: Callable[[], None] | None = None
 
 
+# --- what analyses share
+
+
 def learned(error: float, chance: float) -> bool:
     """Whether a net has learned something: at most half of the error (in percent) of guessing."""
     return error <= chance / 2
+
+
+def per_seed(runs: Iterable[dict[str, Any]], metric: str, *keys: str, **where: Any) -> dict[Any, np.ndarray]:
+    """The keys' values, a tuple -> one value of the metric per seed, seeds in order.
+
+    per_seed(runs, "test_error", "arm", "lr", part="net")["BN", 0.1] is of the runs whose part is "net". Runs that
+    don't have the metric are left out. Keys that don't tell two runs of a seed apart are a ValueError.
+    """
+    table: dict[Any, dict[int, Any]] = {}
+    for r in sorted(runs, key=lambda r: r["seed"]):
+        if metric in r and all(r.get(name) == value for name, value in where.items()):
+            column = table.setdefault(tuple(r[key] for key in keys), {})
+            if r["seed"] in column:
+                raise ValueError(f"keys must tell the runs of a seed apart, got {keys} and several of seed {r['seed']}")
+            column[r["seed"]] = r[metric]
+    return {key: np.array(list(column.values())) for key, column in table.items()}
+
+
+def best_lr(runs: Iterable[dict[str, Any]], **where: Any) -> dict[str, float]:
+    """Per arm the learning rate with the lowest mean validation error: the test error has no say. Of several the
+    lowest."""
+    valid = {key: errors.mean() for key, errors in per_seed(runs, "valid_error", "arm", "lr", **where).items()}
+    return {arm: min((mean, lr) for (a, lr), mean in valid.items() if a == arm)[1] for arm, _ in valid}
+
+
+def beyond(
+    name: str,
+    mean: float,
+    ci: tuple[float, float],
+    p: float,
+    *,
+    below: float = math.inf,
+    above: float = -math.inf,
+    details: str = "",
+    note: str = "",
+    headline: bool = False,
+) -> Criterion:
+    """The criterion that an interval lies below a bound, or above one, and that p, after Holm's correction, is small.
+
+    In the criterion's note `details` come before p, and `note` behind it.
+    """
+    side = f"below {below:g}" if below < math.inf else f"above {above:g}"
+    words = f"{details}, Holm p {p:.2g}" if details else f"Holm p {p:.2g}"
+    passed = bool(above < ci[0] and ci[1] < below and p < 0.05)
+    note = f"{words}; {note}" if note else words
+    return Criterion(name, mean, ci, f"interval {side}, Holm p < 0.05", passed, headline, note)
 
 
 # --- one demo from plan to figures

@@ -108,13 +108,10 @@ def cost(config: dict[str, Any]) -> float:
     return config["depth"] * (2 if config["norm"] in ("BN", "LN") else 1)
 
 
-def errors(runs: list[dict[str, Any]], metric: str = "test_error") -> dict[str, np.ndarray]:
+def curves_of(runs: list[dict[str, Any]], metric: str) -> dict[str, np.ndarray]:
     """arm -> array (seed, learning rate)."""
-    seeds = sorted({r["seed"] for r in runs})
-    table = {r["arm"]: np.full((len(seeds), len(LRS)), np.nan) for r in runs}
-    for r in runs:
-        table[r["arm"]][seeds.index(r["seed"]), LRS.index(r["lr"])] = r[metric]
-    return table
+    table = lab.per_seed(runs, metric, "arm", "lr")
+    return {arm: np.column_stack([table[arm, lr] for lr in LRS]) for arm in dict.fromkeys(arm for arm, _ in table)}
 
 
 def window(curve: np.ndarray, chance: float) -> float:
@@ -131,9 +128,9 @@ def highest_error_above_best(curves: np.ndarray) -> float:
 
 
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
-    error, valid = errors(runs), errors(runs, "valid_error")
-    diverged, chance = errors(runs, "diverged"), runs[0]["chance"]
-    nll, train_nll = errors(runs, "test_nll"), errors(runs, "train_nll")
+    metrics = ("test_error", "test_nll", "train_nll", "diverged")
+    error, nll, train_nll, diverged = (curves_of(runs, metric) for metric in metrics)
+    best_lr, chance = lab.best_lr(runs), runs[0]["chance"]
     widths = {arm: np.array([window(c, chance) for c in curves]) for arm, curves in error.items()}
     columns = ["window (decades)", "largest stable lr", "best lr", "error % there", "NLL", "train NLL", "diverged"]
     table = [["net", "norm", *columns]]
@@ -141,8 +138,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     for depth, activation in NETS:
         for norm in settings["norms"]:
             arm = name(depth, activation, norm)
-            mean, ci = stats.mean_ci(widths[arm])
-            chosen = int(valid[arm].mean(axis=0).argmin())
+            chosen = LRS.index(best_lr[arm])
             stable = [lr for lr, e in zip(LRS, error[arm].mean(axis=0), strict=True) if lab.learned(e, chance)]
             best = error[arm][:, chosen]
             learned = lab.learned(best.mean(), chance)
@@ -150,7 +146,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 [
                     f"{depth} {activation}",
                     norm,
-                    f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]",
+                    stats.interval(*stats.mean_ci(widths[arm])),
                     f"{max(stable):g}" if stable else "none",
                     f"{LRS[chosen]:g}" if learned else "none",
                     f"{best.mean():.2f}",
@@ -173,21 +169,18 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 }
             )
 
-    criteria, tests = [], []
-    pooled = {norm: np.mean([widths[name(d, a, norm)] for d, a in NETS], axis=0) for norm in settings["norms"]}
-    tests.append(("mean over the four nets, BN minus none", stats.paired(pooled["BN"], pooled["none"]), True))
-    tests.append(
-        (
-            "mean over the four nets, BN minus none with tuned init",
-            stats.paired(pooled["BN"], pooled["none, tuned init"]),
-            True,
-        )
-    )
-    for d, a in NETS:
-        difference = stats.paired(widths[name(d, a, "BN")], widths[name(d, a, "none")])
-        tests.append((f"depth {d} {a}, BN minus none", difference, False))
-    adjusted = stats.holm([d.p for _, d, _ in tests])
-    for (what, d, headline), p in zip(tests, adjusted, strict=True):
+    def wider(norm: str, nets: list[tuple[int, str]]) -> stats.Paired:
+        """By how much BN's windows are wider, a mean over the nets."""
+        bn, other = (np.mean([widths[name(d, a, n)] for d, a in nets], axis=0) for n in ("BN", norm))
+        return stats.paired(bn, other)
+
+    tests = [
+        ("mean over the four nets, BN minus none", wider("none", NETS), True),
+        ("mean over the four nets, BN minus none with tuned init", wider("none, tuned init", NETS), True),
+        *((f"depth {d} {a}, BN minus none", wider("none", [(d, a)]), False) for d, a in NETS),
+    ]
+    criteria = []
+    for (what, d, headline), p in zip(tests, stats.holm([d.p for _, d, _ in tests]), strict=True):
         criteria.append(
             lab.Criterion(
                 f"window in decades: {what}",
@@ -213,25 +206,20 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     notes = []
     for d, a in NETS:
         gap = stats.paired(error[name(d, a, "BN")][:, low], error[name(d, a, "none")][:, low])
-        notes.append(
-            f"at lr {LOW_LR:g}, depth {d} {a}: BN minus none {gap.mean:+.2f} [{gap.ci[0]:.2f}, {gap.ci[1]:.2f}] points"
-        )
+        notes.append(f"at lr {LOW_LR:g}, depth {d} {a}: BN minus none {gap.interval()} points")
     return lab.Analysis(arms, criteria, table, notes)
 
 
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    error = errors(runs)
+    error, looks = curves_of(runs, "test_error"), plots.looks(settings["norms"])
     pictures = []
-    fig, axes = plots.plt.subplots(2, 2, figsize=(12, 8), sharex=True, sharey=True)
-    for ax, (d, a) in zip(axes.flat, NETS, strict=True):
-        for norm, color in zip(settings["norms"], plots.PALETTE, strict=False):
-            plots.line_with_band(ax, LRS, error[name(d, a, norm)], norm, color)
-        ax.set(xscale="log", title=f"{d} hidden layers, {LABELS[a]}", ylim=(0, 95))
-    for ax in axes[1]:
-        ax.set_xlabel("learning rate")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("test error (%)")
-    axes[0, 0].legend()
+    titles = [f"{d} hidden layers, {LABELS[a]}" for d, a in NETS]
+    fig, axes = plots.panels(titles, (12, 8), "learning rate", "test error (%)", rows=2)
+    for ax, (d, a) in zip(axes, NETS, strict=True):
+        ax.set(xscale="log", ylim=(0, 95))
+        for norm, look in looks.items():
+            plots.line_with_band(ax, LRS, error[name(d, a, norm)], norm, **look)
+    axes[0].legend()
     fig.suptitle(f"Error against learning rate ({len(settings['seeds'])} seeds, 95 % bands)")
     pictures.append(
         plots.Picture(
@@ -242,21 +230,17 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         )
     )
 
-    fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5))
-    for ax, activation in zip(axes, ("relu", "sigmoid"), strict=True):
+    titles = [f"8 layers, {label}, after 50 steps at lr 1" for label in LABELS.values()]
+    fig, axes = plots.panels(titles, (11, 4.5), "hidden layer", "RMS of its activations", sharey=False)
+    for ax, activation in zip(axes, LABELS, strict=True):
         ax.set_yscale("log" if activation == "relu" else "linear")
-        for norm, color in zip(settings["norms"], plots.PALETTE, strict=False):
+        for norm, look in looks.items():
             lr_1 = [r for r in runs if r["arm"] == name(8, activation, norm) and r["lr"] == 1.0]
             curves = [r["rms"] for r in lr_1 if r["rms"]]  # a run that diverged before step 50 has none
             gone = len(lr_1) - len(curves)
             label = f"{norm} ({gone} of {len(lr_1)} diverged)" if gone else norm
             values = np.array(curves) if curves else np.full((1, 8), np.nan)
-            plots.line_with_band(ax, np.arange(1, 9), values, label, color)
-        ax.set(
-            xlabel="hidden layer",
-            ylabel="RMS of its activations",
-            title=f"8 layers, {LABELS[activation]}, after 50 steps at lr 1",
-        )
+            plots.line_with_band(ax, np.arange(1, 9), values, label, **look)
         ax.legend()
     axes[1].set_ylim(0, 1)
     pictures.append(

@@ -27,10 +27,15 @@ N, M, WIDTH, FIXED_LR = 500, 32, 100, 0.1
 SIZES = {"train": N, "valid": 297, "test": 1000}
 GROUPS = [4, 8, 32, 128, N]
 
+
+def label(rows: int) -> str:
+    return f"S={'N' if rows == N else rows}"
+
+
 # arm: (rows of the statistics, noise put back, dropout after every layer, dropout after the last layer)
 ARMS: dict[str, tuple[int | None, str | None, float, float]] = {
     "no norm": (None, None, 0.0, 0.0),
-    **{f"S={'N' if s == N else s}": (s, None, 0.0, 0.0) for s in GROUPS},
+    **{label(s): (s, None, 0.0, 0.0) for s in GROUPS},
     "S=N + ghost noise": (N, "ghost", 0.0, 0.0),
     "S=N + Gaussian noise": (N, "gaussian", 0.0, 0.0),
     "S=N + dropout": (N, None, 0.2, 0.0),
@@ -47,7 +52,7 @@ PRESETS = {
         "seeds": 8,
         "steps": 500,
         "lrs": [0.1, 0.3],
-        "arms": ["no norm", *(f"S={s}" for s in (4, 8, 32, 128, "N")), "S=N + ghost noise"],
+        "arms": ["no norm", *(label(s) for s in GROUPS), "S=N + ghost noise"],
         "swept": COMPARED,
         "limits": "eight seeds and 500 steps give wide intervals; two learning rates, and only for S=8 and S=N, are "
         "hardly a search for the best; dropout and Gaussian noise are left to the full preset",
@@ -113,33 +118,18 @@ def cost(config: dict[str, Any]) -> float:
     return float(ARMS[config["arm"]][0] or 0)
 
 
-def _values(runs: list[dict[str, Any]], metric: str) -> dict[tuple[str, float], np.ndarray]:
-    """(arm, lr) -> one value per seed, seeds in order."""
-    table: dict[tuple[str, float], list[tuple[int, float]]] = {}
-    for r in runs:
-        table.setdefault((r["arm"], r["lr"]), []).append((r["seed"], r[metric]))
-    return {key: np.array([v for _, v in sorted(pairs)]) for key, pairs in table.items()}
-
-
-def best_lr(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Per arm the learning rate with the lowest mean validation error."""
-    valid = {key: values.mean() for key, values in _values(runs, "valid_error").items()}
-    return {arm: min((mean, lr) for (a, lr), mean in valid.items() if a == arm)[1] for arm, _ in valid}
-
-
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
-    error, nll, train_nll = (_values(runs, m) for m in ("test_error", "test_nll", "train_nll"))
-    valid = _values(runs, "valid_error")
-    diverged, best = _values(runs, "diverged"), best_lr(runs)
+    metrics = ("test_error", "test_nll", "train_nll", "valid_error", "diverged")
+    error, nll, train_nll, valid, diverged = (lab.per_seed(runs, metric, "arm", "lr") for metric in metrics)
+    best = lab.best_lr(runs)
     table = [["arm", f"error % at lr {FIXED_LR}", "NLL", "train NLL", "best lr", "error % there", "diverged"]]
     arms = []
     for arm in settings["arms"]:
         swept = arm in settings["swept"] and lab.learned(error[arm, best[arm]].mean(), runs[0]["chance"])
-        mean, ci = stats.mean_ci(error[arm, FIXED_LR])
         table.append(
             [
                 arm,
-                f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]",
+                stats.interval(*stats.mean_ci(error[arm, FIXED_LR])),
                 f"{nll[arm, FIXED_LR].mean():.3f}",
                 f"{train_nll[arm, FIXED_LR].mean():.3f}",
                 f"{best[arm]:g}" if swept else "-",
@@ -162,32 +152,14 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     fixed = stats.paired(error["S=8", FIXED_LR], error["S=N", FIXED_LR])
     at_best = stats.paired(error["S=8", best["S=8"]], error["S=N", best["S=N"]])
     sizes = GROUPS[1:]
-    curves = np.stack([nll[f"S={'N' if s == N else s}", FIXED_LR] for s in sizes], axis=1)
-    trend = stats.spearman_over_seeds(sizes, curves)
-    adjusted = stats.holm([fixed.p, at_best.p, trend.p])
+    trend = stats.spearman_over_seeds(sizes, np.column_stack([nll[label(s), FIXED_LR] for s in sizes]))
+    *adjusted, p_trend = stats.holm([fixed.p, at_best.p, trend.p])
     criteria = []
-    for where, d, p in (("at lr 0.1", fixed, adjusted[0]), ("at each arm's best lr", at_best, adjusted[1])):
-        criteria.append(
-            lab.Criterion(
-                f"test error of S=8 minus S=N, points, {where}",
-                d.mean,
-                d.ci,
-                "interval below 0, Holm p < 0.05",
-                bool(d.ci[1] < 0 and p < 0.05),
-                headline=True,
-                note=f"{d.details('S=8 better')}, Holm p {p:.2g}",
-            )
-        )
-    criteria.append(
-        lab.Criterion(
-            "Spearman correlation of S = 8..N with test NLL",
-            trend.mean,
-            trend.ci,
-            "interval above 0, Holm p < 0.05",
-            bool(trend.ci[0] > 0 and adjusted[2] < 0.05),
-            note=f"Holm p {adjusted[2]:.2g}",
-        )
-    )
+    for where, d, p in zip(("at lr 0.1", "at each arm's best lr"), (fixed, at_best), adjusted, strict=True):
+        name = f"test error of S=8 minus S=N, points, {where}"
+        criteria.append(lab.beyond(name, d.mean, d.ci, p, below=0, details=d.details("S=8 better"), headline=True))
+    name = "Spearman correlation of S = 8..N with test NLL"
+    criteria.append(lab.beyond(name, trend.mean, trend.ci, p_trend, above=0))
     middle = (error["S=8", FIXED_LR] + error["S=N", FIXED_LR]) / 2
     gap = error["S=N", FIXED_LR].mean() - error["S=8", FIXED_LR].mean()
     # of the two noises the one that did better on validation data: the test error may not choose
@@ -204,7 +176,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         )
     )
     four = stats.paired(error["S=4", FIXED_LR], error["S=8", FIXED_LR])
-    notes = [f"S=4 minus S=8: {four.mean:+.2f} [{four.ci[0]:.2f}, {four.ci[1]:.2f}] points of test error (no claim)"]
+    notes = [f"S=4 minus S=8: {four.interval()} points of test error (no claim)"]
     pairs = [("at lr 0.1", FIXED_LR, FIXED_LR)]
     if "no norm" in settings["swept"]:
         pairs.append(("at each arm's best lr", best["S=N"], best["no norm"]))
@@ -212,7 +184,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         d = stats.paired(error["S=N", a], error["no norm", b])
         same = stats.tost(error["S=N", a], error["no norm", b], MARGIN)
         notes.append(
-            f"S=N minus no norm, {where}: {d.mean:+.2f} [{d.ci[0]:.2f}, {d.ci[1]:.2f}] points; "
+            f"S=N minus no norm, {where}: {d.interval()} points; "
             f"{'equivalent' if same['equivalent'] else 'not shown to be equivalent'} within {MARGIN} points "
             f"(TOST, p {same['p']:.2g})"
         )
@@ -220,20 +192,20 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
 
 
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    error, nll, train_nll = (_values(runs, m) for m in ("test_error", "test_nll", "train_nll"))
-    names = [f"S={'N' if s == N else s}" for s in GROUPS]
+    metrics = ("test_error", "test_nll", "train_nll")
+    error, nll, train_nll = (lab.per_seed(runs, metric, "arm", "lr") for metric in metrics)
     pictures = []
     fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5))
-    for ax, values, label in ((axes[0], error, "test error (%)"), (axes[1], nll, "test NLL (nats)")):
-        plots.line_with_band(ax, GROUPS, np.stack([values[n, FIXED_LR] for n in names], axis=1), "batch norm")
+    for ax, values, what in ((axes[0], error, "test error (%)"), (axes[1], nll, "test NLL (nats)")):
+        curves = np.column_stack([values[label(s), FIXED_LR] for s in GROUPS])
+        plots.line_with_band(ax, GROUPS, curves, "batch norm")
         ax.axhline(values["no norm", FIXED_LR].mean(), color="0.4", ls="--", label="no norm")
         for arm, color in zip(NOISE_ARMS, plots.PALETTE[2:], strict=False):
             if arm not in settings["arms"]:
                 continue
             ax.axhline(values[arm, FIXED_LR].mean(), color=color, ls=":", label=arm)
-        ax.set(xscale="log", xlabel="S, rows behind the statistics", ylabel=label)
-        ax.set_xticks(GROUPS, [str(s) if s != N else f"N={N}" for s in GROUPS])
-        ax.minorticks_off()
+        ax.set(xscale="log", xlabel="S, rows behind the statistics", ylabel=what)
+        plots.label_x(ax, GROUPS, [str(s) if s != N else f"N={N}" for s in GROUPS])
     axes[1].legend(loc="upper left")
     fig.suptitle(f"The fewer rows behind the statistics, the more noise ({len(settings['seeds'])} seeds, 95 % bands)")
     pictures.append(

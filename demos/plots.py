@@ -5,7 +5,8 @@ A demo makes its figures as `Picture`s; the laboratory calls it inside of `style
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,37 @@ def line_with_band(
         mean, low, high = np.exp([mean, low, high])
     (drawn,) = ax.plot(x, mean, label=label, color=color, **{"marker": "o", **line})
     ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+
+
+def looks(names: Sequence[Any]) -> dict[Any, dict[str, Any]]:
+    """Colour, marker and dashes of each line, of six at most: whoever can't tell the colours apart has the others."""
+    kinds = zip(PALETTE, "os^Dv<", ("-", "--", "-.", ":", "-", "--"), strict=False)
+    styles = [{"color": color, "marker": marker, "linestyle": dashes} for color, marker, dashes in kinds]
+    return dict(zip(names, styles[: len(names)], strict=True))
+
+
+def panels(
+    titles: Sequence[str], size: tuple[float, float], xlabel: str = "", ylabel: str = "", rows: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one axes per title, row by row; labels stand at the left and at the bottom alone.
+
+    options: of plt.subplots. All axes share their scales unless sharex or sharey say otherwise.
+    """
+    shared = {"sharex": True, "sharey": True, "squeeze": False, **options}
+    fig, axes = plt.subplots(rows, len(titles) // rows, figsize=size, **shared)
+    for ax, title in zip(axes.flat, titles, strict=True):
+        ax.set_title(title)
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    return fig, list(axes.flat)
+
+
+def label_x(ax: Axes, values: Sequence[float], labels: Sequence[str] | None = None) -> None:
+    """Label these places of the x axis, by default as plain numbers, and no others."""
+    ax.set_xticks(values, labels or [f"{value:g}" for value in values])
+    ax.minorticks_off()
 
 
 def label_decades(axis: Axis) -> None:

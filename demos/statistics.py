@@ -31,6 +31,10 @@ class Paired:
     win_rate: float  # share of pairs with a below b, ties count half
     p: float  # two-sided paired t-test; sign test where all differences are equal
 
+    def interval(self, form: str = ".2f") -> str:
+        """ "+0.52 [0.25, 0.79]" """
+        return f"{self.mean:+{form}} [{self.ci[0]:{form}}, {self.ci[1]:{form}}]"
+
     def details(self, below: str = "", above: str = "") -> str:
         """What stands beside a mean and its interval. below or above: the word for a seed's a < b, or a > b."""
         low, high = self.bootstrap_ci
@@ -42,7 +46,12 @@ class Paired:
 
 def points(d: Paired) -> str:
     """A paired difference of errors in percent, in words."""
-    return f"{d.mean:+.2f} [{d.ci[0]:.2f}, {d.ci[1]:.2f}] points, {d.details('better')}"
+    return f"{d.interval()} points, {d.details('better')}"
+
+
+def interval(mean: float, ci: Interval, form: str = ".2f") -> str:
+    """ "3.38 [3.10, 3.67]" """
+    return f"{mean:{form}} [{ci[0]:{form}}, {ci[1]:{form}}]"
 
 
 class Trend(NamedTuple):

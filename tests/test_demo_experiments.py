@@ -233,8 +233,9 @@ def test_learning_rates_and_noise_arms_are_chosen_on_validation_data():
     for r in runs:  # best on validation at lr 1 and with Gaussian noise, best on test elsewhere
         r["valid_error"] = 5.0 - (r["lr"] == 1.0) - (r["arm"] == "S=N + Gaussian noise")
         r["test_error"] -= 3.0 * (r["lr"] == 3.0) + 0.5 * (r["arm"] == "S=N + ghost noise")
-    assert set(minibatch_noise.best_lr(runs).values()) == {1.0}
-    assert "Gaussian" in minibatch_noise.analyse(runs, settings).criteria[-1].name
+    analysis = minibatch_noise.analyse(runs, settings)
+    assert {arm["best_lr"] for arm in analysis.arms} == {1.0}
+    assert "Gaussian" in analysis.criteria[-1].name
 
 
 def test_noise_is_independent_from_seed_to_seed_and_layer_to_layer():

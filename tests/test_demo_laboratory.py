@@ -330,6 +330,93 @@ def test_band_is_the_t_interval_over_seeds():
     plots.plt.close(fig)
 
 
+def planted_runs(seeds=(3, 1, 2)):
+    """Runs of two arms at two rates, in no order; "late" is measured in one arm alone."""
+    runs = []
+    for seed in seeds:
+        for arm, lr in (("b", 1.0), ("a", 0.1), ("a", 1.0), ("b", 0.1)):
+            runs.append({"arm": arm, "lr": lr, "seed": seed, "part": "net", "error": seed + 10 * lr})
+            runs[-1] |= {"late": [seed, seed]} if arm == "b" else {}
+    return [*runs, {"arm": "facts", "seed": 1, "part": "facts", "error": 99.0}]
+
+
+def test_one_value_per_seed_in_the_order_of_seeds():
+    runs = planted_runs()
+    table = lab.per_seed(runs, "error", "arm", "lr", part="net")
+    assert list(table) == [("b", 1.0), ("a", 0.1), ("a", 1.0), ("b", 0.1)]
+    assert table["a", 0.1].tolist() == [2, 3, 4] and table["b", 1.0].tolist() == [11, 12, 13]
+    assert lab.per_seed(runs, "error", "lr", arm="a", part="net")[(0.1,)].tolist() == [2, 3, 4]
+    assert lab.per_seed(runs, "error", part="facts") == {(): [99]}
+    assert lab.per_seed(runs, "error", part="none") == {}
+
+
+def test_runs_without_the_metric_are_left_out_and_curves_are_rows():
+    table = lab.per_seed(planted_runs(), "late", "arm", "lr")
+    assert set(table) == {("b", 0.1), ("b", 1.0)}
+    assert table["b", 0.1].tolist() == [[1, 1], [2, 2], [3, 3]]
+
+
+def test_keys_that_mix_runs_of_a_seed_are_refused():
+    with pytest.raises(
+        ValueError, match=r"keys must tell the runs of a seed apart, got \('arm',\) and several of seed 1"
+    ):
+        lab.per_seed(planted_runs(), "error", "arm", part="net")
+
+
+def test_the_best_learning_rate_is_that_of_the_validation_error():
+    runs = planted_runs()
+    for r in runs[:-1]:  # in "a" the mean is lowest at 0.1, though one seed's is at 1; in "b" both are equal
+        r["valid_error"] = {("a", 0.1): 5.0, ("a", 1.0): 6.0 - 2.5 * (r["seed"] == 3)}.get((r["arm"], r["lr"]), 7.0)
+        r["test_error"] = 1.0 / r["lr"]
+    assert lab.best_lr(runs) == {"b": 0.1, "a": 0.1}
+    assert lab.best_lr(runs, arm="a") == {"a": 0.1}
+    for r in runs[:-1]:
+        r["valid_error"] -= r["lr"] == 1.0
+    assert lab.best_lr(runs) == {"b": 1.0, "a": 1.0}
+
+
+@pytest.mark.parametrize(
+    "ci, p, bound, passed, wanted",
+    [
+        ((-2, -0.1), 0.04, {"below": 0}, True, "interval below 0"),
+        ((-2, 0.0), 0.04, {"below": 0}, False, "interval below 0"),
+        ((-2, -0.1), 0.05, {"below": 0}, False, "interval below 0"),
+        ((5.1, 9), 0.04, {"above": 5}, True, "interval above 5"),
+        ((5.0, 9), 0.04, {"above": 5}, False, "interval above 5"),
+        ((-9, -5.1), 0.04, {"above": 5}, False, "interval above 5"),
+        ((float("nan"), float("nan")), float("nan"), {"above": 5}, False, "interval above 5"),
+    ],
+)
+def test_beyond_a_bound(ci, p, bound, passed, wanted):
+    found = lab.beyond("a - b", sum(ci) / 2, ci, p, **bound, details="d_z 2", note="no claim")
+    assert (found.passed, found.threshold) == (passed, f"{wanted}, Holm p < 0.05")
+    assert found.note == f"d_z 2, Holm p {p:.2g}; no claim" and found.ci == ci
+    assert lab.beyond("a - b", 0.0, ci, p, **bound).note == f"Holm p {p:.2g}"
+
+
+def test_panels_are_labelled_at_the_left_and_at_the_bottom():
+    with plots.style():
+        fig, axes = plots.panels(list("abcdef"), (6, 4), "step", "error", rows=2, sharey="row")
+        assert [ax.get_title() for ax in axes] == list("abcdef")
+        assert [ax.get_xlabel() for ax in axes] == [""] * 3 + ["step"] * 3
+        assert [ax.get_ylabel() for ax in axes] == ["error", "", ""] * 2
+        axes[0].set_ylim(0, 7)
+        assert axes[2].get_ylim() == (0, 7) != axes[3].get_ylim()
+        axes[0].set(xscale="log", xlim=(1, 100))
+        plots.label_x(axes[0], [2, 32, 64.5])
+        assert [label.get_text() for label in axes[0].get_xticklabels()] == ["2", "32", "64.5"]
+        assert len(axes[0].xaxis.get_minorticklocs()) == 0
+        plots.plt.close(fig)
+
+
+def test_no_two_lines_look_the_same_without_colours():
+    looks = plots.looks("abcdef")
+    assert len({(look["marker"], look["linestyle"]) for look in looks.values()}) == 6
+    assert len({look["color"] for look in looks.values()}) == len({look["marker"] for look in looks.values()}) == 6
+    with pytest.raises(ValueError):
+        plots.looks("abcdefg")
+
+
 def test_run_is_described_in_few_words():
     assert grid.describe({"arm": "S=8", "seed": 1000, "lr": 0.1, "steps": 5}) == "S=8, lr 0.1, seed 1000"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 stats = pytest.importorskip("scipy.stats", reason="pip install -e '.[demos]'")
-from demos.statistics import holm, mean_ci, paired, spearman_over_seeds, tost  # noqa: E402
+from demos.statistics import holm, interval, mean_ci, paired, spearman_over_seeds, tost  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,15 @@ def test_pairing_removes_what_the_seeds_share():
     seed_effect = rng.normal(0, 10, size=20)
     result = paired(seed_effect - 0.5 + rng.normal(0, 0.1, 20), seed_effect)
     assert result.ci[1] < 0 and result.ci[1] - result.ci[0] < 0.2
+
+
+def test_intervals_in_words():
+    assert interval(3.0, (2.951, 3.049)) == "3.00 [2.95, 3.05]"
+    assert interval(1234.5, (0.0012, 2e9), ".3g") == "1.23e+03 [0.0012, 2e+09]"
+    d = paired([1, 2, 3, 4, 5], [0] * 5)  # the interval by hand: see below
+    assert (
+        d.interval() == "+3.00 [1.04, 4.96]" and paired([0] * 5, [1, 2, 3, 4, 5]).interval(".1f") == "-3.0 [-5.0, -1.0]"
+    )
 
 
 def test_signs_turn_with_the_arms():
