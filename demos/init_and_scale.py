@@ -86,7 +86,7 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
         common = {"seed": seed, "dataset": settings["dataset"], "m": M}
         for cell in (*ARTICLE, *CONTROLS):
             for norm in NORMS:
-                own = {"kind": "cell", "cell": list(cell), "norm": norm, "lr": cell[1], "steps": settings["steps"]}
+                own = {"kind": "cell", "cell": cell, "norm": norm, "lr": cell[1], "steps": settings["steps"]}
                 configs.append({"arm": f"{name(cell)}, {norm}", **common, **own})
         for arm in IDENTITIES:
             configs.append({"arm": arm, **common, "kind": "identity", "steps": settings["identity_steps"]})
@@ -119,7 +119,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_cell(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    model = net(data, config["seed"], tuple(config["cell"]), config["norm"] == "BN")
+    model = net(data, config["seed"], config["cell"], config["norm"] == "BN")
     start = [layer.weight.data.copy() for layer in hidden(model)]
     at, curve = checkpoints(config["steps"]), []
 
@@ -203,50 +203,23 @@ def run_difference(model: nn.Sequential, scaled: nn.Sequential, a: int, loss: fl
     return min(worst, 1.0) if np.isfinite(worst) else 1.0
 
 
-def values(runs: list[dict[str, Any]], metric: str) -> dict[tuple[Cell, str], np.ndarray]:
-    """(cell, norm) -> one value per seed, seeds in order."""
-    table: dict[tuple[Cell, str], list[Any]] = {}
-    for r in sorted((r for r in runs if r["kind"] == "cell"), key=lambda r: r["seed"]):
-        table.setdefault((tuple(r["cell"]), r["norm"]), []).append(r[metric])
-    return {key: np.array(column) for key, column in table.items()}
-
-
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
     metrics = ("test_error", "test_nll", "train_nll", "diverged", "moved")
-    error, nll, train_nll, diverged, moved = (values(runs, metric) for metric in metrics)
+    kept = {metric: lab.per_seed(runs, metric, "cell", "norm") for metric in metrics}
+    error, nll, train_nll, diverged, moved = kept.values()
     cells = [*ARTICLE, *CONTROLS]
     gain = {cell: stats.paired(error[cell, "BN"], error[cell, "none"]) for cell in cells}
     holm = dict(zip(cells, stats.holm([gain[cell].p for cell in cells]), strict=True))
-    columns = [
-        "error %",
-        "article's",
-        "NLL",
-        "train NLL",
-        "diverged",
-        "weights moved",
-        "BN minus none, points",
-        "Holm p",
-    ]
-    table = [["std / lr / activation", "norm", *columns]]
+    table = [["std / lr / activation", "norm", "error %", "article's", "NLL", "train NLL", "diverged"]]
+    table[0] += ["weights moved", "BN minus none, points", "Holm p"]
     arms = []
     for cell in cells:
         for norm, article in zip(NORMS, ARTICLE.get(cell, (None, None)), strict=True):
             key, went = (cell, norm), [m for m in moved[cell, norm] if m is not None]
-            table.append(
-                [
-                    name(cell),
-                    norm,
-                    f"{error[key].mean():.2f}",
-                    f"{100 * (1 - article):.2f}" if article is not None else "-",
-                    f"{nll[key].mean():.3g}",
-                    f"{train_nll[key].mean():.3g}",
-                    f"{int(diverged[key].sum())} of {len(diverged[key])}",
-                    f"{np.median(went):.2g}" if went else "-",
-                    f"{gain[cell].mean:+.2f} [{gain[cell].ci[0]:.2f}, {gain[cell].ci[1]:.2f}]" if norm == "BN" else "",
-                    f"{holm[cell]:.2g}" if norm == "BN" else "",
-                ]
-            )
-            kept = {"test_error": error, "test_nll": nll, "train_nll": train_nll, "diverged": diverged, "moved": moved}
+            row = [name(cell), norm, f"{error[key].mean():.2f}", f"{100 * (1 - article):.2f}" if article else "-"]
+            row += [f"{nll[key].mean():.3g}", f"{train_nll[key].mean():.3g}"]
+            row += [f"{int(diverged[key].sum())} of {len(diverged[key])}", f"{np.median(went):.2g}" if went else "-"]
+            table.append(row + ([gain[cell].interval(), f"{holm[cell]:.2g}"] if norm == "BN" else ["", ""]))
             arms.append({"arm": f"{name(cell)}, {norm}", **{metric: list(v[key]) for metric, v in kept.items()}})
 
     better = [cell for cell in AHEAD if gain[cell].mean < 0]
@@ -300,7 +273,8 @@ LOOKS = {"none": (plots.PALETTE[1], "s", -0.13), "BN": (plots.PALETTE[0], "o", 0
 
 
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    error, curves, cells = values(runs, "test_error"), values(runs, "curve"), list(ARTICLE)
+    error, curves = (lab.per_seed(runs, metric, "cell", "norm") for metric in ("test_error", "curve"))
+    cells = list(ARTICLE)
     seeds, titles = len(settings["seeds"]), [f"std {std:g}, lr {lr:g}, {LABELS[a]}" for std, lr, a, _ in ARTICLE]
     fig, ax = plots.plt.subplots(figsize=(9, 7))
     for (cell, norm), e in error.items():
@@ -329,18 +303,12 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         )
     ]
 
-    fig, axes = plots.plt.subplots(2, 4, figsize=(13, 6.5), sharex=True, sharey=True)
-    for ax, cell, title in zip(axes.flat, cells, titles, strict=True):
-        ax.set_xscale("log")
+    fig, axes = plots.panels(titles, (13, 6.5), "step", "test error (%)", rows=2)
+    for ax, cell in zip(axes, cells, strict=True):
+        ax.set(xscale="log", ylim=(0, 100))
         for norm, (color, marker, _) in LOOKS.items():
-            at, errors = checkpoints(settings["steps"]), np.stack(list(curves[cell, norm]))
-            plots.line_with_band(ax, at, errors, norm, color, marker=marker)
-        ax.set(title=title, ylim=(0, 100))
-    for ax in axes[1]:
-        ax.set_xlabel("step")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("test error (%)")
-    axes[0, 0].legend()
+            plots.line_with_band(ax, checkpoints(settings["steps"]), curves[cell, norm], norm, color, marker=marker)
+    axes[0].legend()
     pictures.append(
         plots.Picture(
             "error_against_step",

@@ -168,14 +168,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def values(runs: list[dict[str, Any]], metric: str) -> dict[tuple[str, float], np.ndarray]:
-    """(arm, lr) -> one value per seed, seeds in order."""
-    table: dict[tuple[str, float], list[Any]] = {}
-    for r in sorted(runs, key=lambda r: r["seed"]):
-        table.setdefault((r["arm"], r["lr"]), []).append(r[metric])
-    return {key: np.array(column) for key, column in table.items()}
-
-
 def decades(looks: np.ndarray) -> np.ndarray:
     """log10 of ||dL/dW_1|| / ||dL/dW_L||, per seed; what underflows counts as 1e-30."""
     return np.log10([max(look["ratio"] or 0.0, 1e-30) for look in looks])
@@ -188,35 +180,26 @@ def percent_flat(looks: np.ndarray) -> str:
 
 
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
-    metrics = ("test_error", "test_nll", "train_nll", "valid_error", "diverged", "guessing", "first", "last")
-    error, nll, train_nll, valid, diverged, guessing, first, last = (values(runs, metric) for metric in metrics)
-    names = list(dict.fromkeys(r["arm"] for r in runs))
-    best = {arm: min((valid[arm, lr].mean(), lr) for lr in settings["lrs"])[1] for arm in names}  # on validation data
-    ratio = {arm: decades(first[arm, FIXED_LR]) for arm in names}
+    metrics = ("test_error", "test_nll", "train_nll", "diverged", "guessing", "first", "last")
+    error, nll, train_nll, diverged, guessing, first, last = (
+        lab.per_seed(runs, metric, "arm", "lr") for metric in metrics
+    )
+    best = lab.best_lr(runs)
+    ratio = {arm: decades(first[arm, FIXED_LR]) for arm in best}
     columns = [f"error % at lr {FIXED_LR}", "best lr", "error % there", "NLL", "train NLL", "diverged"]
     table = [["net", "variant", *columns, "dW_1 / dW_L", "flat % at first", "at the end"]]
     arms = []
-    for arm in names:
-        (mean, ci), at = stats.mean_ci(error[arm, FIXED_LR]), (arm, best[arm])
+    for arm, lr in best.items():
+        at, fixed = (arm, lr), (arm, FIXED_LR)
         learned = lab.learned(error[at].mean(), runs[0]["chance"])
         depth, activation, variant = arm.split(" ", 2)
-        table.append(
-            [
-                f"{depth} {activation}",
-                variant,
-                f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]",
-                f"{best[arm]:g}" if learned else "none",
-                f"{error[at].mean():.2f}",
-                f"{nll[at].mean():.3f}",
-                f"{train_nll[at].mean():.3f}",
-                f"{sum(int(diverged[arm, lr].sum()) for lr in settings['lrs'])}",
-                f"{10 ** ratio[arm].mean():.1e}",
-                percent_flat(first[arm, FIXED_LR]),
-                percent_flat(last[arm, FIXED_LR]),
-            ]
-        )
+        row = [f"{depth} {activation}", variant, stats.interval(*stats.mean_ci(error[fixed]))]
+        row += [f"{lr:g}" if learned else "none", f"{error[at].mean():.2f}"]
+        row += [f"{nll[at].mean():.3f}", f"{train_nll[at].mean():.3f}"]
+        row += [str(sum(int(diverged[arm, lr].sum()) for lr in settings["lrs"])), f"{10 ** ratio[arm].mean():.1e}"]
+        table.append([*row, percent_flat(first[fixed]), percent_flat(last[fixed])])
         kept = {"test_error_at_best_lr": error, "test_nll": nll, "train_nll": train_nll, "diverged": diverged}
-        arms.append({"arm": arm, "best_lr": best[arm] if learned else None, "test_error": list(error[arm, FIXED_LR])})
+        arms.append({"arm": arm, "best_lr": lr if learned else None, "test_error": list(error[fixed])})
         arms[-1] |= {metric: list(v[at]) for metric, v in kept.items()} | {"log10_ratio": list(ratio[arm])}
 
     def at_best(arm: str) -> np.ndarray:
@@ -226,8 +209,8 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     chance = guessing[without, FIXED_LR]
     stuck, same = stats.paired(at_best(without), chance), stats.tost(at_best(without), chance, MARGIN)
     learns = stats.paired(at_best(with_bn), np.full(len(chance), 10.0))
-    (mean, ci), gain = stats.mean_ci(at_best(with_bn)), stats.paired(ratio[with_bn], ratio[without])
-    p = stats.holm([same["p"], learns.p, stats.paired(ratio[with_bn], ratio[without] + 2).p])
+    gain = stats.paired(ratio[with_bn], ratio[without])
+    p_same, p_learns, p_gain = stats.holm([same["p"], learns.p, stats.paired(ratio[with_bn], ratio[without] + 2).p])
     plain = [r for r in runs if r["activation"] == "sigmoid" and not r["variant"].startswith("BN")]
     passed_on = max(look["passed_on"] or 0.0 for r in plain for look in (r["first"], r["last"]) if look)
     criteria = [
@@ -237,27 +220,26 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             stuck.mean,
             stuck.ci,
             f"chance, within {MARGIN:g} points of 0 (TOST, Holm p < 0.05)",
-            bool(same["equivalent"] and p[0] < 0.05),
+            bool(same["equivalent"] and p_same < 0.05),
             headline=True,
-            note=f"90 % interval [{same['ci90'][0]:.2f}, {same['ci90'][1]:.2f}], Holm p {p[0]:.2g}",
+            note=f"90 % interval [{same['ci90'][0]:.2f}, {same['ci90'][1]:.2f}], Holm p {p_same:.2g}",
         ),
-        lab.Criterion(
+        lab.beyond(
             "depth-8 sigmoid with BN, at its best lr: test error, %",
-            mean,
-            ci,
-            "interval below 10, Holm p < 0.05",
-            bool(ci[1] < 10 and p[1] < 0.05),
+            *stats.mean_ci(at_best(with_bn)),
+            p_learns,
+            below=10,
+            note=f"BN minus none: {stats.points(stats.paired(at_best(with_bn), at_best(without)))}",
             headline=True,
-            note=f"Holm p {p[1]:.2g}; BN minus none: {stats.points(stats.paired(at_best(with_bn), at_best(without)))}",
         ),
-        lab.Criterion(
+        lab.beyond(
             "depth-8 sigmoid at the start: ||dL/dW_1|| / ||dL/dW_8|| with BN over that without, in powers of ten",
             gain.mean,
             gain.ci,
-            "interval above 2 (100 times), Holm p < 0.05",
-            bool(gain.ci[0] > 2 and p[2] < 0.05),
+            p_gain,
+            above=2,  # 100 times
+            details=gain.details(above="larger"),
             headline=True,
-            note=f"{gain.details(above='larger')}, Holm p {p[2]:.2g}",
         ),
         lab.Criterion(
             "sigmoid nets without BN: ||dL/dz_l|| / (||W_{l+1}|| ||dL/dz_{l+1}||), the largest of all layers and runs",
@@ -289,11 +271,8 @@ def spread(looks: np.ndarray) -> float:
     return float(np.mean([look["percentiles"][2] - look["percentiles"][0] for look in looks]))
 
 
-LINES = list(zip(plots.PALETTE, "os^D", ("-", "--", "-.", ":"), strict=False))  # colour, marker, dashes
-
-
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    first = values(runs, "first")
+    first = lab.per_seed(runs, "first", "arm", "lr")
     at_fixed_lr = sorted((r for r in runs if r["lr"] == FIXED_LR), key=lambda r: r["seed"])
 
     def series(arm: str, points: int, key: str, i: int) -> np.ndarray:
@@ -302,14 +281,14 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         seen = [[np.nan if look[key] is None else look[key][i] for look in looks] for looks in histories]
         return np.array([row + [np.nan] * (points - len(row)) for row in seen])
 
-    fig, row = plots.plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
+    looks = plots.looks(VARIANTS)
+    titles = list(LABELS.values())
+    fig, row = plots.panels(titles, (13, 4.8), "depth L (hidden layers)", "||dL/dW$_1$|| / ||dL/dW$_L$||")
     for ax, activation in zip(row, LABELS, strict=True):
-        ax.set_yscale("log")
-        for variant, (color, marker, dashes) in zip(VARIANTS, LINES, strict=True):
+        ax.set(yscale="log", xticks=DEPTHS)
+        for variant, look in looks.items():
             ratios = [10 ** decades(first[name(d, activation, variant), FIXED_LR]) for d in DEPTHS]
-            plots.line_with_band(ax, DEPTHS, np.stack(ratios, axis=1), variant, color, marker=marker, ls=dashes)
-        ax.set(xlabel="depth L (hidden layers)", title=LABELS[activation], xticks=DEPTHS)
-    row[0].set_ylabel("||dL/dW$_1$|| / ||dL/dW$_L$||")
+            plots.line_with_band(ax, DEPTHS, np.column_stack(ratios), variant, **look)
     row[0].legend(loc="lower left")
     pictures = [
         plots.Picture(
@@ -321,22 +300,21 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         )
     ]
 
-    fig, axes = plots.plt.subplots(3, 4, figsize=(14, 9), sharex=True, sharey="row")
+    titles = [f"{label}, {variant}" for label in LABELS.values() for variant in VARIANTS]
+    fig, axes = plots.panels(titles, (14, 9), "step", rows=3, sharey="row")
     at = [0, *checkpoints(settings["steps"])]
-    for row, activation in zip(axes, LABELS, strict=True):
+    for row, activation in zip(np.reshape(axes, (3, 4)), LABELS, strict=True):
         for ax, variant in zip(row, VARIANTS, strict=True):
-            for layer, (color, marker, dashes) in zip((1, 2, 4, 8), LINES, strict=True):
+            for layer, look in plots.looks([1, 2, 4, 8]).items():
                 shares = 100 * series(name(8, activation, variant), len(at), "flat", layer - 1)
-                plots.line_with_band(ax, at, shares, f"layer {layer}", color, marker=marker, ls=dashes)
+                plots.line_with_band(ax, at, shares, f"layer {layer}", **look)
             ax.set_xscale("symlog", linthresh=1)
-            ax.set_title(f"{LABELS[activation]}, {variant}", fontsize=11)
         highest = np.nanmax([line.get_ydata() for ax in row for line in ax.lines])
         row[0].set(
             ylabel=f"{'zero' if activation == 'relu' else 'flat'} outputs (%)", ylim=(-0.02, max(1, 1.3 * highest))
         )
-    for ax in axes[-1]:
-        ax.set(xlabel="step", xlim=(-0.1, 1.3 * at[-1]))
-    axes[0, 0].legend()
+    axes[0].set_xlim(-0.1, 1.3 * at[-1])
+    axes[0].legend()
     pictures.append(
         plots.Picture(
             "flat_share",
@@ -348,20 +326,20 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         )
     )
 
-    fig, row = plots.plt.subplots(1, 3, figsize=(13, 4.5))
+    titles = [f"3 x 100 sigmoids, lr {FIXED_LR}", "none, one seed", "BN, one seed"]
+    fig, row = plots.panels(titles, (13, 4.5), "step", "test error (%)", sharey=False)
     row[2].sharey(row[1])
     at = [0, *checkpoints(settings["replica_steps"])]
-    for ax, variant, (color, marker, _) in zip(row[1:], ("none", "BN"), (LINES[0], LINES[2]), strict=True):
-        arm = name(REPLICA, "sigmoid", variant)
-        plots.line_with_band(row[0], at, series(arm, len(at), "error", 0), variant, color, marker=marker)
+    for ax, variant in zip(row[1:], ("none", "BN"), strict=True):
+        arm, look = name(REPLICA, "sigmoid", variant), looks[variant]
+        plots.line_with_band(row[0], at, series(arm, len(at), "error", 0), variant, **look)
         for i, percentile in enumerate((15, 50, 85)):
             line = series(arm, len(at), "percentiles", i)[0]
-            ax.plot(at, line, color=color, ls=("--", "-", ":")[i], label=f"{percentile}th percentile")
-        ax.set(ylabel="input of a last-layer sigmoid", title=f"{variant}, one seed")
-    row[0].set(ylabel="test error (%)", ylim=(0, 100), title=f"3 x 100 sigmoids, lr {FIXED_LR}")
-    for ax in row:
-        ax.set_xscale("symlog", linthresh=1)
-        ax.set(xlabel="step", xlim=(-0.1, 1.3 * at[-1]))
+            ax.plot(at, line, color=look["color"], ls=("--", "-", ":")[i], label=f"{percentile}th percentile")
+        ax.set_ylabel("input of a last-layer sigmoid")
+    row[0].set_ylim(0, 100)
+    row[0].set_xscale("symlog", linthresh=1)
+    row[0].set_xlim(-0.1, 1.3 * at[-1])
     row[0].legend()
     row[1].legend()
     pictures.append(
