@@ -20,7 +20,7 @@ batch norm with constants is an affine map that the layer before can take up (fo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -43,7 +43,7 @@ ADAPTED_WITH = (256, 16)  # rows of the target, and what the training statistics
 PSEUDO_COUNTS = [0, 16, 64, 256, 1024]
 TARGET_ROWS = [8, 32, 128, 256]
 
-# kind of shift: its strengths; the middle one for the grid of n and N
+# kind of shift: its strengths
 SHIFTS = {"contrast": [0.7, 0.5, 0.3], "offset": [0.5, 1.0, 2.0], "noise": [0.5, 1.0, 2.0]}
 
 PRESETS = {
@@ -214,15 +214,18 @@ def cost(config: dict[str, Any]) -> float:
 # --- what the runs say
 
 
-def values(runs: list[dict[str, Any]], m: int, way: str) -> np.ndarray:
-    """Test error per seed, in their order, of the nets trained with batches of m."""
-    ours = sorted((r for r in runs if r["m"] == m), key=lambda r: r["seed"])
-    return np.array([r["errors"][way] for r in ours])
+Errors = dict[tuple[int, str], np.ndarray]
 
 
-def over_shifts(runs: list[dict[str, Any]], kinds: list[str], way: str) -> np.ndarray:
-    """The same for the main net, a mean over the strengths of these kinds of shift."""
-    return np.mean([values(runs, MAIN, f"{kind} {s}, {way}") for kind in kinds for s in SHIFTS[kind]], axis=0)
+def errors_of(runs: list[dict[str, Any]]) -> Errors:
+    """(m, way to evaluate) -> test error, one value per seed."""
+    by_m = {m: seeds for (m,), seeds in lab.per_seed(runs, "errors", "m").items()}
+    return {(m, way): np.array([errors[way] for errors in seeds]) for m, seeds in by_m.items() for way in seeds[0]}
+
+
+def over_shifts(error: Errors, kinds: Iterable[str], way: str) -> np.ndarray:
+    """Of the main net, a mean over the strengths of these kinds of shift."""
+    return np.mean([error[MAIN, f"{kind} {s}, {way}"] for kind in kinds for s in SHIFTS[kind]], axis=0)
 
 
 WITHOUT = "none 0.0"
@@ -232,38 +235,38 @@ WAYS = ["population", "moving average", "moving average, biased", "norms taken o
 
 
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    error = errors_of(runs)
     table = [["test error % with the statistics of", *(f"trained with m={m}" for m in TRAINED_WITH)]]
     by_batch = [f"B={size}{order}" for order in ("", ", by class") for size in TEST_BATCHES]
     for way in (*WAYS, *by_batch):
-        cells = [stats.mean_ci(values(runs, m, way)) for m in TRAINED_WITH]
         name = f"test batches, {way}" if way in by_batch else way
-        table.append([name, *(f"{mean:.2f} [{ci[0]:.2f}, {ci[1]:.2f}]" for mean, ci in cells)])
+        table.append([name, *(stats.interval(*stats.mean_ci(error[m, way])) for m in TRAINED_WITH)])
+    others = ("test_nll", "train_nll", "variance_ratio", "fold_error", "diverged")
+    facts = {metric: lab.per_seed(runs, metric, "m") for metric in others}
     arms = []
     for m in TRAINED_WITH:
-        ours = sorted((r for r in runs if r["m"] == m), key=lambda r: r["seed"])
-        arms.append({"arm": f"m={m}", "errors": {way: list(values(runs, m, way)) for way in ours[0]["errors"]}})
-        for metric in ("test_nll", "train_nll", "variance_ratio", "fold_error", "diverged"):
-            arms[-1][metric] = [r[metric] for r in ours]
+        arms.append({"arm": f"m={m}", "errors": {way: list(e) for (k, way), e in error.items() if k == m}})
+        arms[-1] |= {metric: list(values[m,]) for metric, values in facts.items()}
     for metric, what in (("test_nll", "test NLL, population"), ("train_nll", "train NLL, population")):
         table.append([what, *(f"{np.mean(arm[metric]):.3f}" for arm in arms)])
 
-    same = stats.tost(values(runs, MAIN, "population"), values(runs, MAIN, WHOLE), MARGIN)
-    no_harm = stats.tost(*(values(runs, MAIN, f"{WITHOUT}, {way}") for way in (ADAPTED, "source")), MARGIN)
-    helps = {kind: stats.paired(*(over_shifts(runs, [kind], way) for way in (ADAPTED, "source"))) for kind in SHIFTS}
-    corrected = [np.array(arm["variance_ratio"]) * m / (m - 1) for arm, m in zip(arms, TRAINED_WITH, strict=True)]
+    same = stats.tost(error[MAIN, "population"], error[MAIN, WHOLE], MARGIN)
+    no_harm = stats.tost(*(error[MAIN, f"{WITHOUT}, {way}"] for way in (ADAPTED, "source")), MARGIN)
+    helps = {kind: stats.paired(*(over_shifts(error, [kind], way) for way in (ADAPTED, "source"))) for kind in SHIFTS}
+    corrected = [facts["variance_ratio"][m,] * m / (m - 1) for m in TRAINED_WITH]
     unbiased = [stats.tost(c, np.ones(len(c)), 0.01) for c in corrected]
     tests = [same, *helps.values(), no_harm, max(unbiased, key=lambda t: t["p"])]
-    p = stats.holm([t["p"] if isinstance(t, dict) else t.p for t in tests])
+    p_same, *p_helps, p_no_harm, p_unbiased = stats.holm([t["p"] if isinstance(t, dict) else t.p for t in tests])
 
-    alone, (_, alone_ci) = values(runs, MAIN, "B=1"), stats.mean_ci(values(runs, MAIN, "B=1"))
+    alone, alone_ci = stats.mean_ci(error[MAIN, "B=1"])
     spread = max(r["spread_at_one"] for r in runs)
     criteria = [
         lab.Criterion(
             "test error % with the statistics of one image (B=1)",
-            alone.mean(),
+            alone,
             alone_ci,
             "chance: the same logits for every image, in every net",
-            bool(spread == 0 and not lab.learned(alone.mean(), runs[0]["chance"])),
+            bool(spread == 0 and not lab.learned(alone, runs[0]["chance"])),
             headline=True,
             note=f"largest difference between the logits of two test images: {spread:g}",
         ),
@@ -272,22 +275,15 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             same["mean"],
             same["ci90"],
             f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
-            bool(same["equivalent"] and p[0] < 0.05),
+            bool(same["equivalent"] and p_same < 0.05),
             headline=True,
-            note=f"Holm p {p[0]:.2g}",
+            note=f"Holm p {p_same:.2g}",
         ),
     ]
-    for (kind, d), holm in zip(helps.items(), p[1:], strict=False):
-        criteria.append(
-            lab.Criterion(
-                f"shift by {kind}: test error of adapted ({ADAPTED}) minus training statistics, points",
-                d.mean,
-                d.ci,
-                "interval below 0, Holm p < 0.05",
-                bool(d.ci[1] < 0 and holm < 0.05),
-                note=f"{d.details('better')}, Holm p {holm:.2g}; a mean over the strengths",
-            )
-        )
+    for (kind, d), p in zip(helps.items(), p_helps, strict=True):
+        name = f"shift by {kind}: test error of adapted ({ADAPTED}) minus training statistics, points"
+        words = {"details": d.details("better"), "note": "a mean over the strengths"}
+        criteria.append(lab.beyond(name, d.mean, d.ci, p, below=0, **words))
     worst_fold = max(r["fold_error"] for r in runs)
     worst = max(range(len(unbiased)), key=lambda i: abs(unbiased[i]["mean"]))
     criteria += [
@@ -296,15 +292,15 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             no_harm["mean"],
             no_harm["ci90"],
             f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
-            bool(no_harm["equivalent"] and p[4] < 0.05),
-            note=f"Holm p {p[4]:.2g}; other n and N: see the notes and the figure",
+            bool(no_harm["equivalent"] and p_no_harm < 0.05),
+            note=f"Holm p {p_no_harm:.2g}; other n and N: see the notes and the figure",
         ),
         lab.Criterion(
             "E[m / (m - 1) var_B] / var over batches as in training, furthest from 1 of all m",
             float(corrected[worst].mean()),
             stats.mean_ci(corrected[worst], level=0.90)[1],
             "90 % interval within 1 +- 0.01 for every m, TOST, Holm p < 0.05",
-            bool(all(t["equivalent"] for t in unbiased) and p[5] < 0.05),
+            bool(all(t["equivalent"] for t in unbiased) and p_unbiased < 0.05),
             note=f"here m={TRAINED_WITH[worst]}; without the correction at m={TRAINED_WITH[0]}: "
             f"{np.mean(arms[0]['variance_ratio']):.3f}",
         ),
@@ -317,37 +313,27 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             note=f"the same in float64, where rounding hides nothing: {max(r['fold_error_float64'] for r in runs):.1e}",
         ),
     ]
-    return lab.Analysis(arms, criteria, table, notes(runs))
+    return lab.Analysis(arms, criteria, table, notes(error))
 
 
-def notes(runs: list[dict[str, Any]]) -> list[str]:
+def notes(error: Errors) -> list[str]:
     """What no criterion asks: the other nets, the moving average, and what N trades for what."""
     lines = []
     for what, a, b in (
         ("population minus whole test set", "population", WHOLE),
         ("moving average minus population", "moving average", "population"),
-        (
-            "moving average of the biased variance minus that of the unbiased",
-            "moving average, biased",
-            "moving average",
-        ),
+        ("moving average of the biased variance minus that of the unbiased", WAYS[2], WAYS[1]),
     ):
-        found = []
-        for m in TRAINED_WITH:
-            d = stats.paired(values(runs, m, a), values(runs, m, b))
-            found.append(f"m={m} {d.mean:+.2f} [{d.ci[0]:.2f}, {d.ci[1]:.2f}]")
+        found = [f"m={m} {stats.paired(error[m, a], error[m, b]).interval()}" for m in TRAINED_WITH]
         lines.append(f"{what}, points: {', '.join(found)}")
     for count in PSEUDO_COUNTS:
         way = f"n={ADAPTED_WITH[0]}, N={count}"
-        harm = stats.paired(*(values(runs, MAIN, f"{WITHOUT}, {w}") for w in (way, "source")))
-        gain = stats.paired(*(over_shifts(runs, list(SHIFTS), w) for w in (way, "source")))
-        lines.append(
-            f"adapted with {way}, points: without shift {harm.mean:+.2f} [{harm.ci[0]:.2f}, {harm.ci[1]:.2f}], "
-            f"mean of all shifts {gain.mean:+.2f} [{gain.ci[0]:.2f}, {gain.ci[1]:.2f}]"
-        )
+        harm = stats.paired(*(error[MAIN, f"{WITHOUT}, {w}"] for w in (way, "source"))).interval()
+        gain = stats.paired(*(over_shifts(error, SHIFTS, w) for w in (way, "source"))).interval()
+        lines.append(f"adapted with {way}, points: without shift {harm}, mean of all shifts {gain}")
     affine = [f"{kind} {s}, n={ADAPTED_WITH[0]}, N=0" for kind in ("contrast", "offset") for s in SHIFTS[kind]]
-    unshifted = values(runs, MAIN, f"{WITHOUT}, n={ADAPTED_WITH[0]}, N=0")
-    change = max(np.abs(values(runs, MAIN, way) - unshifted).max() for way in affine)
+    unshifted = error[MAIN, f"{WITHOUT}, n={ADAPTED_WITH[0]}, N=0"]
+    change = max(np.abs(error[MAIN, way] - unshifted).max() for way in affine)
     lines.append(
         "contrast and offset change each input of the first norm by an affine map, which statistics of the target "
         f"alone (N=0) take back: the largest change of an error is {change:.2f} points"
@@ -355,28 +341,20 @@ def notes(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-LINES = list(zip(plots.PALETTE, "os^Dv<", ("-", "--", "-.", ":", "-", "--"), strict=False))
-
-
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    seeds = f"{len(settings['seeds'])} seeds, 95 % bands"
+    seeds, error = f"{len(settings['seeds'])} seeds, 95 % bands", errors_of(runs)
     pictures = []
 
-    def line(ax: Any, x: Any, columns: list[np.ndarray], label: str, i: int) -> None:
-        color, marker, style = LINES[i]
-        plots.line_with_band(ax, x, np.stack(columns, axis=1), label, color, marker=marker, linestyle=style)
-
-    fig, axes = plots.plt.subplots(1, 2, figsize=(12, 5), sharey=True)
-    axes[0].set_yscale("log")
-    for ax, order, title in zip(axes, ("", ", by class"), ("in random order", "sorted by class"), strict=True):
-        for i, m in enumerate(TRAINED_WITH):
-            line(ax, TEST_BATCHES, [values(runs, m, f"B={size}{order}") for size in TEST_BATCHES], f"m={m}", i)
-            ax.axhline(values(runs, m, "population").mean(), color=LINES[i][0], lw=1, ls=LINES[i][2])
-        ax.set(xscale="log", xlabel="B, rows of a test batch", title=f"Test images {title}")
-        ax.set_xticks(TEST_BATCHES, TEST_BATCHES)
-        ax.minorticks_off()
+    titles = ["Test images in random order", "Test images sorted by class"]
+    fig, axes = plots.panels(titles, (12, 5), "B, rows of a test batch", "test error (%)")
+    axes[0].set(xscale="log", yscale="log")
+    for ax, order in zip(axes, ("", ", by class"), strict=True):
+        for m, look in plots.looks(TRAINED_WITH).items():
+            curves = np.column_stack([error[m, f"B={size}{order}"] for size in TEST_BATCHES])
+            plots.line_with_band(ax, TEST_BATCHES, curves, f"m={m}", **look)
+            ax.axhline(error[m, "population"].mean(), lw=1, **{**look, "marker": ""})
+        plots.label_x(ax, TEST_BATCHES)
     plots.label_decades(axes[0].yaxis)
-    axes[0].set_ylabel("test error (%)")
     axes[0].legend(title="trained with")
     fig.suptitle(f"Normalized with the statistics of the test batch ({seeds})")
     pictures.append(
@@ -389,20 +367,20 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         )
     )
 
-    fig, axes = plots.plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
     n, count = ADAPTED_WITH
-    ways = ["source", f"n={n}, N={count}", f"n={n}, N=0", f"n=8, N={count}", "n=8, N=0"]
+    ways = plots.looks(["source", f"n={n}, N={count}", f"n={n}, N=0", f"n=8, N={count}", "n=8, N=0"])
+    fig, axes = plots.panels(["less contrast", "offset", "noise"], (13, 4.8), ylabel="test error (%)", sharex=False)
     for ax, (kind, strengths) in zip(axes, SHIFTS.items(), strict=True):
         unshifted = 1.0 if kind == "contrast" else 0.0
-        for i, way in enumerate(ways):
+        for way, look in ways.items():
             keys = [f"{WITHOUT}, {way}", *(f"{kind} {s}, {way}" for s in strengths)]
+            curves = np.column_stack([error[MAIN, key] for key in keys])
             label = "training statistics" if way == "source" else f"adapted, {way}"
-            line(ax, [unshifted, *strengths], [values(runs, MAIN, key) for key in keys], label, i)
+            plots.line_with_band(ax, [unshifted, *strengths], curves, label, **look)
         unit = "share that is left" if kind == "contrast" else "standard deviations of the pixels"
-        ax.set(xlabel=f"{kind} ({unit})")
-        if kind == "contrast":
-            ax.invert_xaxis()
-    axes[0].set(ylabel="test error (%)", ylim=(0, None))
+        ax.set_xlabel(f"{kind} ({unit})")
+    axes[0].invert_xaxis()
+    axes[0].set_ylim(0, None)
     axes[0].legend()
     fig.suptitle(f"Shifted test images, nets trained with m={MAIN} ({seeds})")
     pictures.append(
@@ -416,18 +394,21 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         )
     )
 
-    fig, axes = plots.plt.subplots(1, 2, figsize=(12, 4.8))
-    for i, n in enumerate(TARGET_ROWS):
-        ways = [f"n={n}, N={count}" for count in PSEUDO_COUNTS]
-        places = range(len(ways))
-        line(axes[0], places, [values(runs, MAIN, f"{WITHOUT}, {way}") for way in ways], f"n={n}", i)
-        line(axes[1], places, [over_shifts(runs, list(SHIFTS), way) for way in ways], f"n={n}", i)
-    axes[0].axhline(values(runs, MAIN, f"{WITHOUT}, source").mean(), color="0.4", label="training statistics")
-    axes[1].axhline(over_shifts(runs, list(SHIFTS), "source").mean(), color="0.4")
-    for ax, title in zip(axes, ("no shift", "mean of the nine shifts"), strict=True):
-        ax.set_xticks(range(len(PSEUDO_COUNTS)), PSEUDO_COUNTS)
-        ax.set(xlabel="N, rows the training statistics are worth", ylabel="test error (%)", title=title)
+    def without_shift(way: str) -> np.ndarray:
+        return error[MAIN, f"{WITHOUT}, {way}"]
+
+    def with_all_shifts(way: str) -> np.ndarray:
+        return over_shifts(error, SHIFTS, way)
+
+    xlabel, places = "N, rows the training statistics are worth", range(len(PSEUDO_COUNTS))
+    fig, axes = plots.panels(["no shift", "mean of the nine shifts"], (12, 4.8), xlabel, "test error (%)", sharey=False)
+    for ax, errors_with in zip(axes, (without_shift, with_all_shifts), strict=True):
+        for n, look in plots.looks(TARGET_ROWS).items():
+            curves = np.column_stack([errors_with(f"n={n}, N={count}") for count in PSEUDO_COUNTS])
+            plots.line_with_band(ax, places, curves, f"n={n}", **look)
+        ax.axhline(errors_with("source").mean(), color="0.4", label="training statistics")
         ax.set_ylim(0, None)
+    plots.label_x(axes[0], places, [str(count) for count in PSEUDO_COUNTS])
     axes[0].legend()
     fig.suptitle(f"What adaptation costs and what it gains ({seeds})")
     pictures.append(
@@ -443,12 +424,13 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     fig, ax = plots.plt.subplots(figsize=(7, 4.5))
     ms = np.geomspace(TRAINED_WITH[0] / 1.3, TRAINED_WITH[-1] * 1.3, 100)
     ax.plot(ms, (ms - 1) / ms, color="0.4", label="(m - 1) / m")
-    ratios = [np.array(arm["variance_ratio"]) for arm in analysis.arms]
-    ax.plot(TRAINED_WITH, [r.mean() for r in ratios], LINES[0][1], color=LINES[0][0], ms=9, label="measured")
-    line(ax, TRAINED_WITH, [r * m / (m - 1) for r, m in zip(ratios, TRAINED_WITH, strict=True)], "times m / (m - 1)", 1)
+    ratio = np.column_stack([arm["variance_ratio"] for arm in analysis.arms])
+    look = plots.looks(["measured", "times m / (m - 1)"])
+    ax.plot(TRAINED_WITH, ratio.mean(axis=0), label="measured", ms=9, **{**look["measured"], "linestyle": ""})
+    corrected = ratio * TRAINED_WITH / (np.array(TRAINED_WITH) - 1)
+    plots.line_with_band(ax, TRAINED_WITH, corrected, "times m / (m - 1)", **look["times m / (m - 1)"])
     ax.set(xscale="log", xlabel="m, rows of a batch", ylabel="mean batch variance / variance of all rows")
-    ax.set_xticks(TRAINED_WITH, TRAINED_WITH)
-    ax.minorticks_off()
+    plots.label_x(ax, TRAINED_WITH)
     ax.legend()
     pictures.append(
         plots.Picture(
