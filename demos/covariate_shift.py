@@ -392,10 +392,8 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     fig, axes = plots.panels(titles, (12, 5), xlabel, "test error (%)", sharex=False, sharey=False)
     for ax, activation in zip(axes, LABELS, strict=True):
         for norm, look in looks.items():
-            (x, y), one = (
-                (table[name(activation, norm), FIXED_LR] for table in (moved, error)),
-                look | {"linestyle": ""},
-            )
+            x, y = (table[name(activation, norm), FIXED_LR] for table in (moved, error))
+            one = {**look, "linestyle": ""}
             ax.plot(x, y, **one, alpha=0.4, mew=0)
             ax.plot(mean_of_finite(x), y.mean(), **one, ms=11, mec=plots.INK, label=norm)
         ax.set(xscale="log", yscale="log")
