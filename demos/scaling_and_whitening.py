@@ -302,34 +302,18 @@ def cost(config: dict[str, Any]) -> float:
 # --- analysis
 
 
-def of_part(runs: list[dict[str, Any]], part: str, metric: str, *keys: str) -> dict[Any, np.ndarray]:
-    """The keys' values, a tuple -> one value of the metric per seed, seeds in order."""
-    table: dict[Any, list[tuple[int, float]]] = {}
-    for r in runs:
-        if r["part"] == part and metric in r:
-            table.setdefault(tuple(r[key] for key in keys), []).append((r["seed"], r[metric]))
-    return {key: np.array([v for _, v in sorted(pairs, key=lambda p: p[0])]) for key, pairs in table.items()}
-
-
 def slope(x: Any, y: np.ndarray) -> np.ndarray:
     """Of log y[seed, i] against log x[i], one per seed."""
     return np.polyfit(np.log(x), np.log(y).T, 1)[0]
 
 
-def interval(mean: float, ci: tuple[float, float], digits: int = 2) -> str:
-    return f"{mean:.{digits}f} [{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
-
-
-def best_lr(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Per net the learning rate with the lowest mean validation error."""
-    valid = {key: values.mean() for key, values in of_part(runs, "net", "valid_error", "arm", "lr").items()}
-    return {arm: min((mean, lr) for (a, lr), mean in valid.items() if a == arm)[1] for arm, _ in valid}
-
-
 def exact(runs: list[dict[str, Any]]) -> list[lab.Criterion]:
     """(b) and (d), the worst over seeds."""
-    worst = {k: of_part(runs, "identities", k)[()].max() for k in ("covariance", "rotation", "restored")}
-    further = of_part(runs, "identities", "zca_distance")[()] / of_part(runs, "identities", "next_distance")[()]
+    worst = {k: lab.per_seed(runs, k, part="identities")[()].max() for k in ("covariance", "rotation", "restored")}
+    further = (
+        lab.per_seed(runs, "zca_distance", part="identities")[()]
+        / lab.per_seed(runs, "next_distance", part="identities")[()]
+    )
     small = [
         ("(b) covariance of both whitenings minus the identity, largest entry", worst["covariance"], 1e-8),
         ("(b) ZCA minus U PCA, and minus Cov(x)^(-1/2) (x - mean), largest entry", worst["rotation"], 1e-8),
@@ -343,20 +327,19 @@ def exact(runs: list[dict[str, Any]]) -> list[lab.Criterion]:
 
 
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
-    steps = of_part(runs, "descent", "taken", "frame", "condition", "arm")
-    reached = of_part(runs, "descent", "reached", "frame", "condition", "arm")
-    inputs = of_part(runs, "descent", "input_condition", "frame", "condition", "arm")
-    on_test = of_part(runs, "descent", "test_error", "arm")
+    steps = lab.per_seed(runs, "taken", "frame", "condition", "arm", part="descent")
+    reached = lab.per_seed(runs, "reached", "frame", "condition", "arm", part="descent")
+    inputs = lab.per_seed(runs, "input_condition", "frame", "condition", "arm", part="descent")
+    on_test = lab.per_seed(runs, "test_error", "arm", part="descent")
     table = [["part", "arm", "measured", "mean [95 %]", "also"]]
     arms: list[dict[str, Any]] = []
     for (frame, k, arm), values in steps.items():
         name = f"{frame}, condition {k}" if k else settings["dataset"]
-        mean, ci = stats.mean_ci(values)
         also = f"condition of [x 1] {np.median(inputs[frame, k, arm]):.3g}"
         also += "" if k else f", test error {on_test[arm,].mean():.2f} %"
         late = int((~reached[frame, k, arm].astype(bool)).sum())
         also += f", {late} did not get there" if late else ""
-        table.append(["a", f"{name}, {arm}", "steps", interval(mean, ci, 0), also])
+        table.append(["a", f"{name}, {arm}", "steps", stats.interval(*stats.mean_ci(values), ".0f"), also])
         arms.append({"arm": f"{name}, {arm}", "steps": list(values), "not_reached": late})
 
     criteria = exact(runs)
@@ -368,33 +351,29 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         where = f"{frame}, condition {k}" if k else settings["dataset"]
         late = int((~reached[frame, k, "raw"].astype(bool)).sum())
         criteria.append(
-            lab.Criterion(
+            lab.beyond(
                 f"(a) steps with raw inputs / with {arm}, {where}",
                 float(np.exp(d.mean)),
                 (float(low), float(high)),
-                "interval above 1, Holm p < 0.05",
-                bool(low > 1 and p < 0.05),
+                p,
+                above=1,
+                details=f"geometric mean; bootstrap [{boot[0]:.3g}, {boot[1]:.3g}], d_z of the logarithm {d.d_z:.2f}, "
+                f"fewer steps in {100 * (1 - d.win_rate):.0f} % of seeds",
+                note=f"{late} raw runs did not get there: the ratio is a lower bound" if late else "",
                 headline=frame == "rotated",
-                note=f"geometric mean; bootstrap [{boot[0]:.3g}, {boot[1]:.3g}], d_z of the logarithm {d.d_z:.2f}, "
-                f"fewer steps in {100 * (1 - d.win_rate):.0f} % of seeds, Holm p {p:.2g}"
-                + (f"; {late} raw runs did not get there: the ratio is a lower bound" if late else ""),
             )
         )
-    per_element = {norm: of_part(runs, "times", norm)[()] for norm in ("BN", "ZCA")}
-    wanted = {"BN": (-np.inf, 0.25), "ZCA": (0.5, np.inf)}
-    for norm, label in (("BN", "batch norm"), ("ZCA", "whitening")):
+    per_element = {norm: lab.per_seed(runs, norm, part="times")[()] for norm in ("BN", "ZCA")}
+    for norm, label, low, high, words in (
+        ("BN", "batch norm", -np.inf, 0.25, "interval below 0.25 (O(nd): at most 0)"),
+        ("ZCA", "whitening", 0.5, np.inf, "interval above 0.5 (O(nd^2 + d^3): 1 to 2)"),
+    ):
         mean, ci = stats.mean_ci(slope(settings["widths"], per_element[norm]))
-        low, high = wanted[norm]
-        words = (
-            f"interval below {high} (O(nd): at most 0)"
-            if norm == "BN"
-            else f"interval above {low} (O(nd^2 + d^3): 1 to 2)"
-        )
         name = f"(e) log-log slope of {label}'s time per element against d"
         criteria.append(lab.Criterion(name, mean, ci, words, bool(low < ci[0] and ci[1] < high)))
-        for i, d in enumerate(settings["widths"]):
-            mean, ci = stats.mean_ci(per_element[norm][:, i])
-            table.append(["e", f"{label}, d = {d}", "ns per element", interval(mean, ci), f"n = {ROWS_TIMED}"])
+        for d, column in zip(settings["widths"], per_element[norm].T, strict=True):
+            cell = stats.interval(*stats.mean_ci(column))
+            table.append(["e", f"{label}, d = {d}", "ns per element", cell, f"n = {ROWS_TIMED}"])
         arms.append({"arm": label, "widths": settings["widths"], "ns_per_element": per_element[norm].tolist()})
     last = [slope(settings["widths"][-2:], per_element[norm][:, -2:]).mean() for norm in ("BN", "ZCA")]
     widths = "{} to {}".format(*settings["widths"][-2:])
@@ -406,15 +385,16 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
 def _nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict[str, Any]], list[str]]:
     """(c) and (d): a row and an arm per net, and the paired differences as notes."""
     error, nll, train_nll, diverged = (
-        of_part(runs, "net", metric, "arm", "lr") for metric in ("test_error", "test_nll", "train_nll", "diverged")
+        lab.per_seed(runs, metric, "arm", "lr", part="net")
+        for metric in ("test_error", "test_nll", "train_nll", "diverged")
     )
-    agreement, best, arms = of_part(runs, "net", "agreement", "arm", "lr"), best_lr(runs), []
+    agreement, best, arms = lab.per_seed(runs, "agreement", "arm", "lr", part="net"), lab.best_lr(runs), []
     for arm, lr in best.items():
         key = (arm, lr)
         gone = int(sum(values.sum() for (a, _), values in diverged.items() if a == arm))
         also = f"lr {lr:g}, NLL {nll[key].mean():.3f}, train {train_nll[key].mean():.3f}, diverged {gone}"
         part = "c" if "per batch" in arm else "d"
-        table.append([part, arm, "test error (%)", interval(*stats.mean_ci(error[key])), also])
+        table.append([part, arm, "test error (%)", stats.interval(*stats.mean_ci(error[key])), also])
         arms.append({"arm": arm, "best_lr": lr, "test_error": list(error[key]), "test_nll": list(nll[key])})
         arms[-1] |= {"train_nll": list(train_nll[key]), "test_error_at_fixed_lr": list(error[arm, FIXED_LR])}
         arms[-1]["diverged"] = gone
@@ -430,15 +410,17 @@ def _nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict
         for where, first, second in (("best lr", best[a], best[b]), (f"lr {FIXED_LR}", FIXED_LR, FIXED_LR)):
             d = stats.paired(error[a, first], error[b, second])
             same = stats.tost(error[a, first], error[b, second], MARGIN)["equivalent"]
-            words.append(f"{interval(d.mean, d.ci)} at {where}{f' (equivalent within {MARGIN})' if same else ''}")
+            words.append(f"{stats.interval(d.mean, d.ci)} at {where}{f' (equivalent within {MARGIN})' if same else ''}")
         notes.append(f"{part} {a} minus {b}, points of test error: {'; '.join(words)}")
     kept = {arm[:3]: agreement[arm, FIXED_LR] for arm in best if (arm, FIXED_LR) in agreement}
-    words = [f"{name} {interval(*stats.mean_ci(values))}" for name, values in kept.items()]
+    words = [f"{name} {stats.interval(*stats.mean_ci(values))}" for name, values in kept.items()]
     notes.append(
         f"(c) correlation of a feature whitened by one batch with itself whitened by another: {', '.join(words)}"
     )
-    late = of_part(runs, "net", "error_with_batch_statistics", "arm", "lr")
-    words = [f"{arm[:3]} {interval(*stats.mean_ci(late[arm, lr]))}" for arm, lr in best.items() if (arm, lr) in late]
+    late = lab.per_seed(runs, "error_with_batch_statistics", "arm", "lr", part="net")
+    words = [
+        f"{arm[:3]} {stats.interval(*stats.mean_ci(late[arm, lr]))}" for arm, lr in best.items() if (arm, lr) in late
+    ]
     notes.append(
         f"(c) test error (%) where each batch of {M} is whitened by itself, as in training: {', '.join(words)}"
     )
@@ -449,11 +431,11 @@ def _notes(runs: list[dict[str, Any]], steps: dict[Any, np.ndarray], settings: d
     top = max(settings["conditions"])
     same = all(np.array_equal(v, steps[f, k, "ZCA"]) for (f, k, arm), v in steps.items() if arm == "PCA")
     d = stats.paired(np.log(steps["rotated", top, "raw"] + 1), np.log(steps["rotated", top, "standardized"] + 1))
-    eps, noise = (of_part(runs, "identities", k)[()].max() for k in ("without_eps", "batch_noise"))
+    eps, noise = (lab.per_seed(runs, k, part="identities")[()].max() for k in ("without_eps", "batch_noise"))
     return [
         f"(a) PCA and ZCA take {'the same number of steps everywhere' if same else 'different numbers of steps'}: "
         "gradient descent from 0 does not see a rotation",
-        f"(a) rotated, condition {top}: steps raw / standardized {interval(np.exp(d.mean), tuple(np.exp(d.ci)))}",
+        f"(a) rotated, condition {top}: steps raw / standardized {stats.interval(np.exp(d.mean), tuple(np.exp(d.ci)))}",
         f"(d) with gamma = sqrt(var), without eps, y differs from x by up to {eps:.1g} standard deviations; with gamma "
         f"and beta of all rows, but statistics of 32, by {noise:.1g}: the identity holds for fixed statistics",
     ]
@@ -463,18 +445,16 @@ def _notes(runs: list[dict[str, Any]], steps: dict[Any, np.ndarray], settings: d
 
 
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    looks = list(zip(INPUTS, plots.PALETTE, "osD^v", ["-", "--", "-.", "-", ":"], strict=False))
-    steps, conditions = of_part(runs, "descent", "taken", "frame", "condition", "arm"), settings["conditions"]
-    fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    for ax, frame, title in zip(axes, ("scales", "rotated"), ("unequal scales", "the same, rotated"), strict=True):
-        ax.set(xscale="log", yscale="log", title=title, xlabel="condition number of the covariance")
-        for name, color, marker, line in looks:
-            curves = np.stack([steps[frame, k, name] for k in conditions], axis=1)
-            plots.line_with_band(ax, conditions, curves, name, color, marker=marker, linestyle=line)
+    steps, conditions = lab.per_seed(runs, "taken", "frame", "condition", "arm", part="descent"), settings["conditions"]
+    titles, xlabel = ["unequal scales", "the same, rotated"], "condition number of the covariance"
+    fig, axes = plots.panels(titles, (11, 4.5), xlabel, "steps to the tolerance")
+    for ax, frame in zip(axes, ("scales", "rotated"), strict=True):
+        ax.set(xscale="log", yscale="log")
+        for name, look in plots.looks(list(INPUTS)).items():
+            curves = np.column_stack([steps[frame, k, name] for k in conditions])
+            plots.line_with_band(ax, conditions, curves, name, **look)
         plots.label_decades(ax.yaxis)
-        ax.set_xticks(conditions, [str(k) for k in conditions])
-        ax.minorticks_off()
-    axes[0].set_ylabel("steps to the tolerance")
+        plots.label_x(ax, conditions)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     pictures = [
         plots.Picture(
@@ -489,16 +469,14 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
 
     rng = np.random.default_rng(5)
     cloud = rng.normal(size=(300, 2)) * [2.0, 0.4] @ np.array([[0.34, 0.94], [-0.94, 0.34]]) + [1.0, 2.0]
-    fig, axes = plots.plt.subplots(1, 5, figsize=(13, 3.2))
-    for ax, (name, scaler) in zip(axes, INPUTS.items(), strict=True):
+    fig, axes = plots.panels(list(INPUTS), (13, 3.2), "feature 1", "feature 2", sharex=False, sharey=False)
+    for ax, scaler in zip(axes, INPUTS.values(), strict=True):
         points = scaler().fit_transform(cloud) if scaler else cloud
         upper = cloud[:, 1] > np.median(cloud[:, 1])
         for half, marker, color in ((upper, "^", plots.PALETTE[1]), (~upper, "o", plots.PALETTE[0])):
             ax.scatter(*points[half].T, s=9, marker=marker, color=color)
-        ax.set(title=name, xlabel="feature 1", aspect="equal")
         ax.set_box_aspect(1)
         ax.axis("equal")
-    axes[0].set_ylabel("feature 2")
     pictures.append(
         plots.Picture(
             "five_inputs",
@@ -510,14 +488,13 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
 
     fig, ax = plots.plt.subplots(figsize=(7, 4.5))
     ax.set(xscale="log", yscale="log", xlabel="d, features", ylabel="ns per element, forward and backward")
-    widths = np.array(settings["widths"])
-    for norm, label, color, marker in (("BN", "batch norm", 0, "o"), ("ZCA", "ZCA whitening of all features", 1, "s")):
-        values = of_part(runs, "times", norm)[()]
-        plots.line_with_band(ax, widths, values, label, plots.PALETTE[color], marker=marker)
+    widths, labels = np.array(settings["widths"]), ["batch norm", "ZCA whitening of all features"]
+    for norm, (label, look) in zip(("BN", "ZCA"), plots.looks(labels).items(), strict=True):
+        values = lab.per_seed(runs, norm, part="times")[()]
+        plots.line_with_band(ax, widths, values, label, **look)
     start = np.exp(np.log(values[:, 0]).mean())
     ax.plot(widths, start * widths / widths[0], color="0.4", ls=":", label="proportional to d")
-    ax.set_xticks(widths, [str(d) for d in widths])
-    ax.minorticks_off()
+    plots.label_x(ax, settings["widths"])
     plots.label_decades(ax.yaxis)
     ax.legend()
     pictures.append(

@@ -282,15 +282,6 @@ def cost(config: dict[str, Any]) -> float:
 # --- analysis
 
 
-def table_of(runs: list[dict[str, Any]], part: str, metric: str, key: str) -> dict[Any, np.ndarray]:
-    """(arm, value of key) -> one value of the metric per seed, seeds in order."""
-    table: dict[Any, list[tuple[int, float]]] = {}
-    for r in runs:
-        if r["part"] == part:
-            table.setdefault((r["arm"], r[key]), []).append((r["seed"], r[metric]))
-    return {k: np.array([v for _, v in sorted(pairs)]) for k, pairs in table.items()}
-
-
 def largest_stable_rate(runs: list[dict[str, Any]]) -> dict[str, float | None]:
     """Loss and norm -> the largest rate at which every seed ends below half of the loss it started with."""
     stable: dict[str, dict[float, bool]] = {}
@@ -303,8 +294,12 @@ def largest_stable_rate(runs: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def start_and_rates(runs: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Of every net of depth 8, per seed: sharpness at the start, and the largest rate that learns (0: none does)."""
-    start = {arm: v for (arm, depth), v in table_of(runs, "start", "sharpness", "depth").items() if depth == 8}
-    error = table_of(runs, "rate", "test_error", "lr")
+    start = {
+        arm: v
+        for (arm, depth), v in lab.per_seed(runs, "sharpness", "arm", "depth", part="start").items()
+        if depth == 8
+    }
+    error = lab.per_seed(runs, "test_error", "arm", "lr", part="rate")
     chance = next(r["chance"] for r in runs if r["part"] == "rate")
     rates = {arm: np.zeros(len(values)) for arm, values in start.items()}
     for (arm, lr), values in error.items():
@@ -313,13 +308,12 @@ def start_and_rates(runs: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], 
 
 
 def interval(values: np.ndarray) -> str:
-    mean, ci = stats.mean_ci(values)
-    return f"{mean:.3g} [{ci[0]:.3g}, {ci[1]:.3g}]"
+    return stats.interval(*stats.mean_ci(values), ".3g")
 
 
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
     metrics = ("ratio", "highest", "end", "test_error", "diverged")
-    ratio, highest, end, error, diverged = (table_of(runs, "edge", metric, "lr") for metric in metrics)
+    ratio, highest, end, error, diverged = (lab.per_seed(runs, metric, "arm", "lr", part="edge") for metric in metrics)
     largest = largest_stable_rate(runs)
     table = [["part", "arm", "measured", "mean [95 %]", "also"]]
     arms: list[dict[str, Any]] = []
@@ -352,7 +346,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     learning = [arm for arm in start if (rates[arm] > 0).all()]
     trend = None
     if len(learning) > 2:
-        trend = stats.spearman_over_seeds(*(np.stack([of[arm] for arm in learning], axis=1) for of in (start, rates)))
+        trend = stats.spearman_over_seeds(*(np.column_stack([of[arm] for arm in learning]) for of in (start, rates)))
     adjusted = stats.holm([*(e["p"] for e in equal), trend.p if trend else float("nan")])
     criteria = []
     for (name, values), e, p in zip(tests, equal, adjusted, strict=False):
@@ -381,12 +375,9 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             f"Holm p {adjusted[-1]:.2g}",
         )
     )
+    against = "exact Hessian-vector products through batch norm against finite differences of the gradient"
     for key, limit, what in (
-        (
-            "hessian",
-            1e-6,
-            "exact Hessian-vector products through batch norm against finite differences of the gradient",
-        ),
+        ("hessian", 1e-6, against),
         ("eigenvalue", 1e-4, "power iteration against the eigenvalues of the whole Hessian"),
     ):
         worst = max(r[key] for r in runs if r["part"] == "exact")
@@ -395,7 +386,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
 
 
 def _after(runs: list[dict[str, Any]]) -> list[str]:
-    sharpness, sizes = (table_of(runs, "after", metric, "lr") for metric in ("sharpness", "sizes"))
+    sharpness, sizes = (lab.per_seed(runs, metric, "arm", "lr", part="after") for metric in ("sharpness", "sizes"))
     notes = []
     for (arm, lr), values in sharpness.items():
         ratios = ", ".join(f"{r:.2g}" for r in np.median(values, axis=0) * lr / 2)
@@ -434,11 +425,12 @@ def _notes(ratio: Any, highest: Any, end: Any, largest: Any, start: Any, rates: 
     none = [arm for arm in start if not (rates[arm] > 0).all()]
     if none:
         notes.append(f"left out of the correlation, since in some seed no rate learns: {', '.join(none)}")
-        everyone = [np.stack([of[arm] for arm in start], axis=1) for of in (start, rates)]
+        everyone = [np.column_stack([of[arm] for arm in start]) for of in (start, rates)]
         rho = stats.spearman_over_seeds(*everyone)
         notes.append(
-            f"the correlation with them, as nets whose largest stable rate is 0: {rho.mean:+.2f} [{rho.ci[0]:.2f}, "
-            f"{rho.ci[1]:.2f}]: a net without a norm can start flat because nothing passes through it"
+            "the correlation with them, as nets whose largest stable rate is 0: "
+            f"{stats.interval(rho.mean, rho.ci, sign='+')}: a net without a norm can start flat because nothing passes "
+            "through it"
         )
     for arm in start:
         if (rates[arm] > 0).all():
@@ -456,8 +448,9 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
 
 def _along_training(runs: list[dict[str, Any]]) -> plots.Picture:
     edge = [r for r in runs if r["part"] == "edge"]
-    fig, axes = plots.plt.subplots(2, 2, figsize=(12, 8), sharex=True, sharey="row")
-    for row, (loss, lrs) in zip(axes, LRS.items(), strict=True):
+    titles = [f"{loss}, {norm}" for loss in LRS for norm in NET_NORMS]
+    fig, axes = plots.panels(titles, (12, 8), "step", "sharpness", rows=2, sharey="row")
+    for row, (loss, lrs) in zip(np.reshape(axes, (2, 2)), LRS.items(), strict=True):
         for ax, norm in zip(row, NET_NORMS, strict=True):
             ax.set_yscale("log")
             for lr, color, line in zip(lrs, plots.PALETTE, ("-", "-.", ":"), strict=False):
@@ -470,14 +463,10 @@ def _along_training(runs: list[dict[str, Any]]) -> plots.Picture:
                 label = f"lr {lr:g}" + (f", {gone} diverged" if gone else "")
                 plots.line_with_band(ax, at, curves, label, color, marker="", linestyle=line)
                 ax.axhline(2 / lr, color=color, ls=(0, (1, 1)), lw=1)
-            ax.set_title(f"{loss}, {norm}")
             ax.legend()
-        row[0].set_ylabel("sharpness")
         drawn = np.concatenate([np.ravel(line.get_ydata()) for ax in row for line in ax.lines])  # not the widest bands
         row[0].set_ylim(np.nanmin(drawn) / 2, np.nanmax(drawn) * 2)
         plots.label_decades(row[0].yaxis)
-    for ax in axes[1]:
-        ax.set_xlabel("step")
     return plots.Picture(
         "sharpness_along_training",
         "The largest eigenvalue of the Hessian of the training loss (logarithmic, no unit) along full-batch training; "
@@ -488,18 +477,15 @@ def _along_training(runs: list[dict[str, Any]]) -> plots.Picture:
 
 
 def _against_depth(runs: list[dict[str, Any]], settings: dict[str, Any]) -> plots.Picture:
-    start, depths = table_of(runs, "start", "sharpness", "depth"), settings["depths"]
-    fig, axes = plots.plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    for ax, activation in zip(axes, ("relu", "sigmoid"), strict=True):
-        ax.set(xscale="log", yscale="log", title=d2.LABELS[activation], xlabel="hidden layers")
-        for i, norm in enumerate(settings["norms"]):
-            curves = np.stack([np.maximum(start[f"{activation} {norm}", d], 1e-6) for d in depths], axis=1)
-            look = {"marker": "osD^v"[i], "linestyle": ["-", "--", "-.", "-", ":"][i]}
-            plots.line_with_band(ax, depths, curves, norm, plots.PALETTE[i], **look)
-        ax.set_xticks(depths, [str(d) for d in depths])
-        ax.minorticks_off()
+    start, depths = lab.per_seed(runs, "sharpness", "arm", "depth", part="start"), settings["depths"]
+    fig, axes = plots.panels(list(d2.LABELS.values()), (11, 4.5), "hidden layers", "sharpness at the start")
+    for ax, activation in zip(axes, d2.LABELS, strict=True):
+        ax.set(xscale="log", yscale="log")
+        for norm, look in plots.looks(settings["norms"]).items():
+            curves = np.column_stack([np.maximum(start[f"{activation} {norm}", d], 1e-6) for d in depths])
+            plots.line_with_band(ax, depths, curves, norm, **look)
+        plots.label_x(ax, depths)
         plots.label_decades(ax.yaxis)
-    axes[0].set_ylabel("sharpness at the start")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return plots.Picture(
         "sharpness_against_depth",
@@ -513,15 +499,13 @@ def _against_rate(runs: list[dict[str, Any]]) -> plots.Picture:
     start, rates = start_and_rates(runs)
     fig, ax = plots.plt.subplots(figsize=(8, 5))
     ax.set(xscale="log", yscale="log", xlabel="sharpness at the start", ylabel="largest stable learning rate")
-    norms = list(dict.fromkeys(arm.split(" ", 1)[1] for arm in start))
+    looks = plots.looks(list(dict.fromkeys(arm.split(" ", 1)[1] for arm in start)))
     for arm, values in start.items():
         if not (rates[arm] > 0).all():
             continue
         activation, norm = arm.split(" ", 1)
-        i = norms.index(norm)
-        face = plots.PALETTE[i] if activation == "relu" else "none"
-        marker = "osD^v"[i]
-        ax.plot(values, rates[arm], marker, color=plots.PALETTE[i], mfc=face, ms=9, alpha=0.8, ls="", label=arm)
+        look = {**looks[norm], "linestyle": "", "mfc": looks[norm]["color"] if activation == "relu" else "none"}
+        ax.plot(values, rates[arm], ms=9, alpha=0.8, label=arm, **look)
     low, high = ax.get_xlim()
     line = np.array([low, high])
     ax.plot(line, 2 / line, color="0.4", ls="--", lw=1, label="2 / sharpness")

@@ -33,7 +33,7 @@ class Paired:
 
     def interval(self, form: str = ".2f") -> str:
         """ "+0.52 [0.25, 0.79]" """
-        return f"{self.mean:+{form}} [{self.ci[0]:{form}}, {self.ci[1]:{form}}]"
+        return interval(self.mean, self.ci, form, sign="+")
 
     def details(self, below: str = "", above: str = "") -> str:
         """What stands beside a mean and its interval. below or above: the word for a seed's a < b, or a > b."""
@@ -49,9 +49,9 @@ def points(d: Paired) -> str:
     return f"{d.interval()} points, {d.details('better')}"
 
 
-def interval(mean: float, ci: Interval, form: str = ".2f") -> str:
-    """ "3.38 [3.10, 3.67]" """
-    return f"{mean:{form}} [{ci[0]:{form}}, {ci[1]:{form}}]"
+def interval(mean: float, ci: Interval, form: str = ".2f", sign: str = "") -> str:
+    """ "3.38 [3.10, 3.67]"; sign "+" is for differences."""
+    return f"{mean:{sign}{form}} [{ci[0]:{form}}, {ci[1]:{form}}]"
 
 
 class Trend(NamedTuple):
