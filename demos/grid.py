@@ -37,6 +37,8 @@ Run = Callable[[Config], dict[str, Any]]
 Done = Callable[[int, dict[str, Any], float], None]  # number of the configuration, outcome, seconds
 
 TRIES = 3  # of a run whose worker dies, before it is given up
+# In a row, and no result in between: it is not the runs. At least so many, and each worker as often as a run is tried
+DEATHS = 12
 
 # What workers inherit: one thread per library
 LIBRARIES = ("TINYGRAD_BN", "OPENBLAS", "MKL", "OMP", "NUMBA")
@@ -59,11 +61,12 @@ def run_grid(
     """{**config, **run(config)} for each configuration, in their order.
 
     A run that raises gives {**config, "error": traceback} and the others go on; so does a run whose worker died
-    TRIES times. `done` is called with each outcome as soon as it is there. `executor` runs them instead of `workers`
-    processes here. `warm_up` is called first, in this process, to fill Numba's cache on disk: otherwise each worker
-    would compile the same kernels. `cost` starts the longest runs first, so that no worker is left alone with one at
-    the end. `before`: how many more runs were done earlier, for the progress bar. `code`: the version that a worker
-    must have, see runs.code_version; a run elsewhere with another is an error.
+    TRIES times. Where workers die again and again and no run comes back, that is a BrokenExecutor. `done` is called
+    with each outcome as soon as it is there. `executor` runs them instead of `workers` processes here. `warm_up` is
+    called first, in this process, to fill Numba's cache on disk: otherwise each worker would compile the same kernels.
+    `cost` starts the longest runs first, so that no worker is left alone with one at the end. `before`: how many more
+    runs were done earlier, for the progress bar. `code`: the version that a worker must have, see runs.code_version; a
+    run elsewhere with another is an error.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -149,6 +152,7 @@ def run_on(
     running: dict[Future[Any], tuple[int, Executor]] = {}
     ended: SimpleQueue[Future[Any]] = SimpleQueue()
     tries: Counter[int] = Counter()
+    deaths, most = 0, max(DEATHS, TRIES * len(room))
     try:
         while waiting or running:
             while waiting and room:
@@ -160,9 +164,12 @@ def run_on(
             i, executor = running.pop(future)
             error = CancelledError() if future.cancelled() else future.exception()
             if error is None:
+                deaths = 0
                 finish(i, *future.result())
             else:  # not the run's own error, which attempt() reports: the worker died, or could not be reached
                 tries[i] += 1
+                deaths += 1
+                why = f"{type(error).__name__}: {error}".rstrip(": ")
                 if isinstance(executor, WorkerProcess):
                     executor.start_again()
                 elif isinstance(error, (BrokenExecutor, CancelledError)):
@@ -170,8 +177,9 @@ def run_on(
                 if tries[i] < TRIES:
                     waiting.appendleft(i)
                 else:
-                    why = f"{type(error).__name__}: {error}".rstrip(": ")
                     finish(i, {"error": f"the worker process died {TRIES} times: killed or crashed ({why})"}, 0.0)
+                if deaths >= most:
+                    raise BrokenExecutor(f"workers died {deaths} times in a row before any run was done ({why})")
             room.append(executor)
     except BaseException:  # Ctrl-C above all
         for future in running:
