@@ -36,9 +36,9 @@ from typing import Any
 
 import numpy as np
 
-for _package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
-    if find_spec(_package) is None:
-        raise SystemExit(f"the demos need {_package}: pip install -e '.[demos]'")
+INSTALL = "pip install -e '.[demos]'"
+if _missing := [name for name in ("matplotlib", "scipy", "threadpoolctl", "tqdm") if find_spec(name) is None]:
+    raise SystemExit(f"the demos need {', '.join(_missing)}: {INSTALL}")
 
 from demos import plots  # noqa: E402
 from demos.datasets import load_dataset, split  # noqa: E402
@@ -381,6 +381,7 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "
         prog or f"python -m demos.{demos[0].name}", description="\n".join(f"{d.name}: {d.claim}" for d in demos)
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"what the demos need: {INSTALL}; for --executor the extra dask or mpi"
     add_options(parser, demos)
     args = parser.parse_args(argv)
     try:

@@ -76,7 +76,7 @@ def render(summaries: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["paragraphs"] = paragraphs
+    environment.filters["blocks"] = blocks
     environment.filters["measured"] = measured
     rows = [(claim, evidence(claim, summaries)) for claim in CLAIMS]
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -113,8 +113,25 @@ def row(claim: Claim, found: list[dict[str, Any]]) -> dict[str, Any]:
     return {"claim": claim, "evidence": found, "status": status, "failed": failed, "tested": tested, "quick": quick}
 
 
-def paragraphs(text: str) -> list[str]:
-    return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+ITEM = re.compile(r"(- |(?=\(\w\) ))")  # "- so", "(a) so", "(1) so"; the dash goes, the letter stays
+
+
+def blocks(docstring: str) -> list[tuple[str, list[str]]]:
+    """Paragraphs of a docstring in their order: ("text", [it]), ("list", items), or ("lines", the lines of an indented
+    one: formulas, commands). Lines that are indented further belong to the item or line before them."""
+    found = []
+    for part in filter(str.strip, docstring.split("\n\n")):
+        lines = part.strip("\n").split("\n")
+        margin = len(lines[0]) - len(lines[0].lstrip())
+        starts = [line for line in lines if not line[margin:].startswith(" ")]
+        kind = "lines" if margin else "list" if all(ITEM.match(line) for line in starts) else "text"
+        texts = [""]
+        for line in lines:
+            if kind != "text" and line in starts and texts[-1]:
+                texts.append("")
+            texts[-1] += ITEM.sub("", line, count=1) if kind == "list" and line in starts else f" {line}"
+        found.append((kind, [" ".join(text.split()) for text in texts]))
+    return found
 
 
 def measured(criterion: dict[str, Any]) -> str:

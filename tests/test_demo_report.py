@@ -1,6 +1,8 @@
 """The report: what it says follows from the summaries; a real browser shows it without a flaw."""
 
 import copy
+import importlib
+import inspect
 import json
 import re
 import shutil
@@ -93,6 +95,42 @@ def test_a_page_per_demo_with_question_design_criteria_and_table(folder, tmp_pat
     assert "A toy concludes nothing." in html and "The error of each arm." in html
     summary = json.loads((folder / "toy" / "summary.json").read_text())
     assert [" ".join(line) for line in summary["table"]] == text.rows[-3:]
+
+
+def test_lists_in_a_question_are_lists(folder, tmp_path, capsys, claims):
+    out = tmp_path / "results"
+    shutil.copytree(folder, out)
+    summary = json.loads((out / "toy" / "summary.json").read_text())
+    summary["question"] = """What is it? A sentence - with a dash,
+and (a) with a letter.
+
+- the first,
+  of two lines;
+- the second
+
+(a) One <b>.
+    And more of it.
+(b) Two.
+
+    ||y|| = 1
+        for every y
+    x = 2
+
+    python -m demos.toy"""
+    (out / "toy" / "summary.json").write_text(json.dumps(summary))
+    html = page(out, tmp_path, capsys)
+    assert "<p>What is it? A sentence - with a dash, and (a) with a letter.</p>" in html
+    assert "<ul>\n<li>the first, of two lines;</li>\n<li>the second</li>\n</ul>" in html
+    assert "<ul>\n<li>(a) One &lt;b&gt;. And more of it.</li>\n<li>(b) Two.</li>\n</ul>" in html
+    assert '<p class="line">||y|| = 1 for every y</p>\n<p class="line">x = 2</p>' in html
+    assert '<p class="line"><code>python -m demos.toy</code></p>' in html
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_line_of_a_question_is_in_the_page_once(name):
+    text = inspect.getdoc(importlib.import_module(f"demos.{name}"))
+    found = " ".join(line for _, texts in report.blocks(text) for line in texts)
+    assert [w for w in found.split() if w != "-"] == [w for w in text.split() if w != "-"]  # but for the dashes
 
 
 def test_the_page_needs_nothing_else_and_is_consistent(folder, tmp_path, capsys, claims):
