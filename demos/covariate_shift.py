@@ -298,7 +298,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     for arm in best:
         fixed, at_best = (arm, FIXED_LR), (arm, best[arm])
         learned = several and lab.learned(error[at_best].mean(), runs[0]["chance"])
-        row = [arm, stats.interval(*stats.mean_ci(error[fixed]))]
+        row = [arm, stats.mean_interval(error[fixed])]
         row += [f"{m[fixed].mean():.3f}" for m in metrics.values()]
         row += [f"{grown[fixed][:, -1].mean():.2f}", str(int(sum(diverged[arm, lr].sum() for lr in settings["lrs"])))]
         table.append([*row, f"{best[arm]:g}" if learned else "-", f"{error[at_best].mean():.2f}" if learned else "-"])

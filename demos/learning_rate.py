@@ -146,7 +146,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 [
                     f"{depth} {activation}",
                     norm,
-                    stats.interval(*stats.mean_ci(widths[arm])),
+                    stats.mean_interval(widths[arm]),
                     f"{max(stable):g}" if stable else "none",
                     f"{LRS[chosen]:g}" if learned else "none",
                     f"{best.mean():.2f}",

@@ -129,7 +129,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         table.append(
             [
                 arm,
-                stats.interval(*stats.mean_ci(error[arm, FIXED_LR])),
+                stats.mean_interval(error[arm, FIXED_LR]),
                 f"{nll[arm, FIXED_LR].mean():.3f}",
                 f"{train_nll[arm, FIXED_LR].mean():.3f}",
                 f"{best[arm]:g}" if swept else "-",

@@ -255,7 +255,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     arms = []
     for (arm, m), key in sorted(best.items(), key=lambda item: (settings["arms"].index(item[0][0]), item[0][1])):
         gone = int(sum(values.sum() for (a, k, _), values in diverged.items() if (a, k) == (arm, m)))
-        row = [f"{key[2]:g}", stats.interval(*stats.mean_ci(error[key])), f"{nll[key].mean():.3f}"]
+        row = [f"{key[2]:g}", stats.mean_interval(error[key]), f"{nll[key].mean():.3f}"]
         fixed = error[arm, m, FIXED_LR]
         table.append([arm, str(m), *row, f"{train_nll[key].mean():.3f}", f"{fixed.mean():.2f}", str(gone)])
         arms.append(

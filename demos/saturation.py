@@ -193,7 +193,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         at, fixed = (arm, lr), (arm, FIXED_LR)
         learned = lab.learned(error[at].mean(), runs[0]["chance"])
         depth, activation, variant = arm.split(" ", 2)
-        row = [f"{depth} {activation}", variant, stats.interval(*stats.mean_ci(error[fixed]))]
+        row = [f"{depth} {activation}", variant, stats.mean_interval(error[fixed])]
         row += [f"{lr:g}" if learned else "none", f"{error[at].mean():.2f}"]
         row += [f"{nll[at].mean():.3f}", f"{train_nll[at].mean():.3f}"]
         row += [str(sum(int(diverged[arm, lr].sum()) for lr in settings["lrs"])), f"{10 ** ratio[arm].mean():.1e}"]

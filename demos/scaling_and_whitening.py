@@ -339,7 +339,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         also += "" if k else f", test error {on_test[arm,].mean():.2f} %"
         late = int((~reached[frame, k, arm].astype(bool)).sum())
         also += f", {late} did not get there" if late else ""
-        table.append(["a", f"{name}, {arm}", "steps", stats.interval(*stats.mean_ci(values), ".0f"), also])
+        table.append(["a", f"{name}, {arm}", "steps", stats.mean_interval(values, ".0f"), also])
         arms.append({"arm": f"{name}, {arm}", "steps": list(values), "not_reached": late})
 
     criteria = exact(runs)
@@ -372,7 +372,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         name = f"(e) log-log slope of {label}'s time per element against d"
         criteria.append(lab.Criterion(name, mean, ci, words, bool(low < ci[0] and ci[1] < high)))
         for d, column in zip(settings["widths"], per_element[norm].T, strict=True):
-            cell = stats.interval(*stats.mean_ci(column))
+            cell = stats.mean_interval(column)
             table.append(["e", f"{label}, d = {d}", "ns per element", cell, f"n = {ROWS_TIMED}"])
         arms.append({"arm": label, "widths": settings["widths"], "ns_per_element": per_element[norm].tolist()})
     last = [slope(settings["widths"][-2:], per_element[norm][:, -2:]).mean() for norm in ("BN", "ZCA")]
@@ -394,7 +394,7 @@ def _nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict
         gone = int(sum(values.sum() for (a, _), values in diverged.items() if a == arm))
         also = f"lr {lr:g}, NLL {nll[key].mean():.3f}, train {train_nll[key].mean():.3f}, diverged {gone}"
         part = "c" if "per batch" in arm else "d"
-        table.append([part, arm, "test error (%)", stats.interval(*stats.mean_ci(error[key])), also])
+        table.append([part, arm, "test error (%)", stats.mean_interval(error[key]), also])
         arms.append({"arm": arm, "best_lr": lr, "test_error": list(error[key]), "test_nll": list(nll[key])})
         arms[-1] |= {"train_nll": list(train_nll[key]), "test_error_at_fixed_lr": list(error[arm, FIXED_LR])}
         arms[-1]["diverged"] = gone
@@ -413,14 +413,12 @@ def _nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict
             words.append(f"{stats.interval(d.mean, d.ci)} at {where}{f' (equivalent within {MARGIN})' if same else ''}")
         notes.append(f"{part} {a} minus {b}, points of test error: {'; '.join(words)}")
     kept = {arm[:3]: agreement[arm, FIXED_LR] for arm in best if (arm, FIXED_LR) in agreement}
-    words = [f"{name} {stats.interval(*stats.mean_ci(values))}" for name, values in kept.items()]
+    words = [f"{name} {stats.mean_interval(values)}" for name, values in kept.items()]
     notes.append(
         f"(c) correlation of a feature whitened by one batch with itself whitened by another: {', '.join(words)}"
     )
     late = lab.per_seed(runs, "error_with_batch_statistics", "arm", "lr", part="net")
-    words = [
-        f"{arm[:3]} {stats.interval(*stats.mean_ci(late[arm, lr]))}" for arm, lr in best.items() if (arm, lr) in late
-    ]
+    words = [f"{arm[:3]} {stats.mean_interval(late[arm, lr])}" for arm, lr in best.items() if (arm, lr) in late]
     notes.append(
         f"(c) test error (%) where each batch of {M} is whitened by itself, as in training: {', '.join(words)}"
     )

@@ -307,10 +307,6 @@ def start_and_rates(runs: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], 
     return start, rates
 
 
-def interval(values: np.ndarray) -> str:
-    return stats.interval(*stats.mean_ci(values), ".3g")
-
-
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
     metrics = ("ratio", "highest", "end", "test_error", "diverged")
     ratio, highest, end, error, diverged = (lab.per_seed(runs, metric, "arm", "lr", part="edge") for metric in metrics)
@@ -323,7 +319,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         also = f"{gone} diverged, test error {error[key].mean():.1f} %"
         if not gone:
             also = f"highest {highest[key].mean():.2f}, ends at step {np.median(end[key]):.0f}, {also}"
-        measured = interval(ratio[key]) if not gone else "-"
+        measured = stats.mean_interval(ratio[key], ".3g") if not gone else "-"
         table.append(["1", f"{arm}, lr {lr:g}", "sharpness / (2 / lr), last quarter", measured, also])
         arms.append(
             {"arm": f"{arm}, lr {lr:g}", "ratio": None if gone else list(ratio[key]), "test_error": list(error[key])}
@@ -412,7 +408,8 @@ def _notes(ratio: Any, highest: Any, end: Any, largest: Any, start: Any, rates: 
             continue
         same = stats.tost(values, np.ones(len(values)), MARGIN)["equivalent"]
         notes.append(
-            f"{loss}, batch norm, lr {lr:g}: sharpness / (2 / lr) in the last quarter is {interval(values)}: it "
+            f"{loss}, batch norm, lr {lr:g}: sharpness / (2 / lr) in the last quarter is "
+            f"{stats.mean_interval(values, '.3g')}: it "
             f"{'stays at the same edge' if same else 'is not shown to stay at that edge'}"
         )
     lr = largest["cross entropy, no norm"]

@@ -54,6 +54,11 @@ def interval(mean: float, ci: Interval, form: str = ".2f", sign: str = "") -> st
     return f"{mean:{sign}{form}} [{ci[0]:{form}}, {ci[1]:{form}}]"
 
 
+def mean_interval(values: ArrayLike, form: str = ".2f") -> str:
+    """The mean of one value per seed and its 95 % t-interval."""
+    return interval(*mean_ci(values), form)
+
+
 class Trend(NamedTuple):
     """Spearman's rho of each seed's curve, their mean, its 95 % t-interval and the p-value of "no trend"."""
 

@@ -240,7 +240,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     by_batch = [f"B={size}{order}" for order in ("", ", by class") for size in TEST_BATCHES]
     for way in (*WAYS, *by_batch):
         name = f"test batches, {way}" if way in by_batch else way
-        table.append([name, *(stats.interval(*stats.mean_ci(error[m, way])) for m in TRAINED_WITH)])
+        table.append([name, *(stats.mean_interval(error[m, way]) for m in TRAINED_WITH)])
     others = ("test_nll", "train_nll", "variance_ratio", "fold_error", "diverged")
     facts = {metric: lab.per_seed(runs, metric, "m") for metric in others}
     arms = []

@@ -1,12 +1,15 @@
 """The laboratory of the demos: runs in worker processes, what happens when they fail, the files it writes."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +85,49 @@ def test_a_run_whose_worker_dies_is_tried_again_and_reported_and_the_others_go_o
     assert all("worker process died 3 times" in run["error"] for run in by_arm["dies"])
     assert all("error_rate" in run for run in by_arm["dies once"] + by_arm["a"])
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_workers_that_die_as_they_start_end_the_sweep(monkeypatch):
+    monkeypatch.setattr(grid, "_start_worker", functools.partial(os._exit, 3))
+    done = []
+    with pytest.raises(BrokenExecutor, match="workers died 12 times in a row before any run was done"):
+        lab.run_grid(toy_demo.run, configurations("a", seeds=1000), 2, "toy", done=lambda i, *_: done.append(i))
+    assert len(done) <= 12 // 3  # what was given up on the way
+
+
+class Fake(grid.WorkerProcess):
+    """Its process dies of the runs of the arm "dies", and is none."""
+
+    def start_again(self):
+        pass
+
+    def submit(self, fn, run, config, code):
+        future = Future()
+        if config["arm"] == "dies":
+            future.set_exception(BrokenProcessPool("died"))
+        else:
+            future.set_result((config, 0.0))
+        return future
+
+
+@pytest.mark.parametrize(("workers", "most"), [(2, 12), (10, 30)])
+def test_deaths_are_counted_from_the_last_result(workers, most):
+    """Each bad run gives three deaths. A good one in between, and they are the runs' own."""
+
+    def outcomes(arms):
+        found = {}
+        room = [Fake() for _ in range(workers)]
+        configs = [{"arm": arm} for arm in arms]
+        grid.run_on(
+            room, toy_demo.run, configs, list(range(len(arms))), lambda i, outcome, _: found.update({i: outcome})
+        )
+        return found
+
+    found = outcomes(["dies", "a"] * 30)
+    assert len(found) == 60 and sum("error" in outcome for outcome in found.values()) == 30
+    with pytest.raises(BrokenExecutor, match=f"died {most} times in a row"):
+        outcomes(["a"] * workers + ["dies"] * (most // 3))
+    assert len(outcomes(["a"] * workers + ["dies"] * (most // 3 - 1))) == workers + most // 3 - 1
 
 
 def test_longest_runs_start_first():
@@ -222,6 +268,19 @@ def test_bad_arguments_exit_with_2(arguments, words, capsys, tmp_path):
         lab.main([toy_demo.demo()], [*arguments, "--out", str(tmp_path)])
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_help_says_what_to_install_with_and_without_it():
+    def shown(without):
+        code = f"import runpy, sys; sys.modules.update(dict.fromkeys({without})); sys.argv[1:] = ['--help']; "
+        code += "runpy.run_module('demos', run_name='__main__', alter_sys=True)"
+        process = subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, capture_output=True, text=True)
+        return process.returncode, process.stdout, process.stderr
+
+    code, out, err = shown([])
+    assert (code, err) == (0, "") and "pip install -e '.[demos]'" in out and "--workers" in out
+    missing = "the demos need matplotlib, scipy: pip install -e '.[demos]'\n"
+    assert shown(["matplotlib", "scipy"]) == (1, "", missing)
 
 
 def test_a_missing_file_is_one_line(capsys, tmp_path):
