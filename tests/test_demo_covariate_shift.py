@@ -201,6 +201,18 @@ def test_one_chance_hit_among_the_tests_is_no_pass():
     assert first.ci[1] < 0 and "Holm p 0.12" in first.note and not first.passed
 
 
+def test_a_comparison_of_the_same_runs_is_one_criterion():
+    """0.1 is the best rate of the ReLU nets: both names, one verdict; the sigmoid nets have their best elsewhere."""
+    runs, settings = synthetic(1, -2)
+    for r in runs:
+        r["valid_error"] = 5.0 + (r["lr"] != (0.1 if r["activation"] == "relu" else 0.3))
+    names = [c.name.split(":")[0] for c in demo.analyse(runs, settings).criteria[:-1]]
+    both, first, second = " at lr 0.1 and at each arm's best lr", " at lr 0.1", " at each arm's best lr"
+    relu, sigmoid = ([demo.name(a, norm) for norm in demo.NOISY] for a in ("relu", "sigmoid"))
+    wanted = [(arm, both) for arm in relu] + [(arm, where) for where in (first, second) for arm in sigmoid]
+    assert names == [f"{arm},{where}" for arm, where in wanted]
+
+
 def test_coupling_without_batch_norm_fails_its_criterion():
     runs, settings = synthetic(1, -2, "quick")
     assert demo.analyse(runs, settings).criteria[-1].passed
@@ -212,10 +224,14 @@ def test_a_drift_that_was_not_measured_leaves_its_seed_out():
     runs, settings = synthetic(1, -2, "quick")
     for r in runs:
         if r["norm"] == "no norm" and r["seed"] < 2:
-            r["drift"] = None  # as JSON has it
-    assert all(c.passed for c in demo.analyse(runs, settings).criteria)
+            r["drift"] = math.nan
+    analysis = demo.analyse(runs, settings)
+    assert all(c.passed for c in analysis.criteria)
+    said = "deviations (2 of 10 seeds left out: not measured where a run diverged); error"
+    assert [said in c.note for c in analysis.criteria] == [True] * 4 + [False]
+    assert not any("left out" in note for note in analysis.notes)  # the rest was measured in every seed
     for r in runs:
-        r["drift"] = None
+        r["drift"] = math.nan
     criteria = demo.analyse(runs, settings).criteria[:-1]
     assert not any(c.passed for c in criteria) and all("Holm p nan" in c.note for c in criteria)
 

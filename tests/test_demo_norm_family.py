@@ -124,7 +124,7 @@ def test_learning_rates_are_chosen_on_validation_data():
     for r in runs:
         if r["arm"] != norm_family.FACTS:
             r["test_error"] = 50.0 + 10 * r["lr"]  # best on test at the lowest rate
-    assert {key[2] for key in norm_family.at_best_lr(runs).values()} == {0.1}
+    assert {key[2] for key in norm_family.at_best_lr(runs, settings).values()} == {0.1}
     assert all("51.00" in row[3] for row in norm_family.analyse(runs, settings).table[1:])
 
 

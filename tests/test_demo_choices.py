@@ -1,0 +1,93 @@
+"""What demos do alike: p-values are corrected together, learning rates are chosen on validation data alone."""
+
+import importlib
+
+import pytest
+
+for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
+    pytest.importorskip(package, reason="needs the extra [demos]")
+
+import test_demo_covariate_shift  # noqa: E402
+import test_demo_experiments  # noqa: E402
+import test_demo_init_and_scale  # noqa: E402
+import test_demo_norm_family  # noqa: E402
+import test_demo_saturation  # noqa: E402
+import test_demo_scaling_and_whitening  # noqa: E402
+import test_demo_sharpness  # noqa: E402
+import test_demo_test_time  # noqa: E402
+
+from demos import statistics  # noqa: E402
+
+TEN = list(range(10))
+# demo: (runs and settings in which every criterion passes, criteria that Holm's correction decides, in its order)
+PLANTED = {
+    "minibatch_noise": (lambda: test_demo_experiments.noise_runs(1.5, list(range(20))), [0, 1, 2]),
+    "learning_rate": (lambda: test_demo_experiments.rate_runs(1.0), [0, 1, 2, 3, 4, 5]),
+    "saturation": (test_demo_saturation.planted, [0, 1, 2]),
+    "covariate_shift": (lambda: test_demo_covariate_shift.synthetic(1, -2, "quick"), [0, 1, 2, 3]),
+    "test_time": (test_demo_test_time.synthetic, [1, 2, 3, 4, 5, 6]),
+    "norm_family": (lambda: test_demo_norm_family.planted(8, 0, TEN), [0, 1]),
+    "scaling_and_whitening": (
+        lambda: test_demo_scaling_and_whitening.planted(5.0, {"BN": 0.0, "ZCA": 1.2}, TEN),
+        [4, 5, 6],
+    ),
+    "sharpness": (lambda: test_demo_sharpness.planted(1.05, -1.0, TEN), [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("demo", PLANTED)
+def test_each_verdict_hangs_on_its_own_corrected_p(demo, monkeypatch):
+    """Raise one corrected p-value at a time: that criterion fails, says so, and no other does."""
+    planted, decided = PLANTED[demo]
+    runs, settings = planted()
+    analyse = importlib.import_module(f"demos.{demo}").analyse
+    for k, criterion in enumerate(decided):
+
+        def raised(pvalues, k=k):
+            assert len(pvalues) == len(decided)
+            assert all(p < 0.05 for p in pvalues)
+            return [0.06 if i == k else 0.001 for i in range(len(pvalues))]
+
+        monkeypatch.setattr(statistics, "holm", raised)
+        criteria = analyse(runs, settings).criteria
+        assert [i for i, c in enumerate(criteria) if not c.passed] == [criterion]
+        assert "Holm p 0.06" in criteria[criterion].note
+
+
+def test_cells_that_are_sure_are_so_after_correction(monkeypatch):
+    """Of init_and_scale, whose criterion counts signs: its note and its table say what is significant."""
+    from demos import init_and_scale as demo
+
+    runs, settings = test_demo_init_and_scale.planted({})
+    monkeypatch.setattr(statistics, "holm", lambda pvalues: [0.06 * (i == 2) for i in range(len(pvalues))])
+    analysis = demo.analyse(runs, settings)
+    assert "in 6 of them" in analysis.criteria[0].note
+    last = [row[-1] for row in analysis.table[1:] if row[1] == "BN"]
+    assert len(last) == 12 and [i for i, p in enumerate(last) if p == "0.06"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("demo", "metric"),
+    [
+        ("minibatch_noise", "test_error_at_best_lr"),
+        ("learning_rate", "test_error"),
+        ("saturation", "test_error_at_best_lr"),
+        ("covariate_shift", "test_error_at_best_lr"),
+        ("norm_family", "test_error"),
+        ("scaling_and_whitening", "test_error"),
+    ],
+)
+def test_rates_are_chosen_on_validation_data_and_errors_are_those_there(demo, metric):
+    if demo == "covariate_shift":
+        runs, settings = test_demo_covariate_shift.synthetic(1, -2, "full")  # the quick preset has a single rate
+    else:
+        runs, settings = PLANTED[demo][0]()
+    nets = [r for r in runs if "valid_error" in r]
+    _, chosen, other, *_ = sorted({r["lr"] for r in nets})
+    for r in nets:
+        r["valid_error"] = 6.0 - (r["lr"] == chosen) + r["seed"] / 100
+        r["test_error"] = 9.0 - 5 * (r["lr"] == other) + r["seed"] / 100  # best at another rate
+    arms = [arm for arm in importlib.import_module(f"demos.{demo}").analyse(runs, settings).arms if "best_lr" in arm]
+    assert len(arms) > 5 and {arm["best_lr"] for arm in arms} == {chosen}
+    for arm in arms:
+        assert arm[metric] == [9.0 + seed / 100 for seed in settings["seeds"]]
