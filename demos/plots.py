@@ -5,7 +5,6 @@ A demo makes its figures as `Picture`s; the laboratory calls it inside of `style
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
