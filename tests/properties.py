@@ -49,28 +49,33 @@ def holds(check, examples):
         raise
 
 
+def laid_out(layout, shape, rng, dtype=np.float64, low=-2.0, high=2.0):
+    """An array in one of the memory layouts that views have; values uniform in [low, high), distinct almost surely."""
+
+    def fresh(shape):
+        return np.asarray(rng.uniform(low, high, shape)).astype(dtype)
+
+    if layout == "transposed":
+        return fresh(shape[::-1]).T
+    if layout == "reversed":
+        return np.asarray(fresh(shape)[(slice(None, None, -1),) * len(shape)]).reshape(shape)
+    if layout == "stepped":
+        return np.asarray(fresh(tuple(2 * n for n in shape))[(slice(1, None, 2),) * len(shape)]).reshape(shape)
+    if layout == "shifted":  # begins elsewhere than an array of its own does
+        return fresh(1 + math.prod(shape))[1:].reshape(shape)
+    if layout == "broadcast":  # a stride of 0, and read-only
+        return np.broadcast_to(fresh(shape[1:]), shape)
+    return fresh(shape)
+
+
 @st.composite
 def arrays(draw, shape=SHAPES, dtype=DTYPES, low=-2.0, high=2.0, layouts=tuple(LAYOUTS)):
-    """An array in one of the memory layouts that views have; values uniform in [low, high), distinct almost surely.
-
-    The values come from a generator whose seed is drawn: ten times as fast as drawing each of them.
+    """An array in one of the layouts. Its values come from a generator whose seed is drawn: ten times as fast as
+    drawing each of them.
     """
     shape = draw(shape) if isinstance(shape, st.SearchStrategy) else shape
     dtype = draw(dtype) if isinstance(dtype, st.SearchStrategy) else dtype
-    layout, fresh = draw(st.sampled_from(layouts)), np.random.default_rng(draw(SEEDS)).uniform
-    if layout == "transposed":
-        x = fresh(low, high, shape[::-1]).astype(dtype).T
-    elif layout == "reversed":
-        x = fresh(low, high, shape).astype(dtype)[(slice(None, None, -1),) * len(shape)]
-    elif layout == "stepped":
-        x = fresh(low, high, tuple(2 * n for n in shape)).astype(dtype)[(slice(1, None, 2),) * len(shape)]
-    elif layout == "shifted":  # begins elsewhere than an array of its own does
-        x = fresh(low, high, 1 + math.prod(shape)).astype(dtype)[1:].reshape(shape)
-    elif layout == "broadcast":  # a stride of 0, and read-only
-        x = np.broadcast_to(fresh(low, high, shape[1:]).astype(dtype), shape)
-    else:
-        x = fresh(low, high, shape).astype(dtype)
-    return np.asarray(x).reshape(shape) if x.ndim == 0 else x
+    return laid_out(draw(st.sampled_from(layouts)), shape, np.random.default_rng(draw(SEEDS)), dtype, low, high)
 
 
 def distinct(**options):

@@ -3,6 +3,7 @@
 Norms and random expression graphs have files of their own: test_norm_properties.py, test_random_graphs.py.
 """
 
+import itertools
 import math
 
 import hypothesis.extra.numpy as hnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from properties import DTYPES, SEEDS, SIDES, arrays, distinct, few_or_many, holds
+from properties import DTYPES, LAYOUTS, SEEDS, SIDES, arrays, distinct, few_or_many, holds, laid_out
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
@@ -471,6 +472,58 @@ def test_convolutions_and_pools_of_any_geometry(examples):
 
     holds(convolution, examples)
     holds(pool, examples)
+
+
+# Memory layouts: kernels take C order, whatever they are given
+
+IMAGES, MATRIX, LABELS = (2, 4, 5, 6), (6, 4), np.array([0, 3, 1, 1, 2, 0])
+RUNNING = np.array([0.5, -1.0, 2.0, 0.0]), np.array([1.0, 0.5, 2.0, 3.0])
+KERNELS = {  # name: (op, shapes of its inputs)
+    "relu": (F.relu, [IMAGES]),
+    "sigmoid": (F.sigmoid, [IMAGES]),
+    "tanh": (F.tanh, [IMAGES]),
+    "softmax": (lambda x: F.softmax(x, 1), [IMAGES]),
+    "log_softmax": (F.log_softmax, [MATRIX]),
+    "linear": (F.linear, [MATRIX, (3, 4), (3,)]),
+    "matmul": (lambda a, b: a @ b, [IMAGES, (4, 6, 3)]),
+    "conv2d": (lambda *t: F.conv2d(*t, padding=1), [IMAGES, (3, 4, 3, 2), (3,)]),
+    "conv2d, depthwise": (lambda *t: F.conv2d(*t, padding=1, groups=4), [IMAGES, (4, 1, 3, 2), (4,)]),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 2), [IMAGES]),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, 2), [IMAGES]),
+    "cross_entropy": (lambda x: F.cross_entropy(x, LABELS, reduction="none"), [MATRIX]),
+    "bce": (lambda x, t: F.binary_cross_entropy_with_logits(x, t, reduction="none"), [MATRIX, MATRIX]),
+    "batch_norm": (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), [IMAGES, (4,), (4,)]),
+    "batch_norm of features": (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), [MATRIX, (4,), (4,)]),
+    "batch_norm, eval": (lambda x, w, b: F.batch_norm(x, *RUNNING, w, b), [IMAGES, (4,), (4,)]),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, (5, 6), w, b), [IMAGES, (5, 6), (5, 6)]),
+    "rms_norm": (lambda x, w: F.rms_norm(x, 6, w), [IMAGES, (6,)]),
+    "group_norm": (lambda x, w, b: F.group_norm(x, 2, w, b), [IMAGES, (4,), (4,)]),
+    "instance_norm": (lambda x, w, b: F.instance_norm(x, weight=w, bias=b), [IMAGES, (4,), (4,)]),
+    "ghost_batch_norm": (lambda x, w, b: F.ghost_batch_norm(x, 1, None, None, w, b, True), [IMAGES, (4,), (4,)]),
+    "whitening": (lambda x: F.decorrelated_batch_norm(x, training=True, eps=0.1), [IMAGES]),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_results_do_not_depend_on_the_memory_layout(name):
+    """Of the inputs or of the gradient that comes in, in all pairs of layouts."""
+    op, shapes = KERNELS[name]
+    rng = np.random.default_rng(0)
+
+    def run(inputs, dy):
+        leaves = [Tensor(a, requires_grad=True) for a in inputs]
+        y = op(*leaves)
+        y.backward(dy)
+        return [y.data, *(t.grad for t in leaves)]
+
+    y_shape = op(*(Tensor(rng.uniform(-1, 1, shape)) for shape in shapes)).shape
+    for layout, layout_dy in itertools.product(LAYOUTS, LAYOUTS):
+        inputs = [laid_out(layout, shape, rng) for shape in shapes]
+        dy = laid_out(layout_dy, y_shape, rng)
+        plain = run([np.array(a, order="C") for a in inputs], np.array(dy, order="C"))
+        for found, expected in zip(run(inputs, dy), plain, strict=True):
+            scale = max(1, np.abs(expected).max())
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * scale, err_msg=f"{layout}, {layout_dy}")
 
 
 # DataLoader
