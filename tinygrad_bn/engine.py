@@ -22,7 +22,7 @@ import itertools
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator, suppress
 from typing import Any
 
@@ -304,6 +304,9 @@ _HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.gen
 _HOLD_NO_ARRAYS += (types.NoneType, types.EllipsisType, types.BuiltinFunctionType, types.ModuleType)
 
 
+_FREED: tuple[tuple, dict, list] = (), {}, []  # args, kwargs and changes of freed nodes; shared, nobody changes them
+
+
 class Node:
     """One recorded operation: where a tensor came from, and how to pull a gradient back through it.
 
@@ -311,7 +314,7 @@ class Node:
     serial: counts up, so that a node is younger than all it was computed from.
     changes: (counter, what it showed, array) of every tensor involved, the result last, for ``check``.
     retained: a weak reference to the result, if it asked for its .grad.
-    outline: shapes and dtypes, once the arrays are gone, for ``draw``.
+    outline: what describe() says, from free() on, when the arrays are gone.
     """
 
     __slots__ = ("args", "changes", "inputs", "kwargs", "op", "outline", "pullback", "retained", "serial")
@@ -323,7 +326,6 @@ class Node:
         self.inputs, self.changes = inputs, changes
         self.serial = next(_serials)
         self.retained: Any = None
-        self.outline: Any = None
 
     def check(self, again: bool = False) -> None:
         """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since.
@@ -373,9 +375,9 @@ class Node:
             seen.add(id(value))
         return False
 
-    def describe(self) -> tuple[Any, Any, list]:
+    def describe(self) -> tuple[Any, Any, Sequence]:
         """The result's shape and dtype, and (i, shape, dtype) of each args[i] that is a tensor without gradient."""
-        if self.outline is not None:
+        if self.pullback is None:
             return self.outline
         y, constants = self.changes[-1][2], []
         if len(self.changes) - 1 > len(self.inputs):  # more tensors than inputs
@@ -389,9 +391,11 @@ class Node:
 
         Where the gradients went stays known, so that a second walk finds what is missing; and shapes, for drawings.
         """
-        self.outline = self.describe()
+        y = self.changes[-1][2]
+        few = len(self.changes) - 1 == len(self.inputs)  # nearly always; then this is quicker than a call
+        self.outline: Any = (y.shape, y.dtype, ()) if few else self.describe()
         self.pullback = None  # type: ignore[assignment]
-        self.args, self.kwargs, self.changes = (), {}, []
+        self.args, self.kwargs, self.changes = _FREED
 
 
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
