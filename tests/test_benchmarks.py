@@ -399,3 +399,19 @@ def test_timed_parts_add_up_by_name(clock, monkeypatch):
     assert np.array_equal(product(a, b), a @ b) and np.array_equal(product(a, b), a @ b)
     key = ("product", "2x3 @ 3x4")
     assert profiling.spent.pop(key) == 4.0 and profiling.calls.pop(key) == 2
+
+
+@pytest.mark.slow
+def test_the_versions_of_the_lesson_agree():
+    """docs/3-kernels.md: every version computes what the first one does, and the sums are sums."""
+    from benchmarks import lesson
+
+    x = np.random.default_rng(0).normal(3, 2, (60, 35)).astype(np.float32)
+    exact = x.astype(np.float64)
+    expected = (exact - exact.mean(axis=0)) / np.sqrt(exact.var(axis=0) + lesson.EPS)
+    for name, version in {"plain": lesson.column_by_column, **lesson.VERSIONS}.items():
+        y = np.full_like(x, np.nan)
+        version(x, y)
+        np.testing.assert_allclose(y, expected, atol=1e-5, err_msg=name)
+    for name, total in lesson.SUMS.items():
+        assert total(x.reshape(-1)) == pytest.approx(exact.sum(), rel=1e-12), name

@@ -19,6 +19,15 @@ def test_no_link_is_stale():
     assert doc_links.stale() == []
 
 
+def test_no_link_leads_nowhere():
+    """Links to pages, figures and files of the repository."""
+    for page in doc_links.pages():
+        prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s#]+)", prose):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
 @pytest.mark.parametrize(
     ("target", "wrong"),
     [
@@ -42,6 +51,9 @@ def blocks(page):
 
 def run_blocks(page, tmp_path):
     """In a process of its own, in tmp_path; what a block says with assert holds. What they print."""
+    if "from demos" in page.read_text(encoding="utf-8"):
+        for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
+            pytest.importorskip(package, reason="pip install -e '.[demos]'")
     script = tmp_path / "blocks.py"
     script.write_text("\n\n".join(blocks(page)), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "MPLBACKEND": "Agg"}
