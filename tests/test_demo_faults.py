@@ -371,7 +371,7 @@ def test_the_files_are_written_though_nobody_reads(tmp_path, whole, kind):
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert results(tmp_path) == whole[0] and summary(tmp_path)["criteria"] == whole[1]["criteria"]
     if expected == 1 and "2>" not in words:
-        assert "stdout can't be written" in done.stderr
+        assert done.stderr.count("stdout can't be written") == 1  # though there is more to say
 
 
 @pytest.mark.slow
@@ -386,7 +386,8 @@ def test_a_checkpoint_is_written_though_nobody_reads(tmp_path):
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0 and "stdout can't be written" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.stderr.count("stdout can't be written") == 1
     from tinygrad_bn import load
 
     assert load(tmp_path / "run.npz")["done"] == 1
