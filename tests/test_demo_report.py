@@ -101,8 +101,9 @@ def test_lists_in_a_question_are_lists(folder, tmp_path, capsys, claims):
     out = tmp_path / "results"
     shutil.copytree(folder, out)
     summary = json.loads((out / "toy" / "summary.json").read_text())
-    summary["question"] = """What is it? A sentence - with a dash,
-and (a) with a letter.
+    summary["question"] = """What is it? A sentence
+- with a dash, and
+(a) with a letter.
 
 - the first,
   of two lines;
