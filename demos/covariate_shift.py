@@ -306,31 +306,36 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         arms[-1] |= {metric: list(v[fixed]) for metric, v in metrics.items()} | {"growth": grown[fixed].tolist()}
         arms[-1] |= {"test_error_at_best_lr": list(error[at_best]), "diverged": list(diverged[fixed])}
 
-    tests, ps = {}, []
+    planned = []  # where it is looked at; arm and learning rate of a noisy BN, and of no norm
     for where in ("at lr 0.1", "at each arm's best lr")[: 1 + several]:
         for activation in LABELS:
             for norm in NOISY:
-                noisy, plain = name(activation, norm), name(activation, "no norm")
-                a, b = ((arm, FIXED_LR if where == "at lr 0.1" else best[arm]) for arm in (noisy, plain))
-                d, more = difference(error, a, b), difference(metrics["drift"], a, b)
-                ps.append(float(np.maximum(d.p, more.p)))  # both must hold: the larger p counts
-                # the same runs again, where 0.1 is the best of both: one criterion, which has both names
-                tests.setdefault((a, b), (noisy, [], d, more, len(ps) - 1))[1].append(where)
-    adjusted = stats.holm(ps)  # of all tests that were planned
-    criteria = [
-        lab.Criterion(
-            f"{noisy}, {' and '.join(where)}: drifts more than no norm AND errs less; test error minus that of no "
-            "norm, points",
-            d.mean,
-            d.ci,
-            "interval below 0 and that of the drift above 0, Holm p < 0.05",
-            bool(d.ci[1] < 0 < more.ci[0] and adjusted[i] < 0.05),
-            headline=i == 0,
-            note=f"drift minus that of no norm {more.interval('.3f')} deviations{left_out(more, settings)}; "
-            f"error: {d.details('less')}; Holm p {adjusted[i]:.2g}",
+                arms_there = name(activation, norm), name(activation, "no norm")
+                a, b = ((arm, FIXED_LR if where == "at lr 0.1" else best[arm]) for arm in arms_there)
+                planned.append((where, a, b))
+    places: dict[Any, list[str]] = {}  # where 0.1 is the best rate of both, these are the same runs: one criterion
+    for where, a, b in planned:
+        places.setdefault((a, b), []).append(where)
+    tests = {pair: (difference(error, *pair), difference(metrics["drift"], *pair)) for pair in places}
+    # both must hold: the larger p counts; Holm's correction is for all that was planned, and keeps equal p's equal
+    larger = [float(np.maximum(*(d.p for d in tests[a, b]))) for _, a, b in planned]
+    adjusted = {(a, b): p for (_, a, b), p in zip(planned, stats.holm(larger), strict=True)}
+    criteria = []
+    for pair, where in places.items():
+        (d, more), p = tests[pair], adjusted[pair]
+        criteria.append(
+            lab.Criterion(
+                f"{pair[0][0]}, {' and '.join(where)}: drifts more than no norm AND errs less; test error minus that "
+                "of no norm, points",
+                d.mean,
+                d.ci,
+                "interval below 0 and that of the drift above 0, Holm p < 0.05",
+                bool(d.ci[1] < 0 < more.ci[0] and p < 0.05),
+                headline=not criteria,
+                note=f"drift minus that of no norm {more.interval('.3f')} deviations{left_out(more, settings)}; "
+                f"error: {d.details('less')}; Holm p {p:.2g}",
+            )
         )
-        for noisy, where, d, more, i in tests.values()
-    ]
     with_norm, without = ([r["coupling"] for r in runs if NORMS[r["norm"]][0] == b] for b in (True, False))
     with_norm, without = ([c for c in part if np.isfinite(c)] for part in (with_norm, without))
     criteria.append(
