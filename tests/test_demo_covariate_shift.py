@@ -189,16 +189,23 @@ def test_verdicts_need_more_drift_and_less_error(drift, error, verdict):
     assert sum(c.headline for c in criteria) == 1
 
 
-def test_one_chance_hit_among_the_tests_is_no_pass():
-    """p = 0.03 by itself, and three tests without effect: 0.12 after Holm's correction."""
-    runs, settings = synthetic(1, 0, "quick")
+@pytest.mark.parametrize(("weak", "planted", "sign"), [("test_error", (1, 0), -1), ("drift", (0, -2), 1)])
+def test_one_chance_hit_among_the_tests_is_no_pass(weak, planted, sign):
+    """p = 0.03 by itself, and three tests without effect: 0.12 after Holm's correction. Error and drift must both
+    hold, and here one of them is beyond doubt."""
+    runs, settings = synthetic(*planted, "quick")
     pattern = np.random.default_rng(0).normal(size=10)
     pattern = (pattern - pattern.mean()) / pattern.std(ddof=1)
     for r in runs:
         hit = r["arm"] == demo.name("relu", "noisy BN x1")
-        r["test_error"] = 20.0 + (r["norm"] in demo.NOISY) * (pattern[r["seed"]] - hit * 2.57 / math.sqrt(10))
+        r[weak] = 20.0 + (r["norm"] in demo.NOISY) * (pattern[r["seed"]] + sign * hit * 2.57 / math.sqrt(10))
     first = demo.analyse(runs, settings).criteria[0]
-    assert first.ci[1] < 0 and "Holm p 0.12" in first.note and not first.passed
+    assert "Holm p 0.12" in first.note and not first.passed
+    chance = demo.difference(
+        lab.per_seed(runs, weak, "arm"), (demo.name("relu", "noisy BN x1"),), (demo.name("relu", "no norm"),)
+    )
+    assert chance.p == pytest.approx(0.03, abs=0.001)
+    assert min(sign * chance.ci[0], sign * chance.ci[1]) > 0  # without the correction it would pass
 
 
 def test_a_comparison_of_the_same_runs_is_one_criterion():
