@@ -146,6 +146,25 @@ def test_functions_of_two_arrays(name, examples):
     holds(gradient, examples)
 
 
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+@few_or_many(15)
+def test_equal_elements_get_half_of_the_gradient_each(name, examples):
+    @given(pairs(), st.data())
+    def check(shapes, draw):
+        a, b = (np.asarray(np.round(draw.draw(arrays(shape, np.float64)))) for shape in shapes)
+        leaves = [Tensor(x, requires_grad=True) for x in (a, b)]
+        y = getattr(np, name)(*leaves)
+        dy = cotangent(y)
+        y.backward(dy)
+        first = (a > b if name == "maximum" else a < b) + 0.5 * (a == b)
+        for leaf, share in zip(leaves, (first, 1 - first), strict=True):
+            source = np.broadcast_to(np.arange(leaf.size).reshape(leaf.shape), y.shape)
+            expected = np.bincount(source.ravel(), (dy * share).ravel(), leaf.size).reshape(leaf.shape)
+            np.testing.assert_allclose(leaf.grad, expected, rtol=0, atol=1e-13 * max(1, y.size))
+
+    holds(check, examples)
+
+
 COMPARISONS = [np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal]
 
 
