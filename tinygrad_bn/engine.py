@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import re
 import threading
 import types
 import weakref
@@ -97,7 +98,7 @@ class Tensor(Operators):
         if not isinstance(data, np.ndarray):
             raise TypeError(f"data must be a NumPy array, got {type(data).__name__}; tensor(data) converts")
         if type(data) is not np.ndarray:
-            data = _base_array(data)
+            data = plain_array(data)
         if data.dtype not in FLOATS:
             raise TypeError(f"data must be float32 or float64, got {data.dtype}; tensor(data) converts integers")
         if not isinstance(requires_grad, bool):
@@ -117,7 +118,7 @@ class Tensor(Operators):
         if not isinstance(value, np.ndarray) or value.dtype != self.dtype or value.shape != self.shape:
             got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
             raise TypeError(f"data must be a {self.dtype} array of shape {self.shape}, got {got}")
-        self._data = value
+        self._data = value if type(value) is np.ndarray else plain_array(value)
         self._changes[0] += 1
 
     @property
@@ -133,6 +134,8 @@ class Tensor(Operators):
         self._requires_grad = flag
 
     def requires_grad_(self, flag: bool = True) -> Tensor:
+        if not isinstance(flag, bool):
+            raise TypeError(f"flag must be a bool, got {type(flag).__name__}")
         self.requires_grad = flag
         return self
 
@@ -204,13 +207,23 @@ class Tensor(Operators):
                 "an in-place change of (or by) a tensor that requires grad is not recorded: write y = x + 1 "
                 "instead of x += 1, or change data inside no_grad()"
             )
+        given = value
         value = value._data if isinstance(value, Tensor) else value
-        if isinstance(value, np.ndarray) and value.dtype in FLOATS and value.dtype != self.dtype:
-            raise TypeError(f"in-place change mixes {self.dtype} with {value.dtype}")
-        if ufunc is None:
-            self._data[index] = value
-        else:
-            ufunc(self._data, value, out=self._data)
+        if not isinstance(value, (int, float)):
+            value = plain_array(value, "value") if isinstance(value, np.ndarray) else as_array(value)
+            if value.dtype.kind not in "biuf":
+                raise TypeError(f"value must be a Tensor or real numbers, got {type(given).__name__} {given!r:.40}")
+            if value.dtype != self.dtype and isinstance(given, (np.ndarray, Tensor)) and value.dtype.kind == "f":
+                raise TypeError(f"in-place change mixes {self.dtype} with {value.dtype}: value must have the former")
+        if not self._data.flags.writeable:
+            raise ValueError("data of this tensor is read-only: it cannot be changed in place")
+        try:
+            if ufunc is None:
+                self._data[index] = value
+            else:
+                ufunc(self._data, value, out=self._data)
+        except OverflowError:
+            raise ValueError(f"value must fit into {self.dtype}, got a larger int") from None
         self._changes[0] += 1
         return self
 
@@ -269,11 +282,32 @@ def _wrap(data: Array) -> Tensor:
     return t
 
 
-def _base_array(data: Array) -> Array:
+def plain_array(data: Array, name: str = "data") -> Array:
     """A memory-mapped array as it is; other subclasses give operators meanings of their own (matrix, masked array)."""
     if type(data) not in (np.ndarray, np.memmap):
-        raise TypeError(f"data must be a plain NumPy array, got {type(data).__name__}; np.asarray(data) makes it one")
+        kind = type(data).__name__
+        raise TypeError(f"{name} must be a plain NumPy array, got {kind}; np.asarray({name}) makes it one")
     return np.asarray(data)
+
+
+def as_array(value: Any) -> Array:
+    """An array of what is no array: a list, one of NumPy's scalars. Of other things NumPy makes objects or strings."""
+    try:
+        return np.asarray(value)
+    except Exception:  # lists of different lengths, and so on
+        return np.asarray(None)
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64, by any of NumPy's names."""
+    try:
+        # np.dtype would take None for float64, and of a number, or a tensor, its .dtype
+        found = np.dtype(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
+    except Exception:  # NumPy raises a handful of kinds on what it cannot interpret
+        found = None
+    if found is None or found not in FLOATS:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
 
 
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -282,22 +316,28 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     float32 and float64 arrays keep their dtype; Python numbers, nested lists of them, integer and boolean arrays
     become float32 unless dtype (float32 or float64) says otherwise. Anything else raises TypeError.
     """
-    if dtype is not None:
-        try:
-            dtype = np.dtype(dtype)
-        except TypeError:
-            raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
-        if dtype not in FLOATS:
-            raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+    dtype = None if dtype is None else float_dtype(dtype)
     data = data._data if isinstance(data, Tensor) else data
     try:
-        array = np.asarray(_base_array(data) if isinstance(data, np.ndarray) else data)
+        array = np.asarray(plain_array(data) if isinstance(data, np.ndarray) else data)
     except ValueError:
         raise ValueError("data must be a rectangular nest of numbers, got rows of different lengths") from None
     if array.dtype not in FLOATS and array.dtype.kind not in "biu":
         raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {array.dtype}")
     keeps = isinstance(data, (np.ndarray, np.generic)) and array.dtype in FLOATS
     return Tensor(np.array(array, dtype=dtype or (array.dtype if keeps else np.float32)), requires_grad)
+
+
+def explained(error: Exception, op: str, names: list[str], args: list) -> Exception | None:
+    """What NumPy or Python says of the operands, with their names and kinds; None for an error that names one itself.
+
+    OverflowError is of a Python int that no dtype holds: a wrong value.
+    """
+    if isinstance(error, TypeError) and re.match(rf"({'|'.join([*names, 'input'])})\b.* must ", str(error)):
+        return None
+    got = [f"{a.dtype} array {a.shape}" if isinstance(a, np.ndarray) else f"{type(a).__name__} {a!r:.40}" for a in args]
+    kinds = ", ".join(f"{name}: {kind}" for name, kind in itertools.zip_longest(names, got, fillvalue="..."))
+    return (ValueError if isinstance(error, OverflowError) else TypeError)(f"{op}({kinds}): {error}")
 
 
 _HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.generic, np.dtype, np.ufunc)
@@ -419,12 +459,16 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
         def cube(x):
             return x**3, lambda dy: 3 * x**2 * dy
     """
+    if definition is not None and not callable(definition):
+        raise TypeError(f"definition must be callable or None, got {type(definition).__name__}")
     if rule is None:
         return functools.partial(differentiable, definition=definition)
-
-    parameters = list(inspect.signature(rule).parameters.values())
+    try:
+        parameters = list(inspect.signature(rule).parameters.values())
+    except (TypeError, ValueError):  # not callable, or a builtin that does not say what it takes
+        raise TypeError(f"rule must be a Python function, got {type(rule).__name__} {rule!r:.40}") from None
     positional = [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    count = len(positional)
+    count, variadic = len(positional), [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
 
     @functools.wraps(rule)
     def op(*args: Any, **kwargs: Any) -> Any:
@@ -450,18 +494,27 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             elif isinstance(a, np.generic):
                 a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
                 args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
-            if isinstance(a, np.ndarray) and a.dtype is not dtype and a.dtype.kind == "f":
-                if dtype is not None and a.dtype != dtype:
-                    raise TypeError(
-                        f"{op.__name__} mixes {dtype} and {a.dtype}: convert the array with x.astype(np.float32), or "
-                        "the net with net.double()"
-                    )
-                dtype = a.dtype
+            if isinstance(a, np.ndarray):
+                if type(a) is not np.ndarray:
+                    a = plain_array(a, positional[i][0] if i < count else variadic[0])
+                if a.dtype is not dtype and a.dtype.kind == "f":
+                    if dtype is not None and a.dtype != dtype:
+                        raise TypeError(
+                            f"{op.__name__} mixes {dtype} and {a.dtype}: convert the array with x.astype(np.float32), "
+                            "or the net with net.double()"
+                        )
+                    dtype = a.dtype
             arrays.append(a)
         if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
             got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
             raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
-        answer = rule(*arrays, **kwargs)
+        try:
+            answer = rule(*arrays, **kwargs)
+        except (TypeError, OverflowError) as error:
+            better = explained(error, op.__name__, [name for name, _ in positional], arrays)
+            if better is None:
+                raise
+            raise better from error
         if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
             raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")
         y, pullback = answer

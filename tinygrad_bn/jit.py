@@ -104,5 +104,5 @@ def _text(flags: dict[str, Any]) -> str:
 
 
 def contiguous(a: np.ndarray) -> np.ndarray:
-    """C order and writable memory: each other layout would be one more compilation of every kernel."""
-    return a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C")
+    """C order, writable and aligned: each other layout would be one more compilation of every kernel."""
+    return a if a.flags.carray else np.array(a, order="C")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_generator, check_input, check_number
+from ..checks import check_flag, check_generator, check_input, check_number
 from ..engine import Array, differentiable
 from ..jit import contiguous, elementwise, kernel
 from ..random import default_generator
@@ -200,6 +200,7 @@ def softmax_definition(x: Any, dim: int = -1) -> Any:
 
 
 def _softmax(x: Any, dim: int, log: bool) -> Any:
+    check_input(x)
     if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not -x.ndim <= dim < x.ndim:
         raise ValueError(f"dim must be an int in [{-x.ndim}, {x.ndim - 1}] for shape {x.shape}, got {dim!r}")
     rows = contiguous(np.moveaxis(x, dim, -1))
@@ -237,7 +238,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.
     check_input(x)
     check_number("p", p, 0, 1)
     check_generator(generator)
-    if not training or p == 0:
+    if not check_flag("training", training) or p == 0:
         return x
     kept = (generator or default_generator()).random(x.shape, dtype=np.float32) >= p
     return x * (kept.astype(x.dtype) * x.dtype.type(1 / (1 - p) if p < 1 else 0))

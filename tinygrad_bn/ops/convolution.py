@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..blas import one_thread
-from ..checks import check_array, check_input, check_int
+from ..checks import check_array, check_input, check_int, check_size
 from ..engine import Array, Tensor, differentiable
 from ..jit import contiguous, kernel
 from ..threads import for_each, spans
@@ -266,7 +266,7 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     both = (value, value) if isinstance(value, (int, np.integer)) else value
     if not isinstance(both, (tuple, list)) or len(both) != 2:
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
-    return check_int(name, both[0], least), check_int(name, both[1], least)
+    return check_size(name, both[0], least), check_size(name, both[1], least)
 
 
 def check_images(x: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Tensor, differentiable
+from ..engine import Tensor, as_array, differentiable, explained, plain_array
 from ..operators import OPS, implements
 
 
@@ -69,7 +69,7 @@ def power(a: Any, b: Any) -> Any:
         return dy * np.where(zero, 0, a**b * np.log(np.where(zero, 1, a)))
 
     for name, value in (("a", a), ("b", b)):
-        if isinstance(value, (list, tuple)):
+        if not isinstance(value, (Tensor, np.ndarray, int, float, np.generic)):
             raise TypeError(f"{name} must be a Tensor, an array or a number, got {type(value).__name__}")
     if isinstance(b, (int, float)):  # x**2: no arrays of exponents
         return a**b, lambda dy: dy * (b * a ** (b - 1)) if b != 0 else dy * 0
@@ -143,7 +143,7 @@ def minimum(a: Any, b: Any) -> Any:
 @differentiable
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where condition (a boolean array) holds, b elsewhere."""
-    if isinstance(condition, Tensor) or getattr(condition, "dtype", np.dtype(bool)).kind != "b":
+    if isinstance(condition, Tensor) or as_array(condition).dtype.kind != "b":
         raise TypeError(f"condition must be a boolean array, got {getattr(condition, 'dtype', type(condition))}")
     return np.where(condition, a, b), lambda dy: (
         None,
@@ -176,8 +176,20 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
 def _constant(function: Any) -> Any:
     """A function whose derivative is zero almost everywhere: on tensors it gives a plain array."""
 
+    names = ("x",) if getattr(function, "nin", 1) == 1 else ("a", "b")
+
     def constant(*args: Any) -> Any:
-        return function(*(a.data if isinstance(a, Tensor) else a for a in args))
+        arrays = [a.data if isinstance(a, Tensor) else a for a in args]
+        for name, a in zip(names, arrays, strict=False):
+            if type(a) is not np.ndarray and isinstance(a, np.ndarray):
+                plain_array(a, name)
+        try:
+            return function(*arrays)
+        except (TypeError, OverflowError) as error:
+            better = explained(error, function.__name__, list(names), arrays)
+            if better is None:
+                raise
+            raise better from error
 
     return constant
 

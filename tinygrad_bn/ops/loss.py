@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int
-from ..engine import Tensor, differentiable
+from ..checks import check_input, check_int
+from ..engine import Tensor, differentiable, plain_array
 from ..jit import contiguous, elementwise, kernel
 from .activation import log_softmax_definition
 
@@ -23,16 +23,15 @@ def _reduce(loss: Any, reduction: str) -> Any:
 
 
 def check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
 
 
 def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
     """The class targets as an int64 vector, each in [0, C) or equal to ignore_index."""
-    if not -(2**63) <= check_int("ignore_index", ignore_index) < 2**63:
-        raise ValueError(f"ignore_index must fit into 64 bits, got {ignore_index}")
-    if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+    if not -(2**63) <= check_int("ignore_index", ignore_index, most=None) < 2**63:
+        raise ValueError("ignore_index must fit into 64 bits, got a larger int")
+    check_input(x)
     if x.ndim != 2:
         raise ValueError(f"input must have shape (N, C), got {x.shape}")
     if x.shape[1] == 0:
@@ -155,10 +154,11 @@ def nll_loss(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = 
 
 def _same_shape(x: Any, target: Any) -> Any:
     """The target as an array or Tensor of x's shape and dtype."""
-    if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+    check_input(x)
     if not isinstance(target, (Tensor, np.ndarray)):
         raise TypeError(f"target must be a Tensor or an array, got {type(target).__name__}")
+    if type(target) is not np.ndarray and isinstance(target, np.ndarray):
+        target = plain_array(target, "target")
     if target.shape != x.shape:
         raise ValueError(f"target must have the input's shape {x.shape}, got {target.shape}")
     if target.dtype != x.dtype:

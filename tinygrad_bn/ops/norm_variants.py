@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_array, check_int, check_number
+from ..checks import check_array, check_flag, check_int, check_number
 from .normalization import affine, channel_norm, channel_shape
 from .norms import (
     ONE_ROW,
@@ -20,6 +20,7 @@ from .norms import (
     check_eps,
     check_momentum,
     check_rank,
+    check_writable,
     more_than_one,
     plain,
     update,
@@ -58,12 +59,13 @@ def ghost_batch_norm(
     Source: Hoffer, Hubara & Soudry 2017, algorithm 1 (which moves the running statistics once per ghost).
     """
     ghost_size = check_int("ghost_size", ghost_size, 1)
-    if not training:
+    if not check_flag("training", training):
         return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     check_rank(x, 2)
     eps, L = check_eps(eps), math.prod(x.shape[2:])
     check_momentum(momentum)
     check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    check_writable(running_mean=running_mean, running_var=running_var)
     parts = ghost_batches(len(x), ghost_size, L)
     m = np.array([(p.stop - p.start) * L for p in parts], dtype=np.float64)
     if (m == 1).any():
@@ -107,12 +109,13 @@ def batch_renorm(
     check_number("d_max", d_max, 0)
     if running_mean is None or running_var is None:
         raise ValueError("running_mean and running_var must be given, got None")
-    if not training:
+    if not check_flag("training", training):
         return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     check_rank(x, 2)
     eps, m = check_eps(eps), len(x) * math.prod(x.shape[2:])
     check_momentum(momentum)
     check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    check_writable(running_mean=running_mean, running_var=running_var)
     more_than_one(m, x.shape, "channel", ONE_ROW)
     keep: list = []
     x_hat = channel_norm(x, None, None, mean=None, var=None, eps=eps, keep=keep)
@@ -165,7 +168,8 @@ def decorrelated_batch_norm(
     check_channels(x, running_mean=running_mean, weight=weight, bias=bias)
     check_array("running_matrix", running_matrix, (groups, size, size), x.dtype)
     rows = grouped(x, groups)
-    if training:
+    if check_flag("training", training):
+        check_writable(running_mean=running_mean, running_matrix=running_matrix)
         m = rows.shape[2]
         if m == 0:
             raise ValueError(f"expected more than 1 value per channel when training, got input of shape {x.shape}")

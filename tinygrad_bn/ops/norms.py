@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_array, check_input, check_int, check_number
+from ..checks import check_array, check_flag, check_input, check_int, check_number
 from ..engine import Array, Tensor
 from ..jit import contiguous, kernel
 from .normalization import channel_norm, row_norm
@@ -38,6 +38,14 @@ def check_channels(x: Any, **arrays: Any) -> None:
     """Each array is None or holds a value per channel."""
     for name, value in arrays.items():
         check_array(name, value, (x.shape[1],), x.dtype)
+
+
+def check_writable(**arrays: Any) -> None:
+    """What training changes in place; all are looked at before one is changed."""
+    for name, value in arrays.items():
+        data = value._data if isinstance(value, Tensor) else value
+        if data is not None and not data.flags.writeable:
+            raise ValueError(f"{name} must be writable, since training changes it in place, got a read-only array")
 
 
 @kernel
@@ -96,10 +104,11 @@ def batch_norm(
     eps = check_eps(eps)
     check_momentum(momentum)
     check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if not training:
+    if not check_flag("training", training):
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var must be given when training=False, got None")
         return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
+    check_writable(running_mean=running_mean, running_var=running_var)
     m = x.size // max(x.shape[1], 1)
     more_than_one(m, x.shape, "channel", ONE_ROW)
     keep: list = []
@@ -131,10 +140,11 @@ def instance_norm(
     eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
     check_momentum(momentum)
     check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if not use_input_stats:
+    if not check_flag("use_input_stats", use_input_stats):
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var must be given when use_input_stats=False, got None")
         return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
+    check_writable(running_mean=running_mean, running_var=running_var)
     more_than_one(L, x.shape, "instance and channel")
     keep: list = []
     y = row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, keep=keep)

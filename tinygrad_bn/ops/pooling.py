@@ -139,12 +139,12 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     L goes from floor(i L / n) to ceil((i + 1) L / n). Source: torch.nn.functional.adaptive_avg_pool2d.
     """
     check_images(x)
+    if 0 in x.shape[-2:]:
+        raise ValueError(f"input must have rows and columns, got shape {x.shape}")
     if isinstance(output_size, (tuple, list)) and len(output_size) == 2:
         output_size = tuple(size if n is None else n for n, size in zip(output_size, x.shape[-2:], strict=True))
     windows = []
     for size, n in zip(x.shape[-2:], pair("output_size", output_size, 1), strict=True):
-        if size == 0:
-            raise ValueError(f"input must have rows and columns, got shape {x.shape}")
         i = np.arange(n)
         windows.append(np.stack([i * size // n, -(-(i + 1) * size // n)], axis=1))
     weights = [1 / (w[:, 1] - w[:, 0]) for w in windows]

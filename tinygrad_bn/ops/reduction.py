@@ -7,8 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_flag, check_int
 from ..engine import differentiable
 from ..operators import implements
+
+MOST_AXES = 64  # NumPy's limit
+
+
+def _check(axis: Any, keepdims: Any) -> None:
+    """NumPy's own errors do not say which argument they are about, and some values it takes for True."""
+    if axis is not None and not (type(axis) is int and -MOST_AXES <= axis < MOST_AXES):
+        for a in axis if isinstance(axis, tuple) else (axis,):
+            check_int("axis", a, -MOST_AXES, MOST_AXES - 1)
+    if keepdims is not True and keepdims is not False:
+        check_flag("keepdims", keepdims)
 
 
 def _kept(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
@@ -28,6 +40,7 @@ def _count(x: Any, axis: Any) -> int:
 @differentiable
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum over the axes; every summand gets dy."""
+    _check(axis, keepdims)
     shape = x.shape
     return x.sum(axis=axis, keepdims=keepdims), lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)), shape)
 
@@ -36,6 +49,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 @differentiable
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean over the axes; every element gets dy / n."""
+    _check(axis, keepdims)
     n, shape = _count(x, axis), x.shape
     y = x.mean(axis=axis, keepdims=keepdims)
     return y, lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)) / n, shape)
@@ -48,7 +62,8 @@ def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
 
     With n <= ddof there is nothing to divide by: NaN, as in NumPy and PyTorch.
     """
-    shape, degrees = x.shape, _count(x, axis) - ddof
+    _check(axis, keepdims)
+    shape, degrees = x.shape, _count(x, axis) - check_int("ddof", ddof)
     over = 1.0 / degrees if degrees > 0 else math.nan
     centered = x - x.mean(axis=axis, keepdims=True)
     centered = centered - centered.mean(axis=axis, keepdims=True)  # what rounding a large mean has left
@@ -73,6 +88,7 @@ def _extreme(x: Any, y: Any, axis: Any) -> Any:
 @differentiable
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The largest element; equal ones share the gradient evenly (as PyTorch's amax)."""
+    _check(axis, keepdims)
     return _extreme(x, x.max(axis=axis, keepdims=keepdims), axis)
 
 
@@ -80,4 +96,5 @@ def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 @differentiable
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The smallest element; equal ones share the gradient evenly (as PyTorch's amin)."""
+    _check(axis, keepdims)
     return _extreme(x, x.min(axis=axis, keepdims=keepdims), axis)

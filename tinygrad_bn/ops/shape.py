@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int, check_tensors
+from ..checks import check_int, check_size, check_tensors
 from ..engine import Tensor, differentiable
 from ..operators import OPS, implements
 
@@ -23,7 +23,13 @@ from ..operators import OPS, implements
 def reshape(x: Any, shape: Any) -> Any:
     """The same elements in C order under another shape; one entry may be -1."""
     before = x.shape
-    return x.reshape(shape), lambda dy: dy.reshape(before)
+    try:
+        y = x.reshape(shape)
+    except ValueError:
+        raise ValueError(
+            f"shape must hold the {math.prod(before)} elements of shape {before}, got {shape!r:.80}"
+        ) from None
+    return y, lambda dy: dy.reshape(before)
 
 
 @implements("flatten")
@@ -31,6 +37,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Axes start_dim .. end_dim (inclusive, PyTorch's arguments) become one."""
     n = max(x.ndim, 1)
     for name, d in (("start_dim", start_dim), ("end_dim", end_dim)):
+        check_int(name, d)
         if not -n <= d < n:
             raise ValueError(f"{name} must lie in [{-n}, {n - 1}] for {x.ndim} axes, got {d}")
     first, last = start_dim % n, end_dim % n
@@ -46,8 +53,8 @@ def transpose(x: Any, axes: Any = None) -> Any:
     """Axes in another order, reversed by default."""
     if axes is None:
         return np.transpose(x), lambda dy: np.transpose(dy)
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
-    if sorted(a % x.ndim if x.ndim else a for a in axes) != list(range(x.ndim)):
+    axes = tuple(check_int("axes", a) for a in (axes if isinstance(axes, (tuple, list)) else (axes,)))
+    if sorted(a + x.ndim if a < 0 else a for a in axes) != list(range(x.ndim)):
         raise ValueError(f"axes must name each of the {x.ndim} axes once, got {axes}")
     back = tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
     return np.transpose(x, axes), lambda dy: np.transpose(dy, back)
@@ -57,6 +64,8 @@ def transpose(x: Any, axes: Any = None) -> Any:
 @differentiable
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """Two axes exchanged."""
+    if type(axis1) is not int or type(axis2) is not int:
+        axis1, axis2 = check_int("axis1", axis1), check_int("axis2", axis2)
     return np.swapaxes(x, axis1, axis2), lambda dy: np.swapaxes(dy, axis1, axis2)
 
 
@@ -64,7 +73,12 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 @differentiable
 def broadcast_to(x: Any, shape: Any) -> Any:
     """x repeated along new and length-1 axes; the engine sums the gradient back."""
-    return np.broadcast_to(x, shape), lambda dy: dy
+    shape = tuple(check_size("shape", n, 0) for n in (shape if isinstance(shape, (tuple, list)) else (shape,)))
+    try:
+        y = np.broadcast_to(x, shape)
+    except ValueError:
+        raise ValueError(f"shape must be one that {x.shape} broadcasts to, got {shape}") from None
+    return y, lambda dy: dy
 
 
 @implements("getitem")
@@ -112,6 +126,8 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
     if not arrays:
         raise ValueError("arrays must hold at least one tensor, got none")
     ndim = arrays[0].ndim
+    if any(a.ndim != ndim for a in arrays):
+        raise ValueError(f"arrays must have equal numbers of axes, got shapes {[a.shape for a in arrays]}")
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis must lie in [{-ndim}, {ndim - 1}] for arrays of shape {arrays[0].shape}, got {axis}")
     return _concatenate(*arrays, axis=axis)
@@ -135,8 +151,12 @@ def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> 
     """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad."""
     if not isinstance(pad_width, (list, tuple)) or not all(isinstance(p, (list, tuple)) for p in pad_width):
         raise TypeError(f"pad_width must be a sequence of pairs of ints, got {pad_width!r}")
-    if len(pad_width) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pad_width):
-        raise ValueError(f"pad_width must be a pair (before, after) >= 0 for each of {x.ndim} axes, got {pad_width}")
+    if len(pad_width) != x.ndim or any(len(p) != 2 for p in pad_width):
+        raise ValueError(f"pad_width must be a pair (before, after) for each of {x.ndim} axes, got {pad_width}")
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"value must be a number, got {type(value).__name__}")
+    for before, after in pad_width:
+        check_size("pad_width", before, 0), check_size("pad_width", after, 0)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     if isinstance(x, Tensor):
         y = OPS["pad"](x, pad_width, value=value)
