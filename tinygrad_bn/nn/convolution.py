@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_int
+from ..checks import check_flag, check_int, check_size
 from ..ops.convolution import check_padding, pair
 from ..ops.pooling import check_divisor
 from . import functional as F
@@ -33,8 +33,8 @@ class Conv2d(Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.in_channels = check_int("in_channels", in_channels, 1)
-        self.out_channels = check_int("out_channels", out_channels, 1)
+        self.in_channels = check_size("in_channels", in_channels)
+        self.out_channels = check_size("out_channels", out_channels)
         self.groups = check_int("groups", groups, 1)
         if in_channels % groups or out_channels % groups:
             raise ValueError(

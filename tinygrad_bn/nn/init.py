@@ -40,9 +40,11 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """linear, conv1d ... conv3d, sigmoid: 1; tanh: 5/3; relu: sqrt 2; selu: 3/4;
     leaky_relu: sqrt(2 / (1 + slope^2)), with slope .01 by default.
     """
+    if not isinstance(nonlinearity, str):
+        raise TypeError(f"nonlinearity must be a str, got {type(nonlinearity).__name__}")
     if nonlinearity == "leaky_relu":
-        slope = 0.01 if param is None else param
-        return math.sqrt(2 / (1 + slope**2))
+        slope = 0.01 if param is None else check_number("param", param)
+        return math.sqrt(2 / (1 + slope * slope))
     gains = dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d", "sigmoid"), 1.0)
     gains |= {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
     if nonlinearity not in gains:
@@ -63,22 +65,23 @@ def fans(t: Any) -> tuple[int, int]:
 
 def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator = None) -> Tensor:
     """U(a, b)"""
-    check_number("a", a)
-    check_number("b", b)
-    if not a <= b:
-        raise ValueError(f"a must not be above b, got {a} and {b}")
-    return _fill(tensor, _random(generator).uniform(a, b, _shape(tensor)))
+    a, b = check_number("a", a), check_number("b", b)
+    if not 0 <= b - a < math.inf:
+        raise ValueError(f"a must not be above b, nor b - a be infinite, got {a} and {b}")
+    # + 0.0: of an interval from 0.0 to -0.0 NumPy says that it is negative
+    return _fill(tensor, _random(generator).uniform(a, b + 0.0, _shape(tensor)))
 
 
 def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generator = None) -> Tensor:
     """N(mean, std^2)"""
-    check_number("mean", mean)
-    check_number("std", std, 0)
+    mean, std = check_number("mean", mean), check_number("std", std, 0)
     return _fill(tensor, _random(generator).normal(mean, std, _shape(tensor)))
 
 
 def constant_(tensor: Any, val: float) -> Tensor:
-    """Every element val."""
+    """Every element val, which may be infinite or NaN."""
+    if not isinstance(val, float) or math.isfinite(val):
+        val = check_number("val", val)
     return _fill(tensor, np.full(_shape(tensor), val))
 
 
@@ -94,17 +97,18 @@ def ones_(tensor: Any) -> Tensor:
 
 def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
     """U(-a, a), a = gain sqrt(6 / (fan_in + fan_out))"""
-    bound = gain * math.sqrt(6 / sum(fans(tensor)))
+    bound = check_number("gain", gain, 0) * math.sqrt(6 / sum(fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
     """N(0, gain^2 2 / (fan_in + fan_out))"""
-    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))), generator)
+    return normal_(tensor, 0.0, check_number("gain", gain, 0) * math.sqrt(2 / sum(fans(tensor))), generator)
 
 
 def _kaiming_std(t: Any, a: float, mode: str, nonlinearity: str) -> float:
-    if mode not in ("fan_in", "fan_out"):
+    a = check_number("a", a)
+    if not isinstance(mode, str) or mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     fan = fans(t)[0 if mode == "fan_in" else 1]
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)

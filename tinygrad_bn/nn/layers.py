@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_int, check_number
+from ..checks import check_flag, check_input, check_int, check_number, check_size
+from ..ops.shape import flatten
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -18,8 +19,8 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
-        self.in_features = check_int("in_features", in_features, 1)
-        self.out_features = check_int("out_features", out_features, 1)
+        self.in_features = check_size("in_features", in_features)
+        self.out_features = check_size("out_features", out_features)
         self.weight = Parameter(np.empty((out_features, in_features), np.float32))
         self.bias = Parameter(np.empty(out_features, np.float32)) if check_flag("bias", bias) else None
         self.reset_parameters()
@@ -87,7 +88,8 @@ class Flatten(Module):
         self.start_dim, self.end_dim = check_int("start_dim", start_dim), check_int("end_dim", end_dim)
 
     def forward(self, x: Any) -> Any:
-        return x.flatten(self.start_dim, self.end_dim)
+        check_input(x)
+        return flatten(x, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

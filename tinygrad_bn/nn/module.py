@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag
-from ..engine import FLOATS, Array, Tensor
+from ..checks import check_flag, check_iterable
+from ..engine import FLOATS, Array, Tensor, as_array, float_dtype, plain_array
 
 
 class Parameter(Tensor):
@@ -24,6 +24,12 @@ class Parameter(Tensor):
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
         if isinstance(data, Tensor):
             self._changes = data._changes  # the memory is shared, so are its changes
+
+
+def _plain(name: str, value: Any) -> Array:
+    """An entry of a state dict as an array; what is none has no shape that fits."""
+    value = value.data if isinstance(value, Tensor) else value
+    return plain_array(value, f"state_dict[{name!r}]") if isinstance(value, np.ndarray) else as_array(value)
 
 
 class Handle:
@@ -101,6 +107,8 @@ class Module:
         return (child for _, child in self.named_children())
 
     def named_modules(self, prefix: str = "", _seen: set[int] | None = None) -> Iterator[tuple[str, Module]]:
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, got {type(prefix).__name__}")
         seen = set() if _seen is None else _seen
         if id(self) in seen:
             return
@@ -134,6 +142,8 @@ class Module:
 
     def apply(self, fn: Callable[[Module], Any]) -> Module:
         """Call fn on every module, children first."""
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, got {type(fn).__name__}")
         for child in self.children():
             child.apply(fn)
         fn(self)
@@ -151,6 +161,7 @@ class Module:
         return self.train(False)
 
     def requires_grad_(self, flag: bool = True) -> Module:
+        check_flag("flag", flag)
         for parameter in self.parameters():
             parameter.requires_grad = flag
         return self
@@ -161,8 +172,7 @@ class Module:
 
     def to(self, dtype: Any) -> Module:
         """Convert parameters and floating buffers to float32 or float64, in place; gradients are dropped."""
-        if dtype is None or np.dtype(dtype) not in FLOATS:
-            raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        dtype = float_dtype(dtype)
         for parameter in self.parameters():
             parameter._data = parameter._data.astype(dtype)
             parameter._changes[0] += 1
@@ -202,9 +212,10 @@ class Module:
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
+        check_flag("strict", strict)
         own = dict(self._state())
         missing, unexpected = [k for k in own if k not in state_dict], [k for k in state_dict if k not in own]
-        arrays = {k: np.asarray(v.data if isinstance(v, Tensor) else v) for k, v in state_dict.items() if k in own}
+        arrays = {k: _plain(k, v) for k, v in state_dict.items() if k in own}
         wrong = [f"missing {missing}, unexpected {unexpected}"] if strict and (missing or unexpected) else []
         for name, array in arrays.items():
             if array.shape != own[name].shape:
@@ -283,7 +294,7 @@ class ModuleList(_Numbered):
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
-        for module in modules:
+        for module in check_iterable("modules", modules, "Modules"):
             self._add(module)
 
     def append(self, module: Module) -> ModuleList:

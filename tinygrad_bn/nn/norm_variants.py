@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int, check_number
+from ..checks import check_int, check_number, check_size
 from ..engine import Array
 from ..ops.whitening import MATRIX
 from . import functional as F
@@ -144,7 +144,7 @@ class _DecorrelatedBatchNorm(_BatchNorm):
         method: str = "zca",
         bias: bool = True,
     ) -> None:
-        n = check_int("num_features", num_features, 1)
+        n = check_size("num_features", num_features)
         if group_size is None:
             group_size = max(d for d in range(1, min(n, WHITENED_TOGETHER) + 1) if n % d == 0)
         self.group_size = check_int("group_size", group_size, 1)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_flag, check_int
+from ..checks import check_flag, check_input, check_int, check_size
 from ..engine import Array
 from ..ops.norms import check_eps, check_momentum
 from . import functional as F
@@ -16,10 +16,12 @@ from .module import Module, Parameter
 class _Norm(Module):
     """What all share: eps, and weight = 1, bias = 0 of one shape (or None)."""
 
+    affine_flag: ClassVar[str] = "affine"  # its name in the constructor
+
     def __init__(self, shape: tuple[int, ...], eps: float | None, affine: bool, bias: bool = True) -> None:
         super().__init__()
         self.eps: Any = None if eps is None else check_eps(eps)
-        affine, bias = check_flag("affine", affine), check_flag("bias", bias)
+        affine, bias = check_flag(self.affine_flag, affine), check_flag("bias", bias)
         self.weight = Parameter(np.ones(shape, np.float32)) if affine else None
         self.bias = Parameter(np.zeros(shape, np.float32)) if affine and bias else None
 
@@ -37,7 +39,7 @@ class _Running(_Norm):
     def __init__(
         self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool, bias: bool
     ) -> None:
-        super().__init__((check_int("num_features", num_features, 1),), eps, affine, bias)
+        super().__init__((check_size("num_features", num_features),), eps, affine, bias)
         if momentum is not None:
             check_momentum(momentum)
         self.num_features, self.momentum = num_features, momentum
@@ -66,8 +68,7 @@ class _Running(_Norm):
                 getattr(self, name)[...] = value
 
     def _check(self, x: Any) -> None:
-        if not hasattr(x, "ndim"):
-            raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+        check_input(x)
         if x.ndim not in self.axes:
             raise ValueError(f"input of {type(self).__name__} must have shape {self.layout}, got {x.shape}")
         if x.shape[1] != self.num_features:
@@ -153,7 +154,8 @@ class _InstanceNorm(_Running):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def forward(self, x: Any) -> Any:
-        single = hasattr(x, "ndim") and x.ndim + 1 in self.axes
+        check_input(x)
+        single = x.ndim + 1 in self.axes
         if single:
             x = x.reshape((1, *x.shape))
         self._check(x)
@@ -189,11 +191,13 @@ def _shape(normalized_shape: Any) -> tuple[int, ...]:
     sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if not sizes:
         raise ValueError("normalized_shape must name at least one axis, got ()")
-    return tuple(check_int("normalized_shape", n, 1) for n in sizes)
+    return tuple(check_size("normalized_shape", n) for n in sizes)
 
 
 class LayerNorm(_Norm):
     """y = weight (x - mean) / sqrt(var + eps) + bias per sample, over the trailing axes normalized_shape."""
+
+    affine_flag = "elementwise_affine"
 
     def __init__(
         self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
@@ -210,6 +214,8 @@ class LayerNorm(_Norm):
 
 class RMSNorm(_Norm):
     """y = weight x / sqrt(mean(x^2) + eps) over the trailing axes; eps=None is the dtype's machine epsilon."""
+
+    affine_flag = "elementwise_affine"
 
     def __init__(self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True) -> None:
         super().__init__(_shape(normalized_shape), eps, elementwise_affine, bias=False)
@@ -228,14 +234,15 @@ class GroupNorm(_Norm):
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True
     ) -> None:
-        super().__init__((check_int("num_channels", num_channels, 1),), eps, affine, bias)
+        super().__init__((check_size("num_channels", num_channels),), eps, affine, bias)
         if num_channels % check_int("num_groups", num_groups, 1):
             raise ValueError(f"num_groups must divide num_channels={num_channels}, got {num_groups}")
         self.num_groups, self.num_channels, self.affine = num_groups, num_channels, affine
 
     def forward(self, x: Any) -> Any:
-        if getattr(x, "ndim", 0) < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(f"input must have {self.num_channels} channels (axis 1), got {getattr(x, 'shape', x)}")
+        check_input(x)
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(f"input must have {self.num_channels} channels (axis 1), got shape {x.shape}")
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

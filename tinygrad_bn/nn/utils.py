@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from ..blas import one_thread
-from ..checks import check_number
-from ..engine import FLOATS, Array, Tensor, no_grad
+from ..checks import check_flag, check_gradient, check_iterable, check_number
+from ..engine import FLOATS, Array, Tensor, no_grad, plain_array
 from .convolution import Conv2d
 from .layers import Identity, Linear
 from .module import Module, Parameter, Sequential
@@ -103,6 +103,8 @@ class _Average:
 def _batch(x: Any, where: str) -> Tensor:
     if not isinstance(x, (Tensor, np.ndarray)):
         raise TypeError(f"{where} must be a Tensor or an array, got {type(x).__name__}")
+    if type(x) is not np.ndarray and isinstance(x, np.ndarray):
+        x = plain_array(x, where)
     if x.dtype not in FLOATS:
         raise TypeError(f"{where} must be float32 or float64, got {x.dtype}: x.astype(np.float32) converts")
     if x.ndim == 0:
@@ -123,7 +125,7 @@ def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
     are, and on an error the running statistics do too.
     Source: Ioffe & Szegedy 2015, algorithm 2. Errors: TypeError, ValueError for a loader without samples.
     """
-    if not isinstance(loader, Iterable):
+    if not isinstance(loader, Iterable) or getattr(loader, "ndim", 1) == 0:
         raise TypeError(f"loader must be an iterable of batches, got {type(loader).__name__}")
     average, found, seen = _Average(), {}, 0
 
@@ -266,19 +268,18 @@ def clip_grad_norm_(
     RuntimeError if error_if_nonfinite; else the gradients become what PyTorch makes of them: 0 or NaN.
     Source: Pascanu, Mikolov & Bengio 2013; torch.nn.utils.clip_grad_norm_.
     """
-    if not isinstance(parameters, Iterable):
-        raise TypeError(f"parameters must be Tensors, got {type(parameters).__name__}")
-    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    parameters = [parameters] if isinstance(parameters, Tensor) else check_iterable("parameters", parameters, "Tensors")
     for p in parameters:
         if not isinstance(p, Tensor):
             raise TypeError(f"parameters must hold Tensors, got {type(p).__name__}")
-    if max_norm != math.inf:  # infinity: only measure
-        check_number("max_norm", max_norm, 0)
-    if norm_type != math.inf:
-        check_number("norm_type", norm_type)
+    if not (isinstance(max_norm, float) and max_norm == math.inf):  # infinity: only measure
+        max_norm = check_number("max_norm", max_norm, 0)
+    if not (isinstance(norm_type, float) and norm_type == math.inf):
+        norm_type = check_number("norm_type", norm_type)
         if norm_type <= 0:
             raise ValueError(f"norm_type must be > 0, got {norm_type}")
-    gradients = [p.grad.data if isinstance(p.grad, Tensor) else p.grad for p in parameters if p.grad is not None]
+    check_flag("error_if_nonfinite", error_if_nonfinite)
+    gradients = [check_gradient(p) for p in parameters if p.grad is not None]
     norms = [np.linalg.norm(g.astype(np.float64).reshape(-1), norm_type) for g in gradients if g.size]
     total = float(np.linalg.norm(norms, norm_type)) if norms else 0.0
     if error_if_nonfinite and not math.isfinite(total):
@@ -287,7 +288,7 @@ def clip_grad_norm_(
     with np.errstate(invalid="ignore"):  # infinity times 0
         for p in parameters:
             if isinstance(p.grad, Tensor):
-                p.grad.data = p.grad.data * p.dtype.type(factor)
+                p.grad.data = np.asarray(p.grad.data * p.dtype.type(factor))  # NumPy makes a scalar of shape ()
             elif p.grad is not None:
-                p.grad = p.grad * p.dtype.type(factor)
+                p.grad = np.asarray(p.grad * p.dtype.type(factor))
     return total
