@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from .blas import one_thread
-from .engine import Node, Pullback, Tensor, differentiable, grad_enabled
+from .checks import check_flag, check_gradient, check_iterable
+from .engine import Node, Pullback, Tensor, differentiable, grad_enabled, plain_array
 from .operators import implements
 
 
@@ -110,9 +111,9 @@ def pullback_on_tensors(node: Node) -> Pullback:
 def _sum_to(g: Any, shape: tuple[int, ...], name: str) -> Any:
     """Undo broadcasting: sum g over the axes along which an argument of this shape was repeated."""
     extra = g.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
         raise ValueError(f"the pullback of {name} gave a gradient of shape {g.shape} for an argument of {shape}")
+    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
     return g.sum(axis=axes, keepdims=True).reshape(shape)
 
 
@@ -128,6 +129,8 @@ def _seed(output: Tensor, gradient: Any, name: str) -> Any:
         return np.ones_like(output._data)
     if not isinstance(gradient, (Tensor, np.ndarray)):
         raise TypeError(f"{name} must be an array or a Tensor, got {type(gradient).__name__}")
+    if type(gradient) is not np.ndarray and isinstance(gradient, np.ndarray):
+        gradient = plain_array(gradient, name)
     if gradient.shape != output.shape or gradient.dtype != output.dtype:
         got = f"{gradient.dtype} {gradient.shape}"
         raise ValueError(f"{name} must be {output.dtype} of shape {output.shape}, got {got}")
@@ -174,6 +177,10 @@ def walk(
     for n in nodes:
         if n.serial > oldest and (needed is None or id(n) in needed):
             n.check(again=create_graph)
+
+    for leaf in leaves.values() if targets is None else ():
+        if leaf.grad is not None:  # what was put there by hand must not end the walk halfway
+            check_gradient(leaf)
 
     # 3. Walk.
     table: dict[int, Any] = {}
@@ -248,8 +255,6 @@ def walk(
         return [g if g is None or first[id(g)] == i else _copy(g) for i, g in enumerate(result)]
     for key, leaf in leaves.items():
         if key in table:
-            if leaf.grad is not None and leaf.grad.shape != leaf.shape:
-                raise ValueError(f".grad of a tensor of shape {leaf.shape} must have that shape, got {leaf.grad.shape}")
             leaf.grad = table[key] if leaf.grad is None else _add(leaf.grad, table[key])
     return []
 
@@ -257,7 +262,12 @@ def walk(
 @implements("backward")
 def backward(output: Tensor, gradient: Any, retain_graph: bool, create_graph: bool) -> None:
     """What Tensor.backward() does: one walk that ends in the .grad of the leaves."""
+    check_flag("retain_graph", retain_graph), check_flag("create_graph", create_graph)
     walk([output], [_seed(output, gradient, "gradient")], None, retain_graph or create_graph, create_graph)
+
+
+def _sequence(name: str, tensors: Any) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else check_iterable(name, tensors, "Tensors")
 
 
 def grad(
@@ -276,10 +286,13 @@ def grad(
         derivatives; keeps the graph too.
     allow_unused: give None for an input that the outputs do not depend on, instead of raising.
     """
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    outputs, inputs = _sequence("outputs", outputs), _sequence("inputs", inputs)
+    for name, flag in (("retain_graph", retain_graph), ("create_graph", create_graph), ("allow_unused", allow_unused)):
+        check_flag(name, flag)
     if grad_outputs is None or isinstance(grad_outputs, (Tensor, np.ndarray)):
         grad_outputs = [grad_outputs] * len(outputs) if grad_outputs is None else [grad_outputs]
+    elif not isinstance(grad_outputs, (list, tuple)):
+        raise TypeError(f"grad_outputs must be an array, a sequence of them or None, got {type(grad_outputs).__name__}")
     if len(grad_outputs) != len(outputs):
         raise ValueError(f"grad_outputs must have one entry per output ({len(outputs)}), got {len(grad_outputs)}")
     for i, t in enumerate(inputs):

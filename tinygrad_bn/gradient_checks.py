@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .backward import grad
-from .checks import check_number
+from .checks import check_int, check_iterable, check_number
 from .engine import Array, Tensor, enable_grad, no_grad
 
 
@@ -31,8 +31,18 @@ def _outputs(fn: Callable[..., Any], inputs: Sequence[Any]) -> list[Tensor]:
     return outs
 
 
+def _check_settings(fn: Any, eps: Any, atol: Any, rtol: Any, seed: Any) -> None:
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, got {type(fn).__name__}")
+    for name, number in (("eps", eps), ("atol", atol), ("rtol", rtol)):
+        check_number(name, number, 0)
+    if eps == 0:
+        raise ValueError("eps must be > 0, got 0")
+    check_int("seed", seed, 0, None)
+
+
 def _checked(inputs: Any) -> tuple[list[Any], list[int]]:
-    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    inputs = [inputs] if isinstance(inputs, Tensor) else check_iterable("inputs", inputs, "arguments")
     checked = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
     if not checked:
         raise ValueError("inputs must contain a Tensor with requires_grad=True, got none")
@@ -79,10 +89,7 @@ def gradcheck(
     GradcheckError naming the input, the element, and both values. A value that is not finite fails, and so does an
     op that writes into one of these inputs, or its pullback into them or into dy.
     """
-    for name, number in (("eps", eps), ("atol", atol), ("rtol", rtol)):
-        check_number(name, number, 0)
-    if eps == 0:
-        raise ValueError("eps must be > 0, got 0")
+    _check_settings(fn, eps, atol, rtol, seed)
     inputs, checked = _checked(inputs)
     names, arrays = [f"input {i}" for i in checked], [inputs[i].data for i in checked]
     with _untouched("fn", names, arrays):
@@ -146,6 +153,7 @@ def gradgradcheck(
     and the latter must be linear in the cotangents: a pullback that leaves dy out has consistent second derivatives,
     of another function. Whether the first derivatives are right, gradcheck says.
     """
+    _check_settings(fn, eps, atol, rtol, seed)
     inputs, checked = _checked(inputs)
     names, arrays = [f"input {i}" for i in checked], [inputs[i].data for i in checked]
     with _untouched("fn", names, arrays):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_number
+from ..checks import check_flag, check_gradient, check_iterable, check_number, copied
 from ..engine import Array, Tensor
 from ..jit import contiguous, kernel
 
@@ -59,9 +59,7 @@ class SGD:
     ) -> None:
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of Tensors, got one Tensor")
-        if not isinstance(params, Iterable):
-            raise TypeError(f"params must be an iterable of Tensors or of dicts, got {type(params).__name__}")
-        groups = list(params)
+        groups = check_iterable("params", params, "Tensors or of dicts")
         if not groups:
             raise ValueError("params must hold at least one Tensor, got an empty list")
         defaults = {
@@ -87,7 +85,7 @@ class SGD:
 
     @staticmethod
     def _group(group: dict[str, Any]) -> dict[str, Any]:
-        group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        group["params"] = _tensors(group["params"])
         for p in group["params"]:
             if not isinstance(p, Tensor):
                 raise TypeError(f"params must hold Tensors, got {type(p).__name__}")
@@ -115,8 +113,9 @@ class SGD:
 
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
+        steps = []  # everything is checked before anything changes
         for group in self.param_groups:
-            maximize, numbers = group["maximize"], {}
+            numbers: dict[Any, tuple] = {}
             for p in group["params"]:
                 g, dtype = p.grad, p._data.dtype
                 if g is None:
@@ -124,12 +123,14 @@ class SGD:
                 if dtype not in numbers:
                     numbers[dtype] = _numbers(group, dtype.type)
                 if type(g) is not np.ndarray or g.shape != p._data.shape or g.dtype != dtype:
-                    g = _checked(g, p)
-                if not (p._data.flags.c_contiguous and p._data.flags.writeable):
-                    p._data = np.array(p._data, order="C")
-                g = (-g if maximize else contiguous(g)).reshape(-1)
-                self._step(p, g, numbers[dtype])
-                p._changes[0] += 1
+                    g = check_gradient(p)
+                steps.append((p, g, numbers[dtype], group["maximize"]))
+        for p, g, settings, maximize in steps:
+            if not p._data.flags.carray:
+                p._data = np.array(p._data, order="C")
+            g = (-g if maximize else contiguous(g)).reshape(-1)
+            self._step(p, g, settings)
+            p._changes[0] += 1
 
     def _step(self, p: Tensor, g: Array, numbers: tuple) -> None:
         buffer = self._buffers.get(id(p))
@@ -183,7 +184,7 @@ class SGD:
                 raise TypeError(f"params in state_dict must be a list of ints, got {numbers!r}")
             if len(numbers) != len(own["params"]):
                 raise ValueError(f"a group of state_dict must have {len(own['params'])} params, got {len(numbers)}")
-            groups.append(self._group(copy.deepcopy({**new, "params": []})))
+            groups.append(self._group(copied("state_dict", {**new, "params": []})))
             groups[-1]["params"] = own["params"]
             parameters.update(zip(numbers, own["params"], strict=True))
         if len(parameters) != sum(len(group["params"]) for group in groups):
@@ -204,18 +205,12 @@ class SGD:
         self.param_groups, self._buffers = groups, buffers
 
 
-def _checked(gradient: Any, p: Tensor) -> Array:
-    """What a user has put into .grad, as an array of the parameter's shape and dtype."""
-    g = gradient.data if isinstance(gradient, Tensor) else gradient
-    if not isinstance(g, (np.ndarray, np.generic)):
-        raise TypeError(f"the gradient of a parameter must be an array, got {type(g).__name__}")
-    g = np.asarray(g)
-    if g.shape != p.shape or g.dtype != p.dtype:
-        raise ValueError(f"the gradient of a {p.dtype} parameter {p.shape} must be alike, got {g.dtype} {g.shape}")
-    return g
+def _tensors(params: Any) -> list[Any]:
+    return [params] if isinstance(params, Tensor) else check_iterable("params", params, "Tensors")
 
 
 def _numbers(group: dict[str, Any], number: Any) -> tuple:
     """lr, momentum, 1 - dampening, weight decay in the parameter's dtype, so that float32 stays float32; nesterov."""
-    lr, momentum, dampening = number(group["lr"]), number(group["momentum"]), number(1 - group["dampening"])
-    return lr, momentum, dampening, number(group["weight_decay"]), bool(group["nesterov"])
+    lr, momentum, decay = (check_number(name, group[name], 0) for name in ("lr", "momentum", "weight_decay"))
+    dampening = check_number("dampening", group["dampening"])
+    return number(lr), number(momentum), number(1 - dampening), number(decay), bool(group["nesterov"])
