@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from ..checks import check_int, check_number
+from ..checks import check_int, check_iterable, check_number, copied
 
 
 class LRScheduler:
@@ -39,8 +39,10 @@ class LRScheduler:
         if last_epoch != -1 and not all("initial_lr" in group for group in groups):
             raise ValueError(f"last_epoch={last_epoch} needs param_groups with an 'initial_lr', got none")
         self.optimizer = optimizer
-        self.base_lrs = [float(group.setdefault("initial_lr", group["lr"])) for group in groups]
+        self.base_lrs = [float(group.get("initial_lr", group["lr"])) for group in groups]
         self.step()
+        for group, initial in zip(groups, self.base_lrs, strict=True):
+            group["initial_lr"] = initial
 
     def _check(self) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not define _check()")
@@ -50,12 +52,24 @@ class LRScheduler:
 
     def step(self) -> None:
         """t becomes t + 1: give each parameter group its learning rate."""
-        self.last_epoch += 1
-        self._set()
+        self._set(self.last_epoch + 1)
 
-    def _set(self) -> None:
-        for group, lr in zip(self.optimizer.param_groups, self.get_last_lr(), strict=True):
+    def _set(self, t: int) -> None:
+        """Nothing changes where a learning rate would not be finite."""
+        rates = [self._finite_lr(initial, t) for initial in self.base_lrs]
+        self.last_epoch = t
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
+
+    def _finite_lr(self, initial: float, t: int) -> float:
+        try:
+            lr = self._lr(initial, t)
+        except OverflowError:
+            lr = math.inf
+        if not math.isfinite(lr):
+            settings = {k: v for k, v in self.state_dict().items() if k not in ("base_lrs", "last_epoch")}
+            raise ValueError(f"the learning rate must stay finite, got {lr} in step {t} for {settings}")
+        return lr
 
     def get_last_lr(self) -> list[float]:
         """The learning rate of each parameter group at the current t."""
@@ -75,14 +89,14 @@ class LRScheduler:
         if set(state_dict) != set(self.state_dict()):
             raise ValueError(f"state_dict must have the keys {list(self.state_dict())}, got {list(state_dict)}")
         new = copy.copy(self)
-        vars(new).update(copy.deepcopy(state_dict))
+        vars(new).update(copied("state_dict", state_dict))
         new.last_epoch = check_int("last_epoch", new.last_epoch, 0)
         if not isinstance(new.base_lrs, list) or len(new.base_lrs) != len(self.base_lrs):
             raise ValueError(f"base_lrs must be a list of {len(self.base_lrs)} numbers, got {new.base_lrs!r}")
         new.base_lrs = [check_number("base_lrs", lr, 0) for lr in new.base_lrs]
         new._check()
+        new._set(new.last_epoch)
         vars(self).update(vars(new))
-        self._set()
 
 
 class StepLR(LRScheduler):
@@ -108,9 +122,8 @@ class MultiStepLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _check(self) -> None:
-        if isinstance(self.milestones, str) or not isinstance(self.milestones, Iterable):
-            raise TypeError(f"milestones must be an iterable of ints, got {type(self.milestones).__name__}")
-        self.milestones = sorted(check_int("milestones", m, 0) for m in self.milestones)
+        milestones = check_iterable("milestones", self.milestones, "ints")
+        self.milestones = sorted(check_int("milestones", m, 0) for m in milestones)
         self.gamma = check_number("gamma", self.gamma, 0)
 
     def _lr(self, initial: float, t: int) -> float:
