@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int
+from ..engine import plain_array
 from ..random import default_generator, generator_from
 
 
@@ -37,11 +38,13 @@ class DataLoader:
         for a in arrays:
             if not isinstance(a, np.ndarray):
                 raise TypeError(f"arrays must be NumPy arrays, got {type(a).__name__}")
+            if type(a) is not np.ndarray:
+                plain_array(a, "arrays")
             if a.ndim == 0 or len(a) != len(arrays[0]):
                 raise ValueError(f"arrays must have equal first axes, got shapes {[b.shape for b in arrays]}")
         self.arrays, self.batch_size = arrays, check_int("batch_size", batch_size, 1)
         self.shuffle, self.drop_last = check_flag("shuffle", shuffle), check_flag("drop_last", drop_last)
-        self._generator = None if seed is None else np.random.default_rng(check_int("seed", seed, 0))
+        self._generator = None if seed is None else np.random.default_rng(check_int("seed", seed, 0, None))
         self._running: tuple[np.ndarray | None, int] = (None, 0)  # the epoch's permutation, and batches yielded in it
         self._resume = False
 

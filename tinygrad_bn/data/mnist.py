@@ -41,6 +41,7 @@ MNIST_FILES = {  # name: bytes, SHA-256
 }
 CHUNK = 2**20  # bytes in memory at a time
 LARGEST = 2**30  # bytes of a download whose size is not known; EMNIST's largest file is about half of it
+LONGEST = 1e9  # seconds, and attempts: the system knows no longer waits
 PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # HTTP errors that may pass
 
@@ -162,8 +163,8 @@ def download_mnist(
     for name, value, types in (("timeout", timeout, (int, float)), ("attempts", attempts, (int,))):
         if isinstance(value, bool) or not isinstance(value, types):
             raise TypeError(f"{name} must be {'an int' if len(types) == 1 else 'a number'}, got {value!r}")
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be finite and above 0, got {value}")
+        if not 0 < value <= LONGEST:
+            raise ValueError(f"{name} must be above 0 and at most {LONGEST:g}, got {value!r:.40}")
     if progress:
         try:
             from tqdm import tqdm  # type: ignore
