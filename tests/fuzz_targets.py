@@ -59,6 +59,7 @@ def public_names() -> set[str]:
             names.add(f"nn.{name}")
             if issubclass(getattr(nn, name), nn.Module) and getattr(nn, name) not in (nn.Module, nn.ModuleList):
                 names.add(f"nn.{name}.forward")
+    names |= {f"nn.{name}" for name in nn.__all__ if inspect.isfunction(getattr(nn, name))}
     names |= {f"nn.Module.{name}" for name in methods(nn.Module, operators=False)} - {"nn.Module.forward"}
     for container in (nn.Sequential, nn.ModuleList):
         own = {*methods(container, operators=True)} - {*methods(nn.Module, operators=True), "forward"}
@@ -494,6 +495,28 @@ def _(w: World) -> Call:
     }
     keep = ("outputs", "inputs")
     return Call(tb.grad, args, kw, errors=(RuntimeError,), words=("backward",), keep=keep)
+
+
+@target("draw")
+def _(w: World) -> Call:
+    x = Tensor(w.array(w.n, 3), requires_grad=True)
+    args = {"tensor": (x * x).sum(), "model": w.pick(None, {"x": x})}
+    return Call(
+        lambda *a, **kw: len(tb.draw(*a, **kw).svg), args, {"limit": 10 + w.below(10)}, keep=("tensor", "model")
+    )
+
+
+@target("trace")
+def _(w: World) -> Call:
+    x = Tensor(w.array(w.n, 3), requires_grad=True)
+
+    def fn(model: Any, file: Any) -> Any:
+        with tb.trace(model, file):
+            (x * 2).sum().backward()
+        return file.getvalue()
+
+    args = {"model": w.pick(None, {"x": x}), "file": io.StringIO()}
+    return Call(fn, args, keep=("model", "file"), own=("file",), inplace=("model", "file"))
 
 
 def checker(check: Any) -> Builder:
@@ -967,9 +990,8 @@ def made(name: str, w: World) -> Made:
     return {"num_features": c, **norm_settings(w)}, flags(w, "bias"), shape
 
 
-LAYERS = sorted(
-    {n for n in nn.__all__ if inspect.isclass(getattr(nn, n))} - {"Module", "ModuleList", "Parameter", "Sequential"}
-)
+CLASSES = {n: getattr(nn, n) for n in nn.__all__ if inspect.isclass(getattr(nn, n))}
+LAYERS = sorted({n for n, c in CLASSES.items() if issubclass(c, nn.Module)} - {"Module", "ModuleList", "Sequential"})
 
 
 def layer(name: str, w: World) -> tuple[nn.Module, tuple[int, ...]]:
@@ -1016,6 +1038,32 @@ def net(w: World) -> nn.Sequential:
     if w.coin():
         layers[1] = w.pick(nn.DecorrelatedBatchNorm1d(4), nn.BatchRenorm1d(4, warmup=0), nn.GhostBatchNorm1d(4, 2))
     return nn.Sequential(*layers).to(w.dtype)
+
+
+@target("nn.Watch")
+def _(w: World) -> Call:
+    def fn(model: Any, every: Any, **kw: Any) -> Any:
+        with nn.Watch(model, every, **kw) as watch:
+            model(Tensor(np.ones((5, 3), model[0].weight.dtype)))
+            watch.step()
+        return watch.steps
+
+    kw = {"layers": w.pick(None, ["0"], ["2", "0"]), "bins": 1 + w.below(5), "flat": w.pick(0.01, 1)}
+    return Call(fn, {"model": net(w), "every": 1 + w.below(3)}, kw, own=("model",), inplace=("model",))
+
+
+@target("nn.summary")
+def _(w: World) -> Call:
+    model = net(w)
+
+    def fn(input: Any) -> Any:
+        before = {k: v.copy() for k, v in model.state_dict().items()}
+        try:
+            return str(nn.summary(model, input))
+        finally:  # the model counts its hooks; all else is as it was
+            assert all(np.array_equal(before[k], v, equal_nan=True) for k, v in model.state_dict().items())
+
+    return Call(fn, {"input": w.either(5, 3)})
 
 
 TARGETS["nn.Module"] = lambda w: Call(nn.Module)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..backward import grad
-from ..checks import check_int, check_number
+from ..checks import check_int, check_iterable, check_number
 from ..engine import Array, Tensor, enable_grad, is_grad_enabled
 from .layers import ReLU, Sigmoid, Tanh
 from .module import Module
@@ -299,7 +299,10 @@ class Watch:
         self.every, self.bins = check_int("every", every, 1), check_int("bins", bins, 1)
         self.flat, self.activations = check_number("flat", flat, 0), activations
         if layers is not None:
-            wanted = [layers] if isinstance(layers, str) else list(layers)
+            wanted = [layers] if isinstance(layers, str) else check_iterable("layers", layers, "names")
+            for name in wanted:
+                if not isinstance(name, str):
+                    raise TypeError(f"layers must hold names, got {type(name).__name__}")
             unknown = [name for name in wanted if name not in self._names.values()]
             if unknown:
                 raise ValueError(f"layers must be among {sorted(self._names.values())}, got {unknown}")
