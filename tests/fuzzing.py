@@ -621,6 +621,7 @@ class Report:
 
 def fuzz(targets: dict[str, Builder], calls: int, seed: int, most_failures: int = 1000) -> Report:
     """So many calls, the targets in turn; numbers of different seeds do not meet below a million calls per target."""
+    faulthandler.enable()  # says where, if the process crashes
     report, order = Report(), list(targets)
     first = seed * 1_000_000
     try:

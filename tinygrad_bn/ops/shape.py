@@ -18,6 +18,9 @@ from ..engine import Tensor, differentiable
 from ..operators import OPS, implements
 
 
+MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
+
+
 @implements(np.reshape)
 @differentiable
 def reshape(x: Any, shape: Any) -> Any:
@@ -90,8 +93,10 @@ def getitem(x: Any, *, index: Any) -> Any:
         raise TypeError("an index must be made of integers, slices or integer arrays, got a Tensor")
     if any(isinstance(p, (list, np.ndarray)) for p in parts):  # the caller may change them before backward()
         index = copy.deepcopy(index)
-    shape = x.shape
-    return x[index], lambda dy: put(dy, index=index, shape=shape)
+    shape, y = x.shape, x[index]
+    if np.ndim(y) > MOST_AXES or x.ndim > MOST_AXES:
+        raise ValueError(f"index must not go from, or to, more than {MOST_AXES} axes, got {x.ndim} and {np.ndim(y)}")
+    return y, lambda dy: put(dy, index=index, shape=shape)
 
 
 @differentiable
