@@ -491,6 +491,8 @@ def test_ctrl_c_ends_cleanly(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # jobs in a script's background ignore Ctrl-C, and so would all that they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "toy: 6 runs, workers: 2\n"

@@ -17,7 +17,6 @@ from ..checks import check_int, check_size, check_tensors
 from ..engine import Tensor, differentiable
 from ..operators import OPS, implements
 
-
 MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
 
 
