@@ -12,7 +12,7 @@ own best learning rate. Two things were predicted of both nets, and either can f
 - batch norm, whose set spans the batch, errs by more than 5 points more at m = 2 than at m = 8 (but in a CNN every
   image brings all of its positions, so that a mean stands on many more values than m);
 - layer norm, whose set does not, keeps its mean error within 1 point over all m (but larger batches of equally many
-  images mean fewer steps, which every norm feels).
+  images mean fewer steps).
 
     python -m demos.norm_family --preset full
 """
@@ -182,8 +182,9 @@ def net(arm: str, side: int, classes: int, seed: int) -> nn.Sequential:
 
 
 def effective_values(model: nn.Module, x: np.ndarray, m: int) -> list[float]:
-    """How many independent values stand behind a mean of each batch norm: var / Var(mean of m images), the median
-    over channels. In an MLP these are m. In a CNN every image brings all of its positions."""
+    """A mean of how many independent values would vary as little as that of each batch norm: var / Var(mean of m
+    images), the median over channels. In an MLP these are m. In a CNN every image brings all of its positions, and
+    may bring more than there are: pixels that balance each other."""
     inputs: list[np.ndarray] = []
     norms = [layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
     hooks = [norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0].data)) for norm in norms]
@@ -291,7 +292,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         first, *_, last = (train_nll[best[f"{kind} LN", m]].mean() for m in settings["batches"])
         notes.append(
             f"{kind}, layer norm: train NLL {first:.3f} at the smallest m, {last:.3f} at the largest: with equally "
-            "many images a larger batch means fewer steps, which every norm feels"
+            "many images a larger batch means fewer steps"
         )
     facts = [r for r in runs if r["arm"] == FACTS]
     criteria += worst_facts(facts)
@@ -300,7 +301,9 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         of_seeds = [r["values"] for r in runs if (r["arm"], r.get("m"), r.get("lr")) == key and r["values"]]
         if of_seeds:
             counts = ", ".join(f"{v:.0f}" for v in np.mean(of_seeds, axis=0))
-            notes.append(f"{kind}, m = {SMALL}: as many independent values stand behind a mean, by layer: {counts}")
+            notes.append(
+                f"{kind}, m = {SMALL}: a mean varies as little as one of so many independent values, by layer: {counts}"
+            )
     refused = all(f["refused"] for f in facts)
     notes.append(f"batch norm {'refuses' if refused else 'does not refuse'} to train on a single row: it would be beta")
     edge = (min(settings["lrs"]), max(settings["lrs"]))

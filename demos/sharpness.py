@@ -8,7 +8,8 @@ is differentiated once more, through the norm layers too.
     found that the sharpness rises to about 2 / lr and stays there, the "edge of stability", until the loss is fitted
     (the curvature of cross entropy then vanishes, that of the square loss does not). Does it? Does it under batch norm?
 (2) At the start, against depth, for the nets of learning_rate: who starts sharp?
-(3) Does a net that starts sharper have a lower largest stable learning rate, as learning_rate defines it?
+(3) Does a net that starts sharper have a lower largest stable learning rate? The rates are this demo's own: the largest
+    at which a seed's net learns within a few hundred steps. Nets that never learn have none; a note counts them as 0.
 
     python -m demos.sharpness --preset full
 """
@@ -210,7 +211,7 @@ def last_quarter(
 def run_after(config: dict[str, Any]) -> dict[str, Any]:
     """The follow-up: a few full-batch steps at a large rate; sharpness, and the squared size of the weights before a
     batch norm. The loss does not depend on that size, so its gradient is orthogonal to them and every step adds to it;
-    curvature falls as its inverse."""
+    curvature falls as its inverse; and it falls with the loss, which nothing here separates from the former."""
     x, y, classes = data_of(config)
     model = d2.net(config, x.shape[1], classes).double()
     parameters = list(model.parameters())
@@ -390,7 +391,7 @@ def _after(runs: list[dict[str, Any]]) -> list[str]:
         notes.append(
             f"depth 8, {arm}, full batch, lr {lr:g}: sharpness / (2 / lr) after {', '.join(map(str, MOMENTS))} steps "
             f"is {ratios} (medians); meanwhile the squared size of the weights before batch norms has grown "
-            f"{grown:.2g} times: a sharp start need not last"
+            f"{grown:.2g} times, and the loss falls, which flattens it, too"
         )
     return notes
 
@@ -521,7 +522,7 @@ def _against_rate(runs: list[dict[str, Any]]) -> plots.Picture:
 
 DEMO = lab.Demo(
     name="sharpness",
-    claim="Training drives the sharpness to 2 / lr; nets that start sharper tolerate lower learning rates.",
+    claim="With the square loss, training drives the sharpness to 2 / lr, without norm and with batch norm.",
     presets=PRESETS,
     plan=plan,
     run=run,
