@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import FLOATS, Tensor, no_grad
+from ..engine import FLOATS, Tensor, no_grad, plain_array
 from ..random import default_generator
 from .module import Module
 
 
-def check_model(model: Any) -> Module:
+def check_model(model: Any, name: str = "model") -> Module:
     if not isinstance(model, Module):
-        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+        raise TypeError(f"{name} must be a Module, got {type(model).__name__}")
     return model
 
 
-def as_arguments(input: Any) -> tuple[Any, ...]:
+def as_arguments(input: Any, name: str = "input") -> tuple[Any, ...]:
     """The arguments of a call: a tuple stands for several; float arrays become Tensors, without a copy."""
     arguments = input if isinstance(input, tuple) else (input,)
     for value in arguments:
@@ -29,7 +29,8 @@ def as_arguments(input: Any) -> tuple[Any, ...]:
                 hint = f": np.zeros({arguments}, np.float32) is an array of that shape"
             kind = type(value).__name__
             got = f"a tuple with a {kind}" if isinstance(input, tuple) else kind
-            raise TypeError(f"input must be a Tensor, an array, or a tuple of them, got {got}{hint}")
+            raise TypeError(f"{name} must be a Tensor, an array, or a tuple of them, got {got}{hint}")
+    arguments = tuple(plain_array(a, name) if isinstance(a, np.ndarray) else a for a in arguments)
     return tuple(Tensor(a) if isinstance(a, np.ndarray) and a.dtype in FLOATS else a for a in arguments)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..backward import grad
-from ..checks import check_int, check_iterable, check_number
+from ..checks import check_int, check_iterable, check_number, check_size
 from ..engine import Array, Tensor, enable_grad, is_grad_enabled
 from .layers import ReLU, Sigmoid, Tanh
 from .module import Module
@@ -47,10 +47,13 @@ def slopes(activation: Module, z: Any) -> Array:
     >>> nn.watch.slopes(nn.Sigmoid(), np.zeros(2, np.float32))
     array([0.25, 0.25], dtype=float32)
     """
-    (z,) = as_arguments(z)
-    x = Tensor(z.data, requires_grad=True)
+    check_model(activation, "activation")
+    arrays = as_arguments(z, "z")
+    if len(arrays) != 1 or not isinstance(arrays[0], Tensor):
+        raise TypeError(f"z must be one Tensor or array of floats, got {type(z).__name__}")
+    x = Tensor(arrays[0].data, requires_grad=True)
     with enable_grad():
-        y = check_model(activation).forward(x)
+        y = activation.forward(x)
     if y.shape != x.shape:
         raise ValueError(f"activation must work element by element, got {x.shape} -> {y.shape}")
     return grad(y, x, np.ones_like(y.data), allow_unused=True)[0] if y.requires_grad else np.zeros_like(x.data)
@@ -88,6 +91,7 @@ def saturation(
     names = _leaves(model)
     shares: dict[str, float] = {}
     check_number("flat", flat, 0)
+    activations = _classes(activations)
     calls = _Calls()
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
@@ -158,13 +162,31 @@ def drift(before: Statistics, after: Statistics) -> dict[str, float]:
     >>> round(moved["a"], 6)
     2.0
     """
+    for argument, statistics in (("before", before), ("after", after)):
+        if not isinstance(statistics, dict):
+            raise TypeError(f"{argument} must be a dict of pairs of arrays, got {type(statistics).__name__}")
     moved = {}
     for name in before:
         if name in after:
+            for argument, pair in (("before", before[name]), ("after", after[name])):
+                if not _is_pair(pair):
+                    raise TypeError(f"{argument}[{name!r}] must be a pair of arrays, (mean, std), got {pair!r:.60}")
             (mean, std), (mean2, std2) = before[name], after[name]
             same = mean.shape == mean2.shape and mean.size > 0
             moved[name] = float(np.mean(np.abs(mean2 - mean) / ((std + std2) / 2 + 1e-12))) if same else float("nan")
     return moved
+
+
+def _is_pair(value: Any) -> bool:
+    pair = isinstance(value, tuple) and len(value) == 2 and all(type(a) is np.ndarray for a in value)
+    return pair and all(a.dtype.kind in "fiu" for a in value) and value[0].shape == value[1].shape
+
+
+def _classes(activations: Any) -> tuple[type[Module], ...]:
+    classes = (activations,) if isinstance(activations, type) else activations
+    if not isinstance(classes, (tuple, list)) or not all(isinstance(c, type) for c in classes):
+        raise TypeError(f"activations must be a tuple of classes of Modules, got {activations!r:.60}")
+    return tuple(classes)
 
 
 def _leaves(model: Any) -> dict[int, str]:
@@ -296,14 +318,11 @@ class Watch:
         activations: tuple[type[Module], ...] = ACTIVATIONS,
     ) -> None:
         self._names = _leaves(model)
-        self.every, self.bins = check_int("every", every, 1), check_int("bins", bins, 1)
-        self.flat, self.activations = check_number("flat", flat, 0), activations
+        self.every, self.bins = check_int("every", every, 1), check_size("bins", bins)
+        self.flat, self.activations = check_number("flat", flat, 0), _classes(activations)
         if layers is not None:
             wanted = [layers] if isinstance(layers, str) else check_iterable("layers", layers, "names")
-            for name in wanted:
-                if not isinstance(name, str):
-                    raise TypeError(f"layers must hold names, got {type(name).__name__}")
-            unknown = [name for name in wanted if name not in self._names.values()]
+            unknown = [name for name in wanted if not isinstance(name, str) or name not in self._names.values()]
             if unknown:
                 raise ValueError(f"layers must be among {sorted(self._names.values())}, got {unknown}")
             self._names = {key: name for key, name in self._names.items() if name in wanted}
@@ -409,9 +428,9 @@ class Watch:
         gradient of a layer that none has reached.
         """
         seen = self._record(index).layers
-        if layer not in seen:
+        if not isinstance(layer, str) or layer not in seen:
             raise ValueError(f"layer must be one of {list(seen)}, got {layer!r}")
-        if kind not in ("activation", "gradient"):
+        if not isinstance(kind, str) or kind not in ("activation", "gradient"):
             raise ValueError(f"kind must be 'activation' or 'gradient', got {kind!r}")
         found = seen[layer].activation if kind == "activation" else seen[layer].gradient
         if found is None:
@@ -521,6 +540,11 @@ def update_ratio(before: Array, after: Array) -> float:
     >>> nn.watch.update_ratio(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
     0.1
     """
+    for name, value in (("before", before), ("after", after)):
+        if type(value) is not np.ndarray or value.dtype.kind not in "fiu":
+            raise TypeError(f"{name} must be an array of numbers, got {value!r:.60}")
+    if before.shape != after.shape:
+        raise ValueError(f"before and after must have one shape, got {before.shape} and {after.shape}")
     p = before.astype(np.float64)
     with np.errstate(all="ignore"):
         return float(np.divide(np.linalg.norm(after - p), np.linalg.norm(p)))
