@@ -32,7 +32,7 @@ def glyphs(n: int, seed: int = 0, noise: float = 0.1) -> tuple[np.ndarray, np.nd
     The classes are as equal in number as n allows, in random order; equal arguments give equal arrays.
     Errors: TypeError / ValueError for an n or seed that is not an int >= 0, or a negative noise.
     """
-    n, seed, noise = check_size("n", n, 0), check_int("seed", seed, 0, None), check_number("noise", noise, 0)
+    n, seed, noise = check_size("n", n, 0), check_int("seed", seed, 0, None), check_number("noise", noise, 0) + 0.0
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % 10)
     angle, shear = rng.normal(0, 0.15, n), rng.normal(0, 0.2, n)

@@ -16,6 +16,7 @@ from ..engine import Tensor
 from ..random import default_generator
 
 Generator = np.random.Generator | None
+LARGEST_GAIN = 1e300  # what is drawn stays finite in float64
 
 
 def _fill(t: Any, values: Any) -> Tensor:
@@ -68,13 +69,12 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator =
     a, b = check_number("a", a), check_number("b", b)
     if not 0 <= b - a < math.inf:
         raise ValueError(f"a must not be above b, nor b - a be infinite, got {a} and {b}")
-    # + 0.0: of an interval from 0.0 to -0.0 NumPy says that it is negative
-    return _fill(tensor, _random(generator).uniform(a, b + 0.0, _shape(tensor)))
+    return _fill(tensor, _random(generator).uniform(a, b + 0.0, _shape(tensor)))  # -0.0 would be below a = 0.0
 
 
 def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generator = None) -> Tensor:
     """N(mean, std^2)"""
-    mean, std = check_number("mean", mean), check_number("std", std, 0)
+    mean, std = check_number("mean", mean), check_number("std", std, 0) + 0.0  # NumPy takes -0.0 for negative
     return _fill(tensor, _random(generator).normal(mean, std, _shape(tensor)))
 
 
@@ -97,13 +97,15 @@ def ones_(tensor: Any) -> Tensor:
 
 def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
     """U(-a, a), a = gain sqrt(6 / (fan_in + fan_out))"""
-    bound = check_number("gain", gain, 0) * math.sqrt(6 / sum(fans(tensor)))
+    bound = check_number("gain", gain, 0, LARGEST_GAIN) * math.sqrt(6 / sum(fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
     """N(0, gain^2 2 / (fan_in + fan_out))"""
-    return normal_(tensor, 0.0, check_number("gain", gain, 0) * math.sqrt(2 / sum(fans(tensor))), generator)
+    return normal_(
+        tensor, 0.0, check_number("gain", gain, 0, LARGEST_GAIN) * math.sqrt(2 / sum(fans(tensor))), generator
+    )
 
 
 def _kaiming_std(t: Any, a: float, mode: str, nonlinearity: str) -> float:

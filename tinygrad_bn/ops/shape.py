@@ -93,9 +93,13 @@ def getitem(x: Any, *, index: Any) -> Any:
     if any(isinstance(p, (list, np.ndarray)) for p in parts):  # the caller may change them before backward()
         index = copy.deepcopy(index)
     shape, y = x.shape, x[index]
-    if np.ndim(y) > MOST_AXES or x.ndim > MOST_AXES:
+    if (np.ndim(y) > MOST_AXES or x.ndim > MOST_AXES) and not _only_slices(parts):
         raise ValueError(f"index must not go from, or to, more than {MOST_AXES} axes, got {x.ndim} and {np.ndim(y)}")
     return y, lambda dy: put(dy, index=index, shape=shape)
+
+
+def _only_slices(parts: tuple) -> bool:
+    return all(isinstance(p, (int, slice, type(None), type(Ellipsis))) for p in parts)
 
 
 @differentiable
@@ -105,7 +109,7 @@ def put(x: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
         return put(x, index=index, shape=shape), lambda dy: dy[index]
     y = np.zeros(shape, x.dtype)
     parts = index if isinstance(index, tuple) else (index,)
-    if all(isinstance(p, (int, slice, type(None), type(Ellipsis))) for p in parts):
+    if _only_slices(parts):
         y[index] = x  # slices never meet an element twice
     else:
         np.add.at(y, index, x)

@@ -94,10 +94,10 @@ class SGD:
         for name in ("lr", "momentum", "weight_decay", "initial_lr"):
             check_number(name, group.get(name, 0), 0)  # the last is there once a schedule has been
         check_number("dampening", group["dampening"])
-        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         for name in ("nesterov", "maximize"):
             check_flag(name, group[name])
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         return group
 
     def _check_once(self) -> None:
