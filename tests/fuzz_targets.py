@@ -59,12 +59,15 @@ def public_names() -> set[str]:
             names.add(f"nn.{name}")
             if issubclass(getattr(nn, name), nn.Module) and getattr(nn, name) not in (nn.Module, nn.ModuleList):
                 names.add(f"nn.{name}.forward")
-    names |= {f"nn.{name}" for name in nn.__all__ if inspect.isfunction(getattr(nn, name))}
+        elif inspect.isfunction(getattr(nn, name)):
+            names.add(f"nn.{name}")
+    # (plots are Matplotlib's figures of what the other methods give, and take no other arguments)
+    names |= {f"nn.Watch.{name}" for name in methods(nn.Watch) if not name.startswith("plot_")}
     names |= {f"nn.Module.{name}" for name in methods(nn.Module, operators=False)} - {"nn.Module.forward"}
     for container in (nn.Sequential, nn.ModuleList):
         own = {*methods(container, operators=True)} - {*methods(nn.Module, operators=True), "forward"}
         names |= {f"nn.{container.__name__}.{name}" for name in own}
-    for module, prefix in ((nn.init, "nn.init"), (nn.utils, "nn.utils")):
+    for module, prefix in ((nn.init, "nn.init"), (nn.utils, "nn.utils"), (nn.watch, "nn.watch")):
         here = [(n, v) for n, v in vars(module).items() if not n.startswith("_") and inspect.isfunction(v)]
         names |= {f"{prefix}.{n}" for n, v in here if v.__module__ == module.__name__}
     names |= {"optim.SGD"} | {f"optim.SGD.{name}" for name in methods(optim.SGD)}
@@ -497,28 +500,6 @@ def _(w: World) -> Call:
     return Call(tb.grad, args, kw, errors=(RuntimeError,), words=("backward",), keep=keep)
 
 
-@target("draw")
-def _(w: World) -> Call:
-    x = Tensor(w.array(w.n, 3), requires_grad=True)
-    args = {"tensor": (x * x).sum(), "model": w.pick(None, {"x": x})}
-    return Call(
-        lambda *a, **kw: len(tb.draw(*a, **kw).svg), args, {"limit": 10 + w.below(10)}, keep=("tensor", "model")
-    )
-
-
-@target("trace")
-def _(w: World) -> Call:
-    x = Tensor(w.array(w.n, 3), requires_grad=True)
-
-    def fn(model: Any, file: Any) -> Any:
-        with tb.trace(model, file):
-            (x * 2).sum().backward()
-        return file.getvalue()
-
-    args = {"model": w.pick(None, {"x": x}), "file": io.StringIO()}
-    return Call(fn, args, keep=("model", "file"), own=("file",), inplace=("model", "file"))
-
-
 def checker(check: Any) -> Builder:
     def builder(w: World) -> Call:  # GradcheckError: what a check is for; RuntimeError: what cannot be differentiated
         x, y = (tb.tensor(w.array(2, 2), dtype="float64", requires_grad=True) for _ in range(2))
@@ -527,7 +508,11 @@ def checker(check: Any) -> Builder:
         args = {"fn": fn, "inputs": w.pick([x, y], (x, y))}
         errors = (tb.GradcheckError, RuntimeError)
         return Call(
-            check, args, kw, errors=errors, words=("<lambda>", "Tensor", "multiply", "matmul", "forward", "argument")
+            check,
+            args,
+            kw,
+            errors=errors,
+            words=("<lambda>", "Tensor", "multiply", "matmul", "forward", "argument", "broadcast"),
         )
 
     return builder
@@ -990,8 +975,9 @@ def made(name: str, w: World) -> Made:
     return {"num_features": c, **norm_settings(w)}, flags(w, "bias"), shape
 
 
-CLASSES = {n: getattr(nn, n) for n in nn.__all__ if inspect.isclass(getattr(nn, n))}
-LAYERS = sorted({n for n, c in CLASSES.items() if issubclass(c, nn.Module)} - {"Module", "ModuleList", "Sequential"})
+CONTAINERS = (nn.Module, nn.ModuleList, nn.Sequential)
+CLASSES = [getattr(nn, name) for name in nn.__all__ if inspect.isclass(getattr(nn, name))]
+LAYERS = sorted(c.__name__ for c in CLASSES if issubclass(c, nn.Module) and c not in CONTAINERS)
 
 
 def layer(name: str, w: World) -> tuple[nn.Module, tuple[int, ...]]:
@@ -1021,10 +1007,12 @@ def forward(name: str) -> Builder:
     def builder(w: World) -> Call:
         module, shape = layer(name, w)
         words, same = (
-            (name, name.lower(), name.removesuffix("2d"), "start_dim", "end_dim", "window", "kernel"),
+            (name, name.lower(), name.removesuffix("2d"), "start_dim", "end_dim", "window", "kernel", "groups"),
             name == "Identity",
         )
-        return Call(module, {"input": w.either(*shape)}, state=(module,), words=words, converts=same)
+        return Call(
+            module, {"input": w.either(*shape)}, state=(module,), words=words, converts=same, keep=("input",) * same
+        )
 
     return builder
 
@@ -1038,32 +1026,6 @@ def net(w: World) -> nn.Sequential:
     if w.coin():
         layers[1] = w.pick(nn.DecorrelatedBatchNorm1d(4), nn.BatchRenorm1d(4, warmup=0), nn.GhostBatchNorm1d(4, 2))
     return nn.Sequential(*layers).to(w.dtype)
-
-
-@target("nn.Watch")
-def _(w: World) -> Call:
-    def fn(model: Any, every: Any, **kw: Any) -> Any:
-        with nn.Watch(model, every, **kw) as watch:
-            model(Tensor(np.ones((5, 3), model[0].weight.dtype)))
-            watch.step()
-        return watch.steps
-
-    kw = {"layers": w.pick(None, ["0"], ["2", "0"]), "bins": 1 + w.below(5), "flat": w.pick(0.01, 1)}
-    return Call(fn, {"model": net(w), "every": 1 + w.below(3)}, kw, own=("model",), inplace=("model",))
-
-
-@target("nn.summary")
-def _(w: World) -> Call:
-    model = net(w)
-
-    def fn(input: Any) -> Any:
-        before = {k: v.copy() for k, v in model.state_dict().items()}
-        try:
-            return str(nn.summary(model, input))
-        finally:  # the model counts its hooks; all else is as it was
-            assert all(np.array_equal(before[k], v, equal_nan=True) for k, v in model.state_dict().items())
-
-    return Call(fn, {"input": w.either(5, 3)})
 
 
 TARGETS["nn.Module"] = lambda w: Call(nn.Module)
@@ -1231,6 +1193,100 @@ def _(w: World) -> Call:
         inplace=("model",),
         words=("input", "linear"),
     )
+
+
+# Looking inside
+
+
+@target("draw")
+def _(w: World) -> Call:
+    x = Tensor(w.array(3), requires_grad=True)
+    args = {"tensor": (x * 2).sum(), "model": w.pick(None, {"x": x}, net(w))}
+    return Call(
+        lambda *a, **k: tb.draw(*a, **k).svg and None, args, {"limit": w.pick(1000, 5)}, keep=("tensor", "model")
+    )
+
+
+@target("trace")
+def _(w: World) -> Call:
+    x = Tensor(w.array(3), requires_grad=True)
+
+    def fn(model: Any, file: Any) -> None:
+        with tb.trace(model, file):
+            (x * 2).sum().backward()
+
+    args = {"model": w.pick(None, {"x": x}, net(w)), "file": io.StringIO()}
+    return Call(fn, args, keep=("model",), inplace=("model", "file"))
+
+
+def looked_into(fn: Any) -> Builder:
+    def builder(w: World) -> Call:
+        model = net(w)
+        args = {"model": model, "input": w.either(5, 3)}
+        return Call(lambda *a: fn(*a) and None, args, state=(model,), words=("linear", "data"))
+
+    return builder
+
+
+TARGETS["nn.summary"] = looked_into(nn.summary)
+TARGETS["nn.watch.saturation"] = looked_into(nn.watch.saturation)
+TARGETS["nn.watch.batch_statistics"] = looked_into(nn.watch.batch_statistics)
+TARGETS["nn.watch.running_statistics"] = lambda w: Call(
+    lambda model: nn.watch.running_statistics(model) and None, {"model": net(w)}
+)
+TARGETS["nn.watch.slopes"] = lambda w: Call(
+    nn.watch.slopes, {"activation": w.pick(nn.ReLU(), nn.Tanh()), "z": w.either(*w.shape())}, keep=("activation",)
+)
+TARGETS["nn.watch.flat_share"] = lambda w: Call(
+    nn.watch.flat_share, {"activation": nn.Sigmoid(), "z": w.either(*w.shape()), "flat": 0.01}, keep=("activation",)
+)
+TARGETS["nn.watch.update_ratio"] = lambda w: Call(
+    nn.watch.update_ratio, {"before": w.array(w.n, 2), "after": w.array(w.n, 2)}
+)
+
+
+@target("nn.watch.drift")
+def _(w: World) -> Call:
+    before, after = ({"a": (w.array(3), w.positive(3))} for _ in range(2))
+    return Call(nn.watch.drift, {"before": before, "after": after})
+
+
+@target("nn.Watch")
+def _(w: World) -> Call:
+    kw = {"layers": w.pick(None, ["0"]), "bins": 5, "flat": 0.01, "activations": (nn.ReLU,)}
+    model = net(w)
+
+    def fn(*args: Any, **kw: Any) -> None:
+        with nn.Watch(*args, **kw) as watch:
+            model(w.array(5, 3)).sum().backward()
+            watch.step()
+
+    return Call(fn, {"model": model, "every": 1}, kw, inplace=("model",), state=(model,))
+
+
+def watched(w: World) -> nn.Watch:
+    model = net(w)
+    with nn.Watch(model) as watch:
+        for _ in range(2):
+            model(w.array(5, 3)).sum().backward()
+            watch.step()
+    return watch
+
+
+for _name in ("step", "close", "steps", "saturation", "drift", "updates"):
+    TARGETS[f"nn.Watch.{_name}"] = lambda w, name=_name: Call(
+        lambda watch: callable(getattr(watch, name)) and getattr(watch, name)() and None,
+        {"watch": watched(w)},
+        own=("watch",),
+        inplace=("watch",),
+    )
+
+
+@target("nn.Watch.histogram")
+def _(w: World) -> Call:
+    args = {"layer": "0", "kind": w.pick("activation", "gradient"), "index": w.pick(-1, 0, 1)}
+    watch = watched(w)
+    return Call(lambda **k: bool(watch.histogram(**k)), {}, args)
 
 
 # optim
@@ -1414,9 +1470,13 @@ TARGETS["data.load_digits"] = lambda w: Call(lambda: data.load_digits()[0].shape
 
 @target("data.download_mnist")
 def _(w: World) -> Call:  # OSError: documented for a server that cannot be reached, and from the disk
+    def prepare(call: Call) -> None:
+        if isinstance(call.kw["attempts"], int):  # between attempts it waits, and it makes as many as it was told
+            call.kw["attempts"] = min(call.kw["attempts"], 1)
+
     kw = {"sha256": {"a": "0" * 64}, "progress": False, "timeout": 0.01, "attempts": 1}
     args = {"root": FOLDER / "mnist", "url": "http://127.0.0.1:9/"}  # nothing listens there
-    return Call(data.download_mnist, args, kw, errors=(OSError,), own=("url",))
+    return Call(data.download_mnist, args, kw, errors=(OSError,), own=("url",), prepare=prepare)
 
 
 def damaged(w: World, content: bytes) -> bytes:

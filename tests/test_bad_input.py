@@ -309,6 +309,7 @@ TABLE = [
     (lambda: nn.init.constant_(tensor([1.0]), "a"), TypeError, ["val", "'a'"]),
     (lambda: nn.init.xavier_uniform_(X, gain="a"), TypeError, ["gain", "'a'"]),
     (lambda: nn.init.xavier_normal_(X, gain=-1), ValueError, ["gain", "-1"]),
+    (lambda: nn.init.xavier_uniform_(X, gain=1e308), ValueError, ["gain", "1e+308"]),
     (lambda: nn.init.uniform_(tensor([1.0]), -1e308, 1e308), ValueError, ["b - a", "1e+308"]),
     (lambda: nn.init.kaiming_normal_(X, nonlinearity=["relu"]), TypeError, ["nonlinearity", "list"]),
     (lambda: nn.init.calculate_gain("leaky_relu", "a"), TypeError, ["param", "'a'"]),
@@ -329,6 +330,19 @@ TABLE = [
     (lambda: differentiable(3), TypeError, ["rule", "int"]),
     (lambda: differentiable(int), TypeError, ["rule", "int"]),
     (lambda: differentiable(F.relu, definition=3), TypeError, ["definition", "int"]),
+    # looking inside
+    (lambda: nn.watch.slopes(3, X), TypeError, ["activation", "int"]),
+    (lambda: nn.watch.slopes(nn.ReLU(), (X, X)), TypeError, ["z", "tuple"]),
+    (lambda: nn.watch.slopes(nn.ReLU(), MASKED), TypeError, ["z", "MaskedArray"]),
+    (lambda: nn.watch.saturation(nn.ReLU(), X, activations=[3]), TypeError, ["activations", "[3]"]),
+    (lambda: nn.watch.drift({"a": (SIX,)}, {"a": (SIX,)}), TypeError, ["before['a']", "pair"]),
+    (lambda: nn.watch.drift({}, 3), TypeError, ["after", "int"]),
+    (lambda: nn.watch.update_ratio([1.0], SIX), TypeError, ["before", "[1.0]"]),
+    (lambda: nn.watch.update_ratio(SIX, FIVE), ValueError, ["(6,)", "(5,)"]),
+    (lambda: nn.Watch(NORM, layers=3), TypeError, ["layers", "int"]),
+    (lambda: nn.Watch(NORM, layers=[X]), ValueError, ["layers", "tensor"]),
+    (lambda: nn.Watch(NORM, bins=10**18), ValueError, ["bins", "2147483647"]),
+    (lambda: nn.Watch(NORM, activations=3), TypeError, ["activations", "3"]),
     # files and states
     (lambda: save("a\0b", 1), ValueError, ["path", "zero"]),
     (lambda: set_rng_state({"bit_generator": "PCG64", "state": "abc"}), ValueError, ["state", "PCG64"]),
@@ -432,6 +446,23 @@ def test_numpys_scalars_do_not_bring_their_precision_along():
         init(ours, np.float32(0.3), np.random.default_rng(0))
         init(again, float(np.float32(0.3)), np.random.default_rng(0))
         assert (ours.data == again.data).all()
+
+
+def test_minus_zero_is_zero():
+    """NumPy takes -0.0 for a negative scale, and [0.0, -0.0] for an empty interval."""
+    for init in (lambda t: nn.init.normal_(t, 1.0, -0.0), lambda t: nn.init.uniform_(t, 0.0, -0.0)):
+        assert np.ptp(init(Tensor(np.ones(9))).data) == 0
+    assert (data.glyphs(3, noise=-0.0)[0] == data.glyphs(3, noise=0)[0]).all()
+
+
+def test_many_axes():
+    """Where no gradient has to be scattered to repeated indices, as many as NumPy has."""
+    x = Tensor(np.ones((1,) * 40), requires_grad=True)
+    (x[0] * 2).sum().backward()
+    assert x.grad.shape == x.shape and (x.grad == 2).all()
+    y = Tensor(np.ones((2, 3)), requires_grad=True)
+    y[np.zeros((1,) * 31, int)].sum().backward()
+    assert y.grad.tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
 def test_clipping_gradients_without_axes():
