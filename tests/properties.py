@@ -3,7 +3,7 @@
 Every property is checked on a few examples in the default run, and on MANY under -m long. The few are the same on every
 machine and in every run (hypothesis derives them from the test's source): whether a commit passes is then no matter of
 luck, and a failure is there for everyone. The long run is for finding what nobody has thought of, and draws new
-examples each time. It prints its seed; PROPERTIES_SEED=that in the environment gives the same examples again.
+examples each time. Where it fails it prints its seed; PROPERTIES_SEED=that in the environment gives them again.
 """
 
 import math
