@@ -306,6 +306,8 @@ TABLE = [
     (lambda: list(nn.Linear(2, 3).named_buffers(SIX)), TypeError, ["prefix", "ndarray"]),
     (lambda: nn.Linear(2, 3).load_state_dict({}, strict=None), TypeError, ["strict", "None"]),
     (lambda: nn.ModuleList(np.array(1)), TypeError, ["modules", "ndarray"]),
+    (lambda: nn.ModuleList([nn.ReLU()])[np.bool_(False)], TypeError, ["index", "bool"]),
+    (lambda: nn.Sequential(nn.ReLU())[0.0], TypeError, ["index", "float"]),
     (lambda: nn.init.constant_(tensor([1.0]), "a"), TypeError, ["val", "'a'"]),
     (lambda: nn.init.xavier_uniform_(X, gain="a"), TypeError, ["gain", "'a'"]),
     (lambda: nn.init.xavier_normal_(X, gain=-1), ValueError, ["gain", "-1"]),

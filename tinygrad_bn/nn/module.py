@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_iterable
+from ..checks import check_flag, check_int, check_iterable
 from ..engine import FLOATS, Array, Tensor, as_array, float_dtype, plain_array
 
 
@@ -264,6 +264,8 @@ class _Numbered(Module):
         return self.children()
 
     def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, slice):
+            index = check_int("index", index)  # an ndarray's bool is 0 or 1 to some versions of NumPy
         modules = list(self.children())[index]
         if isinstance(index, slice):
             return Sequential(*modules) if isinstance(self, Sequential) else ModuleList(modules)
