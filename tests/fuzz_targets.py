@@ -1469,14 +1469,14 @@ TARGETS["data.load_digits"] = lambda w: Call(lambda: data.load_digits()[0].shape
 
 
 @target("data.download_mnist")
-def _(w: World) -> Call:  # OSError: documented for a server that cannot be reached, and from the disk
+def _(w: World) -> Call:  # documented: OSError for servers and disks, ImportError for progress without tqdm
     def prepare(call: Call) -> None:
         if isinstance(call.kw["attempts"], int):  # between attempts it waits, and it makes as many as it was told
             call.kw["attempts"] = min(call.kw["attempts"], 1)
 
     kw = {"sha256": {"a": "0" * 64}, "progress": False, "timeout": 0.01, "attempts": 1}
     args = {"root": FOLDER / "mnist", "url": "http://127.0.0.1:9/"}  # nothing listens there
-    return Call(data.download_mnist, args, kw, errors=(OSError,), own=("url",), prepare=prepare)
+    return Call(data.download_mnist, args, kw, errors=(OSError, ImportError), own=("url",), prepare=prepare)
 
 
 def damaged(w: World, content: bytes) -> bytes:
