@@ -10,6 +10,7 @@ import inspect
 import io
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -1212,7 +1213,7 @@ def _(w: World) -> Call:
     x = Tensor(w.array(3), requires_grad=True)
 
     def fn(model: Any, file: Any) -> None:
-        with tb.trace(model, file):
+        with redirect_stdout(io.StringIO()), tb.trace(model, file):  # file=None is the standard output
             (x * 2).sum().backward()
 
     args = {"model": w.pick(None, {"x": x}, net(w)), "file": io.StringIO()}

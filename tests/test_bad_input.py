@@ -333,6 +333,7 @@ TABLE = [
     (lambda: differentiable(int), TypeError, ["rule", "int"]),
     (lambda: differentiable(F.relu, definition=3), TypeError, ["definition", "int"]),
     # looking inside
+    (lambda: nn.summary(NORM, ()), ValueError, ["input", "empty tuple"]),
     (lambda: nn.watch.slopes(3, X), TypeError, ["activation", "int"]),
     (lambda: nn.watch.slopes(nn.ReLU(), (X, X)), TypeError, ["z", "tuple"]),
     (lambda: nn.watch.slopes(nn.ReLU(), MASKED), TypeError, ["z", "MaskedArray"]),

@@ -22,6 +22,8 @@ def check_model(model: Any, name: str = "model") -> Module:
 def as_arguments(input: Any, name: str = "input") -> tuple[Any, ...]:
     """The arguments of a call: a tuple stands for several; float arrays become Tensors, without a copy."""
     arguments = input if isinstance(input, tuple) else (input,)
+    if not arguments:
+        raise ValueError(f"{name} must be a Tensor, an array, or a tuple of them, got an empty tuple")
     for value in arguments:
         if not isinstance(value, (Tensor, np.ndarray)):
             hint = ""
