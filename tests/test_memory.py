@@ -11,7 +11,9 @@ import pytest
 from tinygrad_bn import memory
 
 CODE = """
+import ctypes
 import resource
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages of 2 MB would make few faults of many
 import numpy as np
 import tinygrad_bn
 def faults():
