@@ -57,7 +57,12 @@ PRESETS = {
         "lrs": [FIXED_LR],
         "limits": "five seeds give wide intervals; one learning rate: no arm has its best.",
     },
-    "full": {"seeds": 10, "steps": 1500, "lrs": [0.03, FIXED_LR, 0.3]},
+    "full": {
+        "seeds": 10,
+        "steps": 1500,
+        "lrs": [0.03, FIXED_LR, 0.3, 1.0],
+        "limits": "ten seeds, so that four learning rates of every net fit in",
+    },
 }
 
 

@@ -57,7 +57,14 @@ PRESETS = {
         "limits": "eight seeds and 500 steps give wide intervals; two learning rates, and only for S=8 and S=N, are "
         "hardly a search for the best; dropout and Gaussian noise are left to the full preset",
     },
-    "full": {"seeds": 20, "steps": 1000, "lrs": [0.1, 0.3, 1.0, 3.0], "arms": list(ARMS), "swept": list(ARMS)},
+    "full": {
+        "seeds": 16,
+        "steps": 1000,
+        "lrs": [0.03, 0.1, 0.3, 1.0, 3.0],
+        "arms": list(ARMS),
+        "swept": list(ARMS),
+        "limits": "16 seeds, so that five learning rates of every arm fit in",
+    },
 }
 
 
