@@ -28,6 +28,9 @@ def main(argv: Sequence[str]) -> int:
         return export(rest)
     if command == "report":
         return report.main(DEMOS, rest)
+    if rest[:1] in (["-h"], ["--help"]) and not command:
+        print(__doc__.strip())
+        print()
     names = {"": HEADLINE, "all": DEMOS}.get(command)
     if names is None:
         print(f"python -m demos: must be followed by nothing, all, report or export, got {command!r}", file=sys.stderr)

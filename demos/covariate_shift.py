@@ -258,7 +258,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             "growth_at_start": at_start,
             "growth": growth(model, probe, config["seed"]),
             "coupling": coupling(model, x[:M], x[M]),
-            "steps_to_fit": EVERY * next((i for i, loss in enumerate(losses) if loss < FITTED), times),
+            "steps_to_fit": EVERY * next((i for i, loss in enumerate(losses) if loss < FITTED), times - 1),
             # of the probe, every EVERY steps
             "loss": losses + [float("nan")] * (times - len(losses)),
             "unit": [d["percentiles"][:, -1, 0].tolist() for d in now],  # the first unit of the last hidden layer

@@ -30,25 +30,17 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-INSTALL = "pip install -e '.[demos]'"
-if _missing := [name for name in ("matplotlib", "scipy", "threadpoolctl", "tqdm") if find_spec(name) is None]:
-    raise SystemExit(f"the demos need {', '.join(_missing)}: {INSTALL}")
-
-from demos import plots  # noqa: E402
-from demos.datasets import load_dataset, split  # noqa: E402
-from demos.grid import Config, Run, open_executor, run_grid  # noqa: E402
-from demos.output import say, warn, whole  # noqa: E402
-from demos.plots import Picture  # noqa: E402
-from demos.runs import FILE, Runs, code_version, dataset_digest, key_of  # noqa: E402
-
-__all__ = ["Analysis", "Criterion", "Demo", "best_lr", "beyond", "learned", "main", "per_seed"]
-__all__ += ["load_dataset", "run_grid", "split"]
+from demos import INSTALL, plots
+from demos.datasets import load_dataset, split
+from demos.grid import Config, Run, open_executor, run_grid
+from demos.output import say, warn, whole
+from demos.plots import Picture
+from demos.runs import FILE, Runs, code_version, dataset_digest, key_of
 
 FIRST_SEED = 2000  # fresh seeds: smaller ones were used while the demos were designed
 Settings = dict[str, Any]
@@ -195,7 +187,9 @@ def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means
         runs = [{**config, **there[key]} for key, config in pairs if config["seed"] not in incomplete]
         analysis = demo.analyse(runs, settings)
         if gone:
-            analysis.notes.append(f"{len(gone)} runs raised an error: their seeds are left out in every arm.")
+            analysis.notes.append(
+                f"{len(gone)} runs raised an error or were removed: their seeds are left out in every arm."
+            )
         effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
         printed = write_up(demo, settings, limits, effort, runs, analysis, folder)
     except (KeyboardInterrupt, BrokenExecutor) as error:
@@ -248,6 +242,7 @@ def write_up(
         "preset": settings["preset"],
         "dataset": settings["dataset"],
         "seeds": settings["seeds"],
+        "usual_seeds": demo.presets[settings["preset"]]["seeds"],
         "versions": _versions(),
         "settings": settings,
         "effort": effort,

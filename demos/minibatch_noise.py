@@ -195,6 +195,11 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             f"{'equivalent' if same['equivalent'] else 'not shown to be equivalent'} within {MARGIN} points "
             f"(TOST, p {same['p']:.2g})"
         )
+    dropout = "left to the full preset"
+    if "S=N + dropout" in settings["arms"]:
+        d = stats.paired(error["S=8", FIXED_LR], error["S=N + dropout", FIXED_LR])
+        dropout = f"{d.interval()} points at lr {FIXED_LR} (no claim)"
+    notes.append(f"S=8 minus S=N + dropout: {dropout}")
     return lab.Analysis(arms, criteria, table, notes)
 
 

@@ -50,6 +50,8 @@ def read(folder: Path) -> dict[str, Any]:
     """A demo's summary, with the SVG of each of its figures."""
     try:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        all_seeds = len(summary["seeds"]) >= summary["usual_seeds"]
+        summary["as_planned"] = summary["preset"] == "full" and summary["dataset"] == "digits" and all_seeds
         for figure in summary["figures"]:
             text = (folder / f"{figure['name']}.svg").read_text(encoding="utf-8")
             figure["svg"] = inline(text, f"{summary['demo']}-{figure['name']}", figure["caption"])
@@ -81,7 +83,7 @@ def render(summaries: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
     rows = [(claim, evidence(claim, summaries)) for claim in CLAIMS]
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     missing = [name for name in names if name not in summaries]
-    return template.render(summaries=summaries, ledger=[row(*pair) for pair in rows], missing=missing)
+    return template.render(summaries=summaries, ledger=[row(*pair, summaries) for pair in rows], missing=missing)
 
 
 def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -92,7 +94,7 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[st
         if demo not in summaries:
             found.append({"demo": demo, "criterion": None, "note": None, "where": ""})
             continue
-        where = f"{summaries[demo]['preset']}, {len(summaries[demo]['seeds'])} seeds"
+        where = _where(summaries[demo])
         for beginning in beginnings:
             criteria = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
             notes = [note for note in summaries[demo]["notes"] if note.startswith(beginning)]
@@ -103,14 +105,29 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[st
     return found
 
 
-def row(claim: Claim, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The verdict holds where all of its criteria passed; what failed, or was not measured here, is said instead."""
+def row(claim: Claim, found: list[dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The verdict holds where all of its criteria passed; what failed, or was not measured here, is said instead.
+
+    It is preliminary where a demo was not run as planned: in full, on the digits, with all of its seeds."""
     failed = [f for f in found if f["criterion"] and not f["criterion"]["passed"]]
     missing = [f for f in found if not f["criterion"] and not f["note"]]
     status = "open" if missing else "against" if failed else claim.verdict
     tested = sum(1 for f in found if f["criterion"])
-    quick = any(f["where"] and not f["where"].startswith("full") for f in found)
-    return {"claim": claim, "evidence": found, "status": status, "failed": failed, "tested": tested, "quick": quick}
+    preliminary = not all(summaries[demo]["as_planned"] for demo in claim.evidence if demo in summaries)
+    return {
+        "claim": claim,
+        "evidence": found,
+        "status": status,
+        "failed": failed,
+        "tested": tested,
+        "preliminary": preliminary,
+    }
+
+
+def _where(summary: dict[str, Any]) -> str:
+    """ "full, 20 seeds" """
+    dataset = "" if summary["dataset"] == "digits" else f", {summary['dataset']}"
+    return f"{summary['preset']}, {len(summary['seeds'])} seeds{dataset}"
 
 
 ITEM = re.compile(r"(- |(?=\(\w\) ))")  # "- so", "(a) so", "(1) so"; the dash goes, the letter stays

@@ -39,7 +39,7 @@ TRAINED_WITH = [4, 8, 32, 128]
 MAIN = 32  # of these, the net that the criteria look at
 TEST_BATCHES = [1, 2, 8, 32, 128, SIZES["test"]]
 MARGIN = 0.3  # points of test error: differences below it count as none
-ADAPTED_WITH = (256, 16)  # rows of the target, and what the training statistics are worth: Schneider et al. 2020
+ADAPTED_WITH = (256, 16)  # rows of the target, rows that the training statistics are worth; the numbers are ours
 PSEUDO_COUNTS = [0, 16, 64, 256, 1024]
 TARGET_ROWS = [8, 32, 128, 256]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from demos import laboratory as lab
+from demos.datasets import split
 from demos.output import no_bar, say, warn
 from tinygrad_bn import Tensor, data, load, manual_seed, nn, no_grad, optim, save
 from tinygrad_bn.nn import functional as F
@@ -55,12 +55,12 @@ def load_images(folder: Path | None, seed: int) -> tuple[Any, Any, str]:
     """(train, test, where from), each of the two (x, y) with x of shape (n, 1, side, side)."""
     if folder is None:
         x, y = data.load_digits()
-        parts = lab.split(x.reshape(-1, 1, 8, 8), y, {"train": 1437, "test": 360}, seed)
+        parts = split(x.reshape(-1, 1, 8, 8), y, {"train": 1437, "test": 360}, seed)
         return parts["train"], parts["test"], "8x8 digits"
     try:
         train = data.load_mnist(folder, train=True)
     except FileNotFoundError:  # the test part alone will do
-        parts = lab.split(*data.load_mnist(folder, train=False), {"train": 8000, "test": 2000}, seed)
+        parts = split(*data.load_mnist(folder, train=False), {"train": 8000, "test": 2000}, seed)
         return parts["train"], parts["test"], "MNIST's test part"
     return train, data.load_mnist(folder, train=False), "MNIST"
 

@@ -165,6 +165,14 @@ def test_window(curve, width):
     assert learning_rate.window(np.array(curve, float), 90.0) == width
 
 
+@pytest.mark.parametrize(
+    ("curve", "gap"),
+    [([90, 5, 5, 90], False), ([90, 5, 9, 5, 90], True), ([5, 90, 90, 90], False), ([90, 80, 90, 80], False)],
+)
+def test_a_window_with_a_gap_is_noticed(curve, gap):
+    assert learning_rate.has_gap(np.array(curve, float), chance=90.0) == gap
+
+
 def test_of_two_classes_half_wrong_is_chance():
     assert learning_rate.window(np.full(11, 50.0), 50.0) == 0.0
     assert learning_rate.window(np.array([50, 20, 19, 50.0]), 50.0) == 1.0

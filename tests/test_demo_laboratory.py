@@ -42,7 +42,7 @@ def pooled():
     found = dict(os.environ)
     try:
         configs = configurations("a", "raises", "b")
-        runs = lab.run_grid(toy_demo.run, configs, 2, "toy", cost=lambda config: config["seed"])
+        runs = grid.run_grid(toy_demo.run, configs, 2, "toy", cost=lambda config: config["seed"])
         after = dict(os.environ)
     finally:
         os.environ.clear()
@@ -57,7 +57,7 @@ def test_results_come_in_the_order_of_the_configurations(pooled):
 
 def test_results_do_not_depend_on_the_number_of_workers(pooled):
     configs, runs, _, _ = pooled
-    alone = lab.run_grid(toy_demo.run, configs, 1, "toy")
+    alone = grid.run_grid(toy_demo.run, configs, 1, "toy")
     good = [i for i, run in enumerate(runs) if "error" not in run]
     assert without_process([alone[i] for i in good]) == without_process([runs[i] for i in good])
     assert {run["pid"] for run in alone if "pid" in run} == {os.getpid()}
@@ -80,7 +80,7 @@ def test_a_run_that_raises_does_not_stop_the_others(pooled):
 
 def test_a_run_whose_worker_dies_is_tried_again_and_reported_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_MARKS", str(tmp_path))
-    runs = lab.run_grid(toy_demo.run, configurations("dies once", "dies", "a", seeds=2), 2, "toy")
+    runs = grid.run_grid(toy_demo.run, configurations("dies once", "dies", "a", seeds=2), 2, "toy")
     by_arm = {arm: [run for run in runs if run["arm"] == arm] for arm in ("dies once", "dies", "a")}
     assert all("worker process died 3 times" in run["error"] for run in by_arm["dies"])
     assert all("error_rate" in run for run in by_arm["dies once"] + by_arm["a"])
@@ -91,7 +91,7 @@ def test_workers_that_die_as_they_start_end_the_sweep(monkeypatch):
     monkeypatch.setattr(grid, "_start_worker", functools.partial(os._exit, 3))
     done = []
     with pytest.raises(BrokenExecutor, match="workers died 12 times in a row before any run was done"):
-        lab.run_grid(toy_demo.run, configurations("a", seeds=1000), 2, "toy", done=lambda i, *_: done.append(i))
+        grid.run_grid(toy_demo.run, configurations("a", seeds=1000), 2, "toy", done=lambda i, *_: done.append(i))
     assert len(done) <= 12 // 3  # what was given up on the way
 
 
@@ -138,7 +138,7 @@ def test_longest_runs_start_first():
         return {"square": config["steps"] ** 2}
 
     configs = [{"steps": steps} for steps in (1, 5, 3)]
-    runs = lab.run_grid(run, configs, 1, "toy", cost=lambda config: config["steps"])
+    runs = grid.run_grid(run, configs, 1, "toy", cost=lambda config: config["steps"])
     assert started == [5, 3, 1]
     assert [run["square"] for run in runs] == [1, 25, 9]
 
@@ -150,7 +150,7 @@ def test_runs_here_have_one_thread_too():
         return {"threads": [pool["num_threads"] for pool in threadpool_info()]}
 
     before = [pool["num_threads"] for pool in threadpool_info()]
-    (result,) = lab.run_grid(run, [{"arm": "a"}], 1, "toy")
+    (result,) = grid.run_grid(run, [{"arm": "a"}], 1, "toy")
     assert set(result["threads"]) == {1}
     assert [pool["num_threads"] for pool in threadpool_info()] == before
 
@@ -197,14 +197,14 @@ def test_a_fail_is_a_result(tmp_path, capsys):
 def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
     assert lab.main([toy_demo.demo()], ["--workers", "1", "--seeds", "2", "--out", str(tmp_path)]) == 0
     summary = strict((tmp_path / "toy" / "summary.json").read_text())
-    promised = "demo claim question command preset dataset seeds versions settings effort arms criteria table notes"
-    assert list(summary) == [*promised.split(), "limits", "figures"]
+    promised = "demo claim question command preset dataset seeds usual_seeds versions settings effort arms criteria"
+    assert list(summary) == [*promised.split(), "table", "notes", "limits", "figures"]
     assert summary["question"] == toy_demo.__doc__
     assert summary["command"] == "python -m demos.toy --preset quick --seeds 2"
     assert summary["table"][0] == ["arm", "error"] and summary["notes"] == ["seeds [2000, 2001]"]
     assert summary["figures"] == [{"name": "toy", "caption": "The error of each arm."}]
     assert (summary["demo"], summary["preset"], summary["dataset"]) == ("toy", "quick", "digits")
-    assert summary["seeds"] == [2000, 2001]
+    assert summary["seeds"] == [2000, 2001] and summary["usual_seeds"] == 3
     assert summary["limits"] == "A toy concludes nothing. Only 2 of the preset's 3 seeds were run."
     assert set(summary["versions"]) == {"python", "numpy", "numba", "tinygrad_bn"}
     values = [toy_demo.run({"arm": "a", "seed": seed})["error_rate"] for seed in (2000, 2001)]
@@ -242,7 +242,7 @@ def test_nothing_to_analyse_says_so_once_and_leaves_no_old_summary(tmp_path, cap
     capsys.readouterr()
 
     def broken(config):
-        lab.split(np.zeros((5, 2)), np.zeros(5), {"train": 4, "test": 3}, config["seed"])
+        datasets.split(np.zeros((5, 2)), np.zeros(5), {"train": 4, "test": 3}, config["seed"])
 
     assert lab.main([toy_demo.demo(broken)], ["--workers", "1", "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err
@@ -316,13 +316,13 @@ def test_an_output_folder_that_cannot_be_is_one_line(capsys, tmp_path):
 
 def test_split_is_disjoint_repeatable_and_paired():
     x, y = np.arange(40).reshape(20, 2), np.arange(20)
-    parts = lab.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=1)
+    parts = datasets.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=1)
     assert {name: len(labels) for name, (_, labels) in parts.items()} == {"train": 8, "valid": 4, "test": 6}
     assert len(set(np.concatenate([labels for _, labels in parts.values()]).tolist())) == 18
     for rows, labels in parts.values():
         assert np.array_equal(rows, x[labels])
-    again = lab.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=1)
-    other = lab.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=2)
+    again = datasets.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=1)
+    other = datasets.split(x, y, {"train": 8, "valid": 4, "test": 6}, seed=2)
     assert np.array_equal(again["test"][1], parts["test"][1])
     assert not np.array_equal(other["train"][1], parts["train"][1])
 
@@ -330,7 +330,7 @@ def test_split_is_disjoint_repeatable_and_paired():
 def test_a_seed_s_parts_are_those_of_split_and_the_same_in_every_arm():
     sizes = {"train": 30, "test": 20}
     parts = datasets.load_parts("digits", 4, sizes)
-    for name, (rows, labels) in lab.split(*lab.load_dataset("digits"), sizes, 4).items():
+    for name, (rows, labels) in datasets.split(*datasets.load_dataset("digits"), sizes, 4).items():
         assert np.array_equal(parts[name][0], rows) and np.array_equal(parts[name][1], labels)
     assert datasets.load_parts("digits", 4, dict(sizes))["train"][0] is parts["train"][0]  # not split again
     others = [("glyphs", 4, sizes), ("digits", 5, sizes), ("digits", 4, {"train": 20, "test": 20})]
@@ -353,17 +353,17 @@ def test_classes_are_counted_over_all_parts():
 )
 def test_split_says_what_is_wrong(labels, sizes, words):
     with pytest.raises(ValueError, match=words):
-        lab.split(np.zeros((20, 2)), np.zeros(labels), sizes, seed=0)
+        datasets.split(np.zeros((20, 2)), np.zeros(labels), sizes, seed=0)
 
 
 def test_load_dataset_refuses_other_names():
     with pytest.raises(ValueError, match="dataset must be digits, glyphs or npz:FILE, got 'mnist'"):
-        lab.load_dataset("mnist")
+        datasets.load_dataset("mnist")
 
 
 def test_no_workers():
     with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
-        lab.run_grid(toy_demo.run, configurations("a"), 0, "toy")
+        grid.run_grid(toy_demo.run, configurations("a"), 0, "toy")
 
 
 def test_table_is_aligned():

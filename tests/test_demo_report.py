@@ -82,8 +82,27 @@ def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_pat
     assert "supported (preliminary) It is." in below and "FAIL" not in below and "Books say <so>." in below
     assert "PASS toy (quick, 3 seeds) : a below b: \N{MINUS SIGN}1 [\N{MINUS SIGN}1.5, \N{MINUS SIGN}0.5]" in below
     assert "not confirmed here 1 of 2 criteria failed" in differs and "At times." not in differs
-    assert "toy (quick, 3 seeds) : seeds [2000, 2001, 2002]" in noted and "supported (preliminary) It will." in noted
+    assert (
+        "toy (quick, 3 seeds) : seeds [2000, 2001, 2002]" in noted
+        and "supported (preliminary) (a reading of the notes: no criterion) It will." in noted
+    )
+    assert "no criterion" not in below
     assert "not measured" in others and "other_demo was not run in this folder" in others and "Who knows" not in others
+
+
+@pytest.mark.parametrize(
+    ("change", "preliminary"),
+    [({}, False), ({"preset": "quick"}, True), ({"dataset": "glyphs"}, True), ({"usual_seeds": 4}, True)],
+)
+def test_a_verdict_is_preliminary_unless_the_demo_was_run_as_planned(
+    folder, tmp_path, capsys, claims, change, preliminary
+):
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    file = tmp_path / "toy" / "summary.json"
+    summary = json.loads(file.read_text())
+    assert summary["usual_seeds"] == 3
+    file.write_text(json.dumps({**summary, "preset": "full", **change}))
+    assert ("(preliminary)" in page(tmp_path, tmp_path, capsys)) == preliminary
 
 
 def test_a_page_per_demo_with_question_design_criteria_and_table(folder, tmp_path, capsys, claims):

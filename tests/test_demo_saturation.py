@@ -13,6 +13,7 @@ import tinygrad_bn.nn.functional as F  # noqa: E402
 from demos import laboratory as lab  # noqa: E402
 from demos import saturation as demo  # noqa: E402
 from demos import training  # noqa: E402
+from demos.datasets import load_dataset  # noqa: E402
 from tinygrad_bn import Tensor, nn  # noqa: E402
 
 
@@ -23,7 +24,7 @@ def config(depth=4, activation="sigmoid", variant="none", **changes):
 
 
 def rows(n=64):
-    x, y = lab.load_dataset("digits")
+    x, y = load_dataset("digits")
     return x[:n], y[:n]
 
 
@@ -141,7 +142,7 @@ def planted(without=90.0, with_bn=4.0, decades=5.0, passed_on=0.2, scatter=0.5):
         bn = c["variant"].startswith("BN")
         noise = np.random.default_rng([c["seed"], int(100 * c["lr"]), bn]).normal(0, scatter)
         error = (with_bn if bn else without) + noise + (c["lr"] == 3.0)
-        ratio = 10.0 ** ((0 if bn else -decades) + noise / 10)
+        ratio = 10.0 ** ((0 if bn else -decades) + 0.05 * noise / scatter)
         inside = {"flat": [0.0] * c["depth"], "slope": [0.2] * c["depth"], "ratio": ratio, "percentiles": [-1, 0, 1]}
         inside |= {"passed_on": 1.5 if bn else passed_on}
         runs.append({**c, "test_error": error, "valid_error": error - noise, "test_nll": 1.0, "train_nll": 1.0})
@@ -154,11 +155,12 @@ def planted(without=90.0, with_bn=4.0, decades=5.0, passed_on=0.2, scatter=0.5):
     [
         ({}, [True, True, True, True]),
         ({"without": 80.0}, [False, True, True, True]),  # learns a little
-        ({"scatter": 8.0}, [False, False, True, True]),  # the same means, but nothing is shown
+        ({"scatter": 30.0}, [False, False, True, True]),  # the same means, but nothing is shown
         ({"with_bn": 9.9, "scatter": 2.0}, [True, False, True, True]),
         ({"decades": 1.9}, [True, True, False, True]),
         ({"decades": -5.0}, [True, True, False, True]),
         ({"passed_on": 0.26}, [True, True, True, False]),
+        ({"passed_on": None}, [True, True, True, False]),  # not finite: not hidden
     ],
 )
 def test_verdicts_follow_planted_effects(changes, verdicts):
