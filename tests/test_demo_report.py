@@ -4,9 +4,11 @@ import copy
 import importlib
 import inspect
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,10 +224,26 @@ def browser():
     window.quit()
 
 
+@pytest.fixture(params=["toy", "all demos"])
+def results(request):
+    """A folder of results: the toy's; and one of the demos, where DEMO_RESULTS names one (it takes minutes)."""
+    if request.param == "toy":
+        request.getfixturevalue("claims")
+        return request.getfixturevalue("folder"), ["toy"]
+    if "DEMO_RESULTS" not in os.environ:
+        pytest.skip("DEMO_RESULTS names no folder of results of python -m demos all")
+    folder = Path(os.environ["DEMO_RESULTS"])
+    names = [name for name in DEMOS if (folder / name / "summary.json").is_file()]
+    assert names
+    return folder, names
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser(folder, tmp_path, capsys, claims, browser, width, scheme):
-    page(folder, tmp_path, capsys)
+def test_in_a_browser(results, tmp_path, browser, width, scheme):
+    folder, names = results
+    assert report.main(names, ["--out", str(folder), "--html", str(tmp_path / "report.html")]) == 0
+    shown = sum(len(report.read(folder / name)["figures"]) for name in names)
     metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     feature = {"name": "prefers-color-scheme", "value": scheme}
@@ -237,7 +255,7 @@ def test_in_a_browser(folder, tmp_path, capsys, claims, browser, width, scheme):
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 150) == dark
     figures = browser.find_elements("css selector", ".plot")
-    assert len(figures) == 1
+    assert len(figures) == shown >= len(names)
     for figure in figures:
         file = tmp_path / "figure.png"
         file.write_bytes(figure.screenshot_as_png)
