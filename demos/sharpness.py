@@ -40,29 +40,29 @@ MARGIN = 0.25  # "within 25 % of 2 / lr"
 FITTED = {"square loss": 0.01, "cross entropy": 0.1}
 EVERY = {"square loss": 20, "cross entropy": 10}  # steps between two measurements; cross entropy is fitted soon
 LEAST = 8  # measurements, of which the last quarter is then two
-LARGE_LR, MOMENTS = 1.0, [0, 1, 5, 20, 100]  # of the follow-up: how does a sharp start end?
+DEEP = 8  # hidden layers of the nets whose rates are compared
+# The follow-up: how does a sharp start end? Beside batch norm the net without norm that learns, as a control.
+FOLLOWED, LARGE_LR, MOMENTS = ["BN", "none, tuned init"], 1.0, [0, 1, 5, 20, 100]
 START = 20  # stream of the power iteration's first vector
 
 PRESETS = {
     "quick": {
         "seeds": 4,
         "edge_steps": 600,
-        "every": EVERY,
         "depths": [1, 2, 4, 8],
         "norms": ["none", "none, tuned init", "BN"],
         "lrs": d2.LRS[3:],
         "steps": 250,
-        "limits": "four seeds and 600 steps; (3) compares few arms, which learn within 250 steps or not at all",
+        "limits": "four seeds and 600 steps; (3) compares six arms, after 250 steps where learning_rate trains for 1500",
     },
     "full": {
-        "seeds": 14,
+        "seeds": 8,
         "edge_steps": 1500,
-        "every": EVERY,
         "depths": [1, 2, 4, 8],
         "norms": d2.NORMS,
         "lrs": d2.LRS[2:],
-        "steps": 300,
-        "limits": "(3) trains for 300 steps where learning_rate trains for 1500, at rates from 0.01",
+        "steps": d2.PRESETS["full"]["steps"],
+        "limits": "eight seeds, so that learning_rate's own runs fit in; of its rates those from 0.01",
     },
 }
 
@@ -73,25 +73,24 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
         common = {"seed": seed, "dataset": settings["dataset"]}
         configs += [
             {"arm": f"{loss}, {norm}", "part": "edge", "loss": loss, "norm": norm, "lr": lr, **common}
-            | {"steps": settings["edge_steps"], "every": settings["every"][loss]}
+            | {"steps": settings["edge_steps"], "every": EVERY[loss]}
             for loss, lrs in LRS.items()
             for norm in NET_NORMS
             for lr in lrs
         ]
-        for activation in ("relu", "sigmoid"):
+        for activation in d2.LABELS:
             for norm in settings["norms"]:
-                net = {"activation": activation, "norm": norm, **common}
-                name = f"{activation} {norm}"
-                configs += [
-                    {"arm": name, "part": "start", "depth": depth, "lr": 0.0, **net} for depth in settings["depths"]
-                ]
-                if norm == "BN":
-                    configs.append({"arm": name, "part": "after", "depth": 8, "lr": LARGE_LR, **net})
-                configs += [
-                    {"arm": name, "part": "rate", "depth": 8, "lr": lr, "steps": settings["steps"], "m": d2.M, **net}
-                    for lr in settings["lrs"]
-                ]
+                net = {"arm": f"{activation} {norm}", "activation": activation, "norm": norm, **common}
+                configs += [{"part": "start", "depth": depth, "lr": 0.0, **net} for depth in settings["depths"]]
+                if norm in FOLLOWED:
+                    configs.append({"part": "after", "depth": DEEP, "lr": LARGE_LR, **net})
         configs.append({"arm": "exact", "part": "exact", **common})
+    # learning_rate's own runs
+    configs += [
+        {**config, "arm": f"{config['activation']} {config['norm']}", "part": "rate"}
+        for config in d2.plan(settings)
+        if config["depth"] == DEEP and config["lr"] in settings["lrs"]
+    ]
     return configs
 
 
@@ -209,24 +208,43 @@ def last_quarter(
 
 
 def run_after(config: dict[str, Any]) -> dict[str, Any]:
-    """The follow-up: a few full-batch steps at a large rate; sharpness, and the squared size of the weights before a
-    batch norm. The loss does not depend on that size, so its gradient is orthogonal to them and every step adds to it;
-    curvature falls as its inverse; and it falls with the loss, which nothing here separates from the former."""
+    """The follow-up: full-batch steps at a large rate; loss, sharpness and the squared size of the hidden weights. What
+    a diverged net lacks is nan.
+
+    Before a batch norm the loss does not depend on the size of a unit's weights, so their gradient is orthogonal to
+    them and every step adds to it; curvature falls as its inverse. "scaled_back" is the sharpness at the end with every
+    unit's weights at their size of the start: the same function and loss, but for eps, without that growth.
+    """
     x, y, classes = data_of(config)
     model = d2.net(config, x.shape[1], classes).double()
     parameters = list(model.parameters())
     weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)][:-1]
     sgd, v = optim.SGD(parameters, lr=config["lr"]), random_vector(parameters, config["seed"])
-    sharpness, sizes = [], []
-    for step in range(MOMENTS[-1] + 1):
+    first = [np.linalg.norm(w.data, axis=1, keepdims=True) for w in weights]
+
+    def sharpness() -> float:
         loss = F.cross_entropy(model(Tensor(x)), y)
-        if step in MOMENTS:
-            sharpness.append(largest_eigenvalue(hessian_vector_product(loss, parameters), v)[0])
-            sizes.append(float(sum((w.data**2).sum() for w in weights)))
-        sgd.zero_grad()
-        loss.backward()
-        sgd.step()
-    return {"sharpness": sharpness, "sizes": sizes}
+        return largest_eigenvalue(hessian_vector_product(loss, parameters), v)[0]
+
+    curves = np.full((3, len(MOMENTS)), np.nan)
+    with np.errstate(all="ignore"):
+        for step in range(MOMENTS[-1] + 1):
+            loss = F.cross_entropy(model(Tensor(x)), y)
+            if not math.isfinite(loss.item()):
+                break
+            if step in MOMENTS:
+                size = sum(float((w.data**2).sum()) for w in weights)
+                curves[:, MOMENTS.index(step)] = loss.item(), sharpness(), size
+            if step < MOMENTS[-1]:
+                sgd.zero_grad()
+                loss.backward()
+                sgd.step()
+        result = dict(zip(("losses", "sharpness", "sizes"), curves.tolist(), strict=True))
+        if config["norm"] != "BN":
+            return result
+        for w, size in zip(weights, first, strict=True):
+            w.data = w.data * (size / np.linalg.norm(w.data, axis=1, keepdims=True))
+        return {**result, "scaled_back": sharpness()}
 
 
 def run_start(config: dict[str, Any]) -> dict[str, Any]:
@@ -277,7 +295,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def cost(config: dict[str, Any]) -> float:
-    return {"edge": 20.0, "after": 5.0, "start": 2.0, "rate": 1.0, "exact": 0.0}[config["part"]]
+    return {"edge": 20.0, "after": 5.0, "start": 2.0, "rate": 3.0, "exact": 0.0}[config["part"]]
 
 
 # --- analysis
