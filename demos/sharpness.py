@@ -208,6 +208,19 @@ def last_quarter(
     return {"ratio": float(ratios[count * 3 // 4 :].mean()), "highest": float(ratios.max()), "end": at[count - 1]}
 
 
+def deep_net(config: dict[str, Any]) -> tuple[nn.Sequential, list[Tensor], Callable[[], Tensor]]:
+    """A net of learning_rate, its parameters, and its cross entropy over all rows."""
+    x, y, classes = data_of(config)
+    model = d2.net(config, x.shape[1], classes).double()
+    return model, list(model.parameters()), lambda: F.cross_entropy(model(Tensor(x)), y)
+
+
+def run_start(config: dict[str, Any]) -> dict[str, Any]:
+    _, parameters, loss = deep_net(config)
+    product = hessian_vector_product(loss(), parameters)
+    return {"sharpness": largest_eigenvalue(product, random_vector(parameters, config["seed"]))[0]}
+
+
 def run_after(config: dict[str, Any]) -> dict[str, Any]:
     """The follow-up: full-batch steps at a large rate; loss, sharpness and the squared size of the hidden weights. What
     a diverged net lacks is nan.
@@ -216,21 +229,18 @@ def run_after(config: dict[str, Any]) -> dict[str, Any]:
     them and every step adds to it; curvature falls as its inverse. "scaled_back" is the sharpness at the end with every
     unit's weights at their size of the start: the same function and loss, but for eps, without that growth.
     """
-    x, y, classes = data_of(config)
-    model = d2.net(config, x.shape[1], classes).double()
-    parameters = list(model.parameters())
+    model, parameters, loss_now = deep_net(config)
     weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)][:-1]
-    sgd, v = optim.SGD(parameters, lr=config["lr"]), random_vector(parameters, config["seed"])
     first = [np.linalg.norm(w.data, axis=1, keepdims=True) for w in weights]
+    sgd, v = optim.SGD(parameters, lr=config["lr"]), random_vector(parameters, config["seed"])
 
     def sharpness() -> float:
-        loss = F.cross_entropy(model(Tensor(x)), y)
-        return largest_eigenvalue(hessian_vector_product(loss, parameters), v)[0]
+        return largest_eigenvalue(hessian_vector_product(loss_now(), parameters), v)[0]
 
     curves = np.full((3, len(MOMENTS)), np.nan)
     with np.errstate(all="ignore"):
         for step in range(MOMENTS[-1] + 1):
-            loss = F.cross_entropy(model(Tensor(x)), y)
+            loss = loss_now()
             if not math.isfinite(loss.item()):
                 break
             if step in MOMENTS:
@@ -246,14 +256,6 @@ def run_after(config: dict[str, Any]) -> dict[str, Any]:
         for w, size in zip(weights, first, strict=True):
             w.data = w.data * (size / np.linalg.norm(w.data, axis=1, keepdims=True))
         return {**result, "scaled_back": sharpness()}
-
-
-def run_start(config: dict[str, Any]) -> dict[str, Any]:
-    x, y, classes = data_of(config)
-    model = d2.net(config, x.shape[1], classes).double()
-    parameters = list(model.parameters())
-    product = hessian_vector_product(F.cross_entropy(model(Tensor(x)), y), parameters)
-    return {"sharpness": largest_eigenvalue(product, random_vector(parameters, config["seed"]))[0]}
 
 
 def exact(seed: int) -> dict[str, float]:
@@ -449,26 +451,27 @@ def after_notes(runs: list[dict[str, Any]]) -> Iterator[str]:
         return ", ".join(f"{np.median(column):.2g}" if len(column) else "-" for column in finite)
 
     for (arm, lr), loss in losses.items():
-        gone = int((~np.isfinite(loss[:, -1])).sum())
-        note = f"depth {DEEP}, {arm}, full batch, lr {lr:g}, medians after {', '.join(map(str, MOMENTS))} steps: "
-        note += (
-            f"loss {medians(loss)}; sharpness / (2 / lr) {medians(sharpness[arm, lr] * lr / 2)}; squared size of the "
-        )
-        note += f"hidden weights, relative {medians(sizes[arm, lr] / sizes[arm, lr][:, :1])}"
-        if (arm, lr) in back:
-            note += f"; at the end, with these scaled back (the loss stays) {medians(back[arm, lr][:, None] * lr / 2)}"
-        yield note + (f"; {gone} of {len(loss)} seeds diverged, left out from there on" if gone else "")
-    yield (
-        "scaling back takes away the growth of the weights, and that alone: the falling loss and all else that "
-        "flattens are not separated"
-    )
+        key, gone = (arm, lr), int((~np.isfinite(loss[:, -1])).sum())
+        parts = [
+            f"loss {medians(loss)}",
+            f"sharpness / (2 / lr) {medians(sharpness[key] * lr / 2)}",
+            f"squared size of the hidden weights, relative {medians(sizes[key] / sizes[key][:, :1])}",
+        ]
+        if key in back:
+            scaled = medians(back[key][:, None] * lr / 2)
+            parts.append(f"at the end, with these scaled back, at the same loss: sharpness / (2 / lr) {scaled}")
+        if gone:
+            parts.append(f"{gone} of {len(loss)} seeds diverged, left out from there on")
+        moments = ", ".join(map(str, MOMENTS))
+        yield f"depth {DEEP}, {arm}, full batch, lr {lr:g}, medians after {moments} steps: {'; '.join(parts)}"
+    yield "scaling back takes away the growth of the weights alone: the falling loss and all else are not separated"
 
 
 # --- figures
 
 
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    return [_along_training(runs), _against_depth(runs, settings), _against_rate(runs)]
+    return [_along_training(runs), _against_depth(runs, settings)]
 
 
 def _along_training(runs: list[dict[str, Any]]) -> plots.Picture:
@@ -516,32 +519,6 @@ def _against_depth(runs: list[dict[str, Any]], settings: dict[str, Any]) -> plot
         "sharpness_against_depth",
         "Sharpness before the first step (no unit) against the number of hidden layers (both logarithmic), for the "
         "nets of the learning-rate experiment; geometric mean over seeds with its 95 % band.",
-        fig,
-    )
-
-
-def _against_rate(runs: list[dict[str, Any]]) -> plots.Picture:
-    start, rates = start_and_rates(runs)
-    fig, ax = plots.plt.subplots(figsize=(8, 5))
-    ax.set(xscale="log", yscale="log", xlabel="sharpness at the start", ylabel="largest stable learning rate")
-    looks = plots.looks(list(dict.fromkeys(arm.split(" ", 1)[1] for arm in start)))
-    for arm, values in start.items():
-        activation, norm = arm.split(" ", 1)
-        look = {**looks[norm], "linestyle": "", "mfc": looks[norm]["color"] if activation == "relu" else "none"}
-        some = rates[arm] > 0
-        ax.plot(values[some], rates[arm][some], ms=9, alpha=0.8, label=arm, **look)
-    low, high = ax.get_xlim()
-    line = np.array([low, high])
-    ax.plot(line, 2 / line, color="0.4", ls="--", lw=1, label="2 / sharpness")
-    ax.set_xlim(low, high)
-    plots.label_decades(ax.xaxis)
-    plots.label_decades(ax.yaxis)
-    ax.legend(loc="best")
-    return plots.Picture(
-        "largest_rate_against_sharpness",
-        "Nets of depth 8, a marker per seed: the largest learning rate that learns against the sharpness before the "
-        "first step (both logarithmic, no unit); filled: ReLU, open: sigmoid. Nets that never learn have no marker. "
-        "On the dashed line the first step would be at the edge of stability; nets above it leave a sharp start.",
         fig,
     )
 

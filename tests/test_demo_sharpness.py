@@ -237,7 +237,7 @@ def test_the_follow_up_says_loss_and_sharpness_and_who_diverged():
     assert "loss 2, 1, 0.5, -, -;" in gone and "3 of 3 seeds diverged" in gone and "scaled back" not in gone
     bn = notes["depth 8, sigmoid BN"]
     assert "loss 2, 1, 0.5, 0.2, 0.1; sharpness / (2 / lr) 4.5, 0.5, 0.5, 0.5, 0.5;" in bn and "diverged" not in bn
-    assert "relative 1, 2, 2, 2, 4;" in bn and bn.endswith("(the loss stays) 0.75")
+    assert "relative 1, 2, 2, 2, 4;" in bn and bn.endswith("at the same loss: sharpness / (2 / lr) 0.75")
 
 
 def test_end_to_end(tmp_path, monkeypatch):
@@ -257,5 +257,5 @@ def test_end_to_end(tmp_path, monkeypatch):
     assert lab.main([demo.DEMO], ["--seeds", "2", "--workers", "1", "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "sharpness" / "summary.json").read_text())
     assert len(summary["criteria"]) == 5 and all(c["passed"] for c in summary["criteria"][3:])
-    names = ("sharpness_along_training", "sharpness_against_depth", "largest_rate_against_sharpness")
+    names = ("sharpness_along_training", "sharpness_against_depth")
     assert all((tmp_path / "sharpness" / f"{name}.png").exists() for name in names)
