@@ -46,6 +46,9 @@ DEEP = 8  # hidden layers of the nets whose rates are compared
 FOLLOWED, LARGE_LR, MOMENTS = ["BN", "none, tuned init"], 1.0, [0, 1, 5, 20, 100]
 START = 20  # stream of the power iteration's first vector
 
+Values = dict[str, np.ndarray]  # arm -> one value per seed
+Row = tuple[list[str], dict[str, Any]]  # of the table, and what summary.json gets
+
 PRESETS = {
     "quick": {
         "seeds": 4,
@@ -101,14 +104,18 @@ def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
 def hessian_vector_product(loss: Tensor, parameters: Sequence[Tensor]) -> Callable[[np.ndarray], np.ndarray]:
     """v -> H v, with H the Hessian of the loss in all parameters together: the gradient of <gradient, v>."""
     gradients = grad(loss, parameters, create_graph=True)
+    return lambda v: flat(grad(gradients, parameters, like(parameters, v), retain_graph=True))
+
+
+def flat(arrays: Sequence[Any]) -> np.ndarray:
+    """All entries in one vector."""
+    return np.concatenate([a.reshape(-1) for a in arrays])
+
+
+def like(parameters: Sequence[Tensor], v: np.ndarray) -> list[np.ndarray]:
+    """The vector in pieces, with the parameters' shapes."""
     cuts = np.cumsum([p.size for p in parameters])[:-1]
-
-    def product(v: np.ndarray) -> np.ndarray:
-        pieces = [piece.reshape(p.shape) for piece, p in zip(np.split(v, cuts), parameters, strict=True)]
-        rows = grad(gradients, parameters, pieces, retain_graph=True)
-        return np.concatenate([row.reshape(-1) for row in rows])
-
-    return product
+    return [piece.reshape(p.shape) for piece, p in zip(np.split(v, cuts), parameters, strict=True)]
 
 
 def largest_eigenvalue(
@@ -267,24 +274,22 @@ def exact(seed: int) -> dict[str, float]:
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
     parameters = list(model.parameters())
     product = hessian_vector_product(F.cross_entropy(model(x), y), parameters)
-    hessian = np.stack([product(row) for row in np.eye(sum(p.size for p in parameters))])
+    weights = flat([p.data for p in parameters])
+    hessian = np.stack([product(row) for row in np.eye(len(weights))])
     found, _ = largest_eigenvalue(product, random_vector(parameters, seed), most=3000, tolerance=1e-9)
-    columns, h = [], 1e-5
-    for p in parameters:
-        for i in np.ndindex(p.shape):
-            ends = []
-            for step in (h, -h):
-                moved = p.data.copy()
-                moved[i] += step
-                before, p.data = p.data, moved
-                ends.append(np.concatenate([g.reshape(-1) for g in grad(F.cross_entropy(model(x), y), parameters)]))
-                p.data = before
-            columns.append((ends[0] - ends[1]) / (2 * h))
-    values = np.linalg.eigvalsh((hessian + hessian.T) / 2)
-    scale = float(np.abs(hessian).max())
+
+    def gradient(at: np.ndarray) -> np.ndarray:
+        for p, piece in zip(parameters, like(parameters, at), strict=True):
+            p.data = piece
+        return flat(grad(F.cross_entropy(model(x), y), parameters))
+
+    h = 1e-5
+    steps = h * np.eye(len(weights))
+    numeric = np.stack([(gradient(weights + step) - gradient(weights - step)) / (2 * h) for step in steps])
+    value = np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1]
     return {
-        "hessian": float(np.abs(hessian - np.stack(columns)).max()) / scale,
-        "eigenvalue": float(abs(found - values[-1]) / values[-1]),
+        "hessian": float(np.abs(hessian - numeric).max() / np.abs(hessian).max()),
+        "eigenvalue": float(abs(found - value) / value),
     }
 
 
@@ -314,7 +319,7 @@ def largest_stable_rate(runs: list[dict[str, Any]]) -> dict[str, float | None]:
     return {arm: max((lr for lr, good in rates.items() if good), default=None) for arm, rates in stable.items()}
 
 
-def start_and_rates(runs: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def start_and_rates(runs: list[dict[str, Any]]) -> tuple[Values, Values]:
     """Of every net of depth 8, per seed: sharpness at the start, and the largest rate that learns (0: none does)."""
     starts = lab.per_seed(runs, "sharpness", "arm", "depth", part="start")
     start = {arm: values for (arm, depth), values in starts.items() if depth == DEEP}
@@ -329,7 +334,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     metrics = ("ratio", "highest", "end", "test_error", "diverged")
     edge = {metric: lab.per_seed(runs, metric, "arm", "lr", part="edge") for metric in metrics}
     largest, (start, rates) = largest_stable_rate(runs), start_and_rates(runs)
-    tests: dict[str, np.ndarray] = {}
+    tests: Values = {}
     for loss in LRS:
         lr = largest[f"{loss}, no norm"]
         words = f"{loss}, at the largest stable lr of the grid ({lr:g})" if lr else f"{loss}, no stable lr on the grid"
@@ -355,14 +360,12 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     return lab.Analysis(list(arms), criteria, table, [*edge_notes(edge, largest), *after_notes(runs)])
 
 
-def correlation(start: dict[str, np.ndarray], rates: dict[str, np.ndarray], arms: list[str]) -> stats.Trend:
+def correlation(start: Values, rates: Values, arms: list[str]) -> stats.Trend:
     """Spearman's rho over these arms, one per seed."""
     return stats.spearman_over_seeds(*(np.column_stack([of[arm] for arm in arms]) for of in (start, rates)))
 
 
-def trend_criterion(
-    start: dict[str, np.ndarray], rates: dict[str, np.ndarray], trend: stats.Trend, p: float
-) -> lab.Criterion:
+def trend_criterion(start: Values, rates: Values, trend: stats.Trend, p: float) -> lab.Criterion:
     learning = [arm for arm in start if (rates[arm] > 0).all()]
     among = "which are too few"
     if len(learning) > 2:
@@ -392,7 +395,7 @@ def exact_criteria(runs: list[dict[str, Any]]) -> Iterator[lab.Criterion]:
         yield lab.Criterion(f"{what}, relative", worst, None, f"< {limit:g}", worst < limit)
 
 
-def edge_rows(edge: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, Any]]]:
+def edge_rows(edge: dict[str, Any]) -> Iterator[Row]:
     for (arm, lr), ratio in edge["ratio"].items():
         highest, end, error, diverged = (edge[key][arm, lr] for key in ("highest", "end", "test_error", "diverged"))
         gone, name = int(diverged.sum()), f"{arm}, lr {lr:g}"
@@ -404,9 +407,7 @@ def edge_rows(edge: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, Any]]
         yield ["1", name, "sharpness / (2 / lr), last quarter", measured, also], {"arm": name, **values}
 
 
-def start_rows(
-    start: dict[str, np.ndarray], rates: dict[str, np.ndarray]
-) -> Iterator[tuple[list[str], dict[str, Any]]]:
+def start_rows(start: Values, rates: Values) -> Iterator[Row]:
     for arm, values in start.items():
         none, name = int((rates[arm] == 0).sum()), f"depth {DEEP}, {arm}"
         sharpness = np.exp(np.log(np.maximum(values, 1e-300)).mean())  # geometric means
@@ -414,10 +415,8 @@ def start_rows(
         if not none:
             rate = np.exp(np.log(rates[arm]).mean())
             also = f"largest stable lr {rate:.3g}, {rate * sharpness / 2:.3g} of 2 / sharpness"
-        yield (
-            ["2, 3", name, "sharpness at the start", f"{sharpness:.3g}", also],
-            {"arm": name, "sharpness": list(values), "largest_stable_lr": list(rates[arm])},
-        )
+        row = ["2, 3", name, "sharpness at the start", f"{sharpness:.3g}", also]
+        yield row, {"arm": name, "sharpness": list(values), "largest_stable_lr": list(rates[arm])}
 
 
 def edge_notes(edge: dict[str, Any], largest: dict[str, float | None]) -> Iterator[str]:
