@@ -51,13 +51,13 @@ Row = tuple[list[str], dict[str, Any]]  # of the table, and what summary.json ge
 
 PRESETS = {
     "quick": {
-        "seeds": 4,
+        "seeds": 3,
         "edge_steps": 600,
         "depths": [1, 2, 4, 8],
         "norms": ["none", "none, tuned init", "BN"],
         "lrs": d2.LRS[3:],
         "steps": 250,
-        "limits": "four seeds and 600 steps; (3) compares six arms after 250 steps",
+        "limits": "three seeds and 600 steps; (3) compares six arms after 250 steps",
     },
     "full": {
         "seeds": 8,
