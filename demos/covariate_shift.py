@@ -376,18 +376,22 @@ def notes(runs: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
                 d = difference(table, *((name(activation, norm), FIXED_LR) for norm in (a, b)))
                 found.append(f"{a} minus {b} {d.interval('.3g')}{left_out(d, settings)}")
             lines.append(f"{LABELS[activation]} at lr {FIXED_LR}, {what}: {', '.join(found)}")
-        start, end = (lab.per_seed(runs, metric, "arm", "lr") for metric in ("growth_at_start", "growth"))
+        start, end, gone = (
+            lab.per_seed(runs, metric, "arm", "lr") for metric in ("growth_at_start", "growth", "diverged")
+        )
         for arm in (name(activation, norm) for norm in ("no norm", "BN")):
-            after = ", ".join(f"{_finite(end[arm, lr][:, -1])} after it at lr {lr:g}" for lr in settings["lrs"])
+            after = ", ".join(
+                f"{_trained(end[arm, lr][:, -1], gone[arm, lr])} after it at lr {lr:g}" for lr in settings["lrs"]
+            )
             before = f"{start[arm, FIXED_LR][:, -1].mean():.2f} before training"
             lines.append(f"{arm}: a small change of layer 1 is, in layer {DEPTH}, times {before}, {after}")
     return lines
 
 
-def _finite(v: np.ndarray) -> str:
-    """The mean; a diverged run has no value, and is said to be."""
-    good = v[np.isfinite(v)]
-    gone = f" ({len(v) - len(good)} of {len(v)} diverged)" if len(good) < len(v) else ""
+def _trained(values: np.ndarray, diverged: np.ndarray) -> str:
+    """The mean over the runs that did not diverge; how many did is said."""
+    good = values[~diverged.astype(bool)]
+    gone = f" ({diverged.sum()} of {len(values)} diverged)" if len(good) < len(values) else ""
     return (f"{good.mean():.2f}" if len(good) else "none") + gone
 
 
@@ -447,12 +451,10 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
     for ax, activation in zip(axes, LABELS, strict=True):
         ax.set(yscale="log", xticks=layers)
         for norm in ("no norm", "BN", "noisy BN x1"):
-            plots.line_with_band(ax, layers, grown[name(activation, norm), max(settings["lrs"])], norm, **looks[norm])
+            plots.line_with_band(ax, layers, grown[name(activation, norm), FIXED_LR], norm, **looks[norm])
         plots.label_decades(ax.yaxis)
     axes[0].legend()
-    fig.suptitle(
-        f"A small change of the first layer on its way up (after training at lr {max(settings['lrs']):g}, {seeds})"
-    )
+    fig.suptitle(f"A small change of the first layer on its way up (after training at lr {FIXED_LR}, {seeds})")
     pictures.append(
         plots.Picture(
             "growth",
