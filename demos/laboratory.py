@@ -124,6 +124,17 @@ def best_lr(runs: Iterable[dict[str, Any]], **where: Any) -> dict[str, float]:
     return {arm: min((mean, lr) for (a, lr), mean in valid.items() if a == arm)[1] for arm, _ in valid}
 
 
+def at_the_edge(arms: Iterable[dict[str, Any]], lrs: Sequence[float]) -> list[str]:
+    """A note that names the arms whose "best_lr" is the lowest or highest of lrs; none if there is none.
+
+    Arms without a best rate (not learned, not swept) are left out. Of two rates both are edges: no note.
+    """
+    edge = (min(lrs), max(lrs)) if len(lrs) > 2 else ()
+    there = [f"{arm['arm']} ({arm['best_lr']:g})" for arm in arms if arm.get("best_lr") in edge]
+    words = "best learning rate at the edge of the grid, so perhaps not the best there is"
+    return [f"{words}: {'; '.join(there)}"] if there else []
+
+
 def beyond(
     name: str,
     mean: float,
@@ -138,6 +149,7 @@ def beyond(
 ) -> Criterion:
     """The criterion that an interval lies below a bound, or above one, and that p, after Holm's correction, is small.
 
+    p is two-sided unless the note says otherwise: a small one beside a FAIL can mean the opposite of the claim.
     In the criterion's note `details` come before p, and `note` behind it.
     """
     side = f"below {below:g}" if below < math.inf else f"above {above:g}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,7 @@ from scipy import stats
 
 Values = NDArray[np.float64]
 Interval = tuple[float, float]
+Alternative = Literal["two-sided", "greater"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Paired:
     bootstrap_ci: Interval  # 95 %, bias-corrected and accelerated: no normality assumed
     d_z: float  # effect size: mean / standard deviation of the differences; nan where all are equal
     win_rate: float  # share of pairs with a below b, ties count half
-    p: float  # two-sided paired t-test; sign test where all differences are equal
+    p: float  # paired t-test, two-sided unless asked for otherwise; sign test where all differences are equal
 
     def interval(self, form: str = ".2f") -> str:
         """ "+0.52 [0.25, 0.79]" """
@@ -68,8 +69,14 @@ class Trend(NamedTuple):
     p: float
 
 
-def paired(a: ArrayLike, b: ArrayLike) -> Paired:
-    """The statistics of a - b, where a[i] and b[i] come from the same seed."""
+def paired(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two-sided") -> Paired:
+    """The statistics of a - b, where a[i] and b[i] come from the same seed.
+
+    p is of "the mean difference is 0", two-sided; with alternative="greater" it is one-sided, of "the mean difference
+    is at most 0": small only where a - b lies above 0.
+    """
+    if alternative not in get_args(Alternative):
+        raise ValueError(f"alternative must be one of {get_args(Alternative)}, got {alternative!r}")
     d = _differences(a, b)
     mean, ci = mean_ci(d)
     win_rate = float(np.mean(d < 0) + np.mean(d == 0) / 2)
@@ -77,7 +84,7 @@ def paired(a: ArrayLike, b: ArrayLike) -> Paired:
         nan = float("nan")
         return Paired(1, mean, ci, (nan, nan), nan, win_rate, nan)
     if np.ptp(d) == 0:
-        return Paired(len(d), mean, ci, ci, float("nan"), win_rate, _p_value(d))
+        return Paired(len(d), mean, ci, ci, float("nan"), win_rate, _p_value(d, alternative))
     rng = np.random.default_rng(0)  # the same data give the same interval
     bootstrap = stats.bootstrap((d,), np.mean, method="BCa", random_state=rng).confidence_interval
     return Paired(
@@ -87,7 +94,7 @@ def paired(a: ArrayLike, b: ArrayLike) -> Paired:
         bootstrap_ci=(float(bootstrap.low), float(bootstrap.high)),
         d_z=float(mean / d.std(ddof=1)),
         win_rate=win_rate,
-        p=_p_value(d),
+        p=_p_value(d, alternative),
     )
 
 
@@ -148,13 +155,14 @@ def spearman_over_seeds(x: ArrayLike, values: ArrayLike) -> Trend:
     return Trend(rhos, mean, (float(np.clip(low, -1, 1)), float(np.clip(high, -1, 1))), _p_value(rhos))
 
 
-def _p_value(d: Values) -> float:
-    """Two-sided p-value of "the mean is 0": the t-test, or the exact sign test where all values are equal."""
+def _p_value(d: Values, alternative: Alternative = "two-sided") -> float:
+    """Of "the mean is 0", or "is at most 0": the t-test, or the exact sign test where all values are equal."""
     if len(d) == 1:
         return float("nan")
     if np.ptp(d) == 0:
-        return 2 * 0.5 ** len(d) if d[0] else 1.0
-    return float(stats.ttest_1samp(d, 0).pvalue)
+        against = d[0] > 0 if alternative == "greater" else d[0] != 0
+        return (1 if alternative == "greater" else 2) * 0.5 ** len(d) if against else 1.0
+    return float(stats.ttest_1samp(d, 0, alternative=alternative).pvalue)
 
 
 def _one_per_seed(name: str, values: ArrayLike) -> Values:
