@@ -72,27 +72,16 @@ PRESETS = {
 
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    problems = [(frame, k) for frame in ("scales", "rotated") for k in settings["conditions"]] + [("dataset", 0)]
+    descent = {"part": "descent", "steps": settings["descent_steps"]}
+    net = {"part": "net", "m": M, "steps": settings["steps"]}
     configs: list[dict[str, Any]] = []
     for seed in settings["seeds"]:
         common = {"seed": seed, "dataset": settings["dataset"]}
-        problems = [(frame, k) for frame in ("scales", "rotated") for k in settings["conditions"]] + [("dataset", 0)]
-        configs += [
-            {
-                "arm": name,
-                "part": "descent",
-                "frame": frame,
-                "condition": k,
-                "steps": settings["descent_steps"],
-                **common,
-            }
-            for frame, k in problems
-            for name in INPUTS
-        ]
-        configs += [
-            {"arm": arm, "part": "net", "lr": lr, "m": M, "steps": settings["steps"], **common}
-            for arm in NETS
-            for lr in settings["lrs"]
-        ]
+        for frame, k in problems:
+            configs += [{"arm": arm, "frame": frame, "condition": k, **descent, **common} for arm in INPUTS]
+        for arm in NETS:
+            configs += [{"arm": arm, "lr": lr, **net, **common} for lr in settings["lrs"]]
         configs.append({"arm": "identities", "part": "identities", **common})
         configs.append({"arm": "times", "part": "times", "widths": settings["widths"], **common})
     return configs
@@ -139,7 +128,8 @@ def descend(x: np.ndarray, y: np.ndarray, target: float, most: int) -> tuple[int
     """Steps of gradient descent from 0 until the loss is at most target; whether it got there; the model.
 
     The loss has no curvature above L, half of the largest eigenvalue of A^T A / n, with A the inputs and a column of
-    ones (Böhning 1992): 1 / L is the largest rate for which theory promises a falling loss.
+    ones (Böhning 1992): 1 / L is the largest rate for which theory promises a falling loss. One step is taken even
+    where none is needed: the ratio of two numbers of steps must exist.
     """
     a = np.column_stack([x, np.ones(len(x))])
     model = nn.Linear(x.shape[1], int(y.max()) + 1).double()
@@ -149,7 +139,7 @@ def descend(x: np.ndarray, y: np.ndarray, target: float, most: int) -> tuple[int
     inputs = Tensor(x)
     for step in range(most + 1):
         loss = F.cross_entropy(model(inputs), y)
-        if loss.item() <= target or step == most:
+        if (step > 0 and loss.item() <= target) or step == most:
             break
         sgd.zero_grad()
         loss.backward()
@@ -302,6 +292,23 @@ def cost(config: dict[str, Any]) -> float:
 # --- analysis
 
 
+Test = tuple[str, float, tuple[float, float], float, dict[str, Any]]  # for lab.beyond; p before Holm's correction
+
+
+def place(frame: str, condition: float, settings: dict[str, Any]) -> str:
+    return f"{frame}, condition {condition}" if condition else settings["dataset"]
+
+
+def late(reached: np.ndarray) -> int:
+    """How many runs did not get to the tolerance."""
+    return int((~reached.astype(bool)).sum())
+
+
+def times_fewer(steps: dict[Any, np.ndarray], frame: str, condition: float, arm: str) -> stats.Paired:
+    """Of the logarithms: steps with raw inputs / with the arm's."""
+    return stats.paired(np.log(steps[frame, condition, "raw"]), np.log(steps[frame, condition, arm]))
+
+
 def slope(x: Any, y: np.ndarray) -> np.ndarray:
     """Of log y[seed, i] against log x[i], one per seed."""
     return np.polyfit(np.log(x), np.log(y).T, 1)[0]
@@ -309,80 +316,91 @@ def slope(x: Any, y: np.ndarray) -> np.ndarray:
 
 def exact(runs: list[dict[str, Any]]) -> list[lab.Criterion]:
     """(b) and (d), the worst over seeds."""
-    worst = {k: lab.per_seed(runs, k, part="identities")[()].max() for k in ("covariance", "rotation", "restored")}
-    further = (
-        lab.per_seed(runs, "zca_distance", part="identities")[()]
-        / lab.per_seed(runs, "next_distance", part="identities")[()]
+    metrics = ("covariance", "rotation", "zca_distance", "next_distance", "restored")
+    covariance, rotation, zca, closest, restored = (
+        lab.per_seed(runs, metric, part="identities")[()] for metric in metrics
     )
-    small = [
-        ("(b) covariance of both whitenings minus the identity, largest entry", worst["covariance"], 1e-8),
-        ("(b) ZCA minus U PCA, and minus Cov(x)^(-1/2) (x - mean), largest entry", worst["rotation"], 1e-8),
-        ("(d) gamma = sqrt(var + eps), beta = mean: y minus x in standard deviations", worst["restored"], 1e-8),
+    measured = [
+        ("(b) covariance of both whitenings minus the identity, largest entry", covariance, 1e-8),
+        ("(b) ZCA minus U PCA, and minus Cov(x)^(-1/2) (x - mean), largest entry", rotation, 1e-8),
+        (
+            "(b) mean square of ZCA minus x, divided by that of PCA and of 20 rotations of it, whichever is closest",
+            zca / closest,
+            1,
+        ),
+        ("(d) gamma = sqrt(var + eps), beta = mean: y minus x in standard deviations", restored, 1e-8),
     ]
-    criteria = [lab.Criterion(name, v, None, f"< {limit:g} (float64)", bool(v < limit)) for name, v, limit in small]
-    criteria[0].headline = True
-    name = "(b) mean square of ZCA minus x, divided by that of PCA and of 20 rotations of it, whichever is closest"
-    criteria.insert(2, lab.Criterion(name, further.max(), None, "< 1 in every seed", bool(further.max() < 1)))
+    criteria = []
+    for name, values, limit in measured:
+        worst, words = values.max(), "< 1 in every seed" if limit == 1 else f"< {limit:g} (float64)"
+        criteria.append(lab.Criterion(name, worst, None, words, bool(worst < limit), headline=not criteria))
     return criteria
 
 
-def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
-    steps = lab.per_seed(runs, "taken", "frame", "condition", "arm", part="descent")
-    reached = lab.per_seed(runs, "reached", "frame", "condition", "arm", part="descent")
-    inputs = lab.per_seed(runs, "input_condition", "frame", "condition", "arm", part="descent")
-    on_test = lab.per_seed(runs, "test_error", "arm", part="descent")
-    table = [["part", "arm", "measured", "mean [95 %]", "also"]]
-    arms: list[dict[str, Any]] = []
+def descents(
+    runs: list[dict[str, Any]], settings: dict[str, Any], table: list[list[str]]
+) -> tuple[list[dict[str, Any]], list[Test], list[str]]:
+    """(a): a row and an arm per kind of inputs, the tests, and notes."""
+    steps, reached, inputs = (
+        lab.per_seed(runs, metric, "frame", "condition", "arm", part="descent")
+        for metric in ("taken", "reached", "input_condition")
+    )
+    on_test, arms = lab.per_seed(runs, "test_error", "arm", part="descent"), []
     for (frame, k, arm), values in steps.items():
-        name = f"{frame}, condition {k}" if k else settings["dataset"]
+        name, missed = f"{place(frame, k, settings)}, {arm}", late(reached[frame, k, arm])
         also = f"condition of [x 1] {np.median(inputs[frame, k, arm]):.3g}"
         also += "" if k else f", test error {on_test[arm,].mean():.2f} %"
-        late = int((~reached[frame, k, arm].astype(bool)).sum())
-        also += f", {late} did not get there" if late else ""
-        table.append(["a", f"{name}, {arm}", "steps", stats.mean_interval(values, ".0f"), also])
-        arms.append({"arm": f"{name}, {arm}", "steps": list(values), "not_reached": late})
+        also += f", {missed} did not get there" if missed else ""
+        table.append(["a", name, "steps", stats.mean_interval(values, ".0f"), also])
+        arms.append({"arm": name, "steps": list(values), "not_reached": missed})
 
-    criteria = exact(runs)
+    tests: list[Test] = []
     top = max(settings["conditions"])
-    pairs = [("scales", top, "standardized"), ("rotated", top, "ZCA"), ("dataset", 0, "ZCA")]
-    ratios = [stats.paired(np.log(steps[f, k, "raw"] + 1), np.log(steps[f, k, arm] + 1)) for f, k, arm in pairs]
-    for (frame, k, arm), d, p in zip(pairs, ratios, stats.holm([d.p for d in ratios]), strict=True):
+    for frame, k, arm in (("scales", top, "standardized"), ("rotated", top, "ZCA"), ("dataset", 0, "ZCA")):
+        d, missed = times_fewer(steps, frame, k, arm), late(reached[frame, k, "raw"])
         (low, high), boot = np.exp(d.ci), np.exp(d.bootstrap_ci)
-        where = f"{frame}, condition {k}" if k else settings["dataset"]
-        late = int((~reached[frame, k, "raw"].astype(bool)).sum())
-        criteria.append(
-            lab.beyond(
-                f"(a) steps with raw inputs / with {arm}, {where}",
-                float(np.exp(d.mean)),
-                (float(low), float(high)),
-                p,
-                above=1,
-                details=f"geometric mean; bootstrap [{boot[0]:.3g}, {boot[1]:.3g}], d_z of the logarithm {d.d_z:.2f}, "
-                f"fewer steps in {100 * (1 - d.win_rate):.0f} % of seeds",
-                note=f"{late} raw runs did not get there: the ratio is a lower bound" if late else "",
-                headline=frame == "rotated",
-            )
-        )
-    per_element = {norm: lab.per_seed(runs, norm, part="times")[()] for norm in ("BN", "ZCA")}
-    for norm, label, low, high, words in (
-        ("BN", "batch norm", -np.inf, 0.25, "interval below 0.25 (O(nd): at most 0)"),
-        ("ZCA", "whitening", 0.5, np.inf, "interval above 0.5 (O(nd^2 + d^3): 1 to 2)"),
+        details = f"geometric mean; bootstrap [{boot[0]:.3g}, {boot[1]:.3g}], d_z of the logarithm {d.d_z:.2f}, "
+        details += f"fewer steps in {100 * (1 - d.win_rate):.0f} % of seeds"
+        note = f"{missed} raw runs did not get there: the ratio is a lower bound" if missed else ""
+        name = f"(a) steps with raw inputs / with {arm}, {place(frame, k, settings)}"
+        options = {"above": 1, "details": details, "note": note, "headline": frame == "rotated"}
+        tests.append((name, float(np.exp(d.mean)), (float(low), float(high)), d.p, options))
+
+    whitened = [(v, steps[f, k, "ZCA"]) for (f, k, arm), v in steps.items() if arm == "PCA"]
+    same = sum(int((pca == zca).sum()) for pca, zca in whitened)
+    d = times_fewer(steps, "rotated", top, "standardized")
+    ratio = stats.interval(np.exp(d.mean), tuple(np.exp(d.ci)))
+    notes = [
+        f"(a) PCA and ZCA, which differ by a rotation, take the same number of steps in {same} of "
+        f"{sum(len(zca) for _, zca in whitened)} pairs of runs",
+        f"(a) rotated, condition {top}: steps raw / standardized {ratio}",
+    ]
+    return arms, tests, notes
+
+
+def costs(
+    runs: list[dict[str, Any]], settings: dict[str, Any], table: list[list[str]]
+) -> tuple[list[dict[str, Any]], list[Test], list[str]]:
+    """(e): a row per width, an arm and a test per norm, and a note."""
+    arms, last, widths = [], [], settings["widths"]
+    tests: list[Test] = []
+    for norm, label, limit, bound, note in (
+        ("BN", "batch norm", 0.25, "below", "O(nd): at most 0"),
+        ("ZCA", "whitening", 0.5, "above", "O(nd^2 + d^3): 1 to 2"),
     ):
-        mean, ci = stats.mean_ci(slope(settings["widths"], per_element[norm]))
+        per_element = lab.per_seed(runs, norm, part="times")[()]
+        slopes = slope(widths, per_element)
+        p = stats.paired(slopes, np.full(len(slopes), limit)).p  # against the bound, not against 0
         name = f"(e) log-log slope of {label}'s time per element against d"
-        criteria.append(lab.Criterion(name, mean, ci, words, bool(low < ci[0] and ci[1] < high)))
-        for d, column in zip(settings["widths"], per_element[norm].T, strict=True):
-            cell = stats.mean_interval(column)
-            table.append(["e", f"{label}, d = {d}", "ns per element", cell, f"n = {ROWS_TIMED}"])
-        arms.append({"arm": label, "widths": settings["widths"], "ns_per_element": per_element[norm].tolist()})
-    last = [slope(settings["widths"][-2:], per_element[norm][:, -2:]).mean() for norm in ("BN", "ZCA")]
-    widths = "{} to {}".format(*settings["widths"][-2:])
-    nets, more = _nets(runs, table)
-    more.append(f"(e) the slopes from d = {widths} alone: batch norm {last[0]:.2f}, whitening {last[1]:.2f}")
-    return lab.Analysis(arms + nets, criteria, table, more + _notes(runs, steps, settings))
+        tests.append((name, *stats.mean_ci(slopes), p, {bound: limit, "note": note}))
+        for d, column in zip(widths, per_element.T, strict=True):
+            table.append(["e", f"{label}, d = {d}", "ns per element", stats.mean_interval(column), f"n = {ROWS_TIMED}"])
+        arms.append({"arm": label, "widths": widths, "ns_per_element": per_element.tolist()})
+        last.append(f"{label} {slope(widths[-2:], per_element[:, -2:]).mean():.2f}")
+    return arms, tests, [f"(e) the slopes from d = {widths[-2]} to {widths[-1]} alone: {', '.join(last)}"]
 
 
-def _nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict[str, Any]], list[str]]:
+def nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict[str, Any]], list[str]]:
     """(c) and (d): a row and an arm per net, and the paired differences as notes."""
     error, nll, train_nll, diverged = (
         lab.per_seed(runs, metric, "arm", "lr", part="net")
@@ -417,26 +435,32 @@ def _nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict
     notes.append(
         f"(c) correlation of a feature whitened by one batch with itself whitened by another: {', '.join(words)}"
     )
-    late = lab.per_seed(runs, "error_with_batch_statistics", "arm", "lr", part="net")
-    words = [f"{arm[:3]} {stats.mean_interval(late[arm, lr])}" for arm, lr in best.items() if (arm, lr) in late]
+    by_batch = lab.per_seed(runs, "error_with_batch_statistics", "arm", "lr", part="net")
+    words = [f"{arm[:3]} {stats.mean_interval(by_batch[arm, lr])}" for arm, lr in best.items() if (arm, lr) in by_batch]
     notes.append(
         f"(c) test error (%) where each batch of {M} is whitened by itself, as in training: {', '.join(words)}"
     )
     return arms, notes
 
 
-def _notes(runs: list[dict[str, Any]], steps: dict[Any, np.ndarray], settings: dict[str, Any]) -> list[str]:
-    top = max(settings["conditions"])
-    same = all(np.array_equal(v, steps[f, k, "ZCA"]) for (f, k, arm), v in steps.items() if arm == "PCA")
-    d = stats.paired(np.log(steps["rotated", top, "raw"] + 1), np.log(steps["rotated", top, "standardized"] + 1))
+def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
+    table = [["part", "arm", "measured", "mean [95 %]", "also"]]
+    taken, faster, on_steps = descents(runs, settings, table)
+    timed, slopes, on_time = costs(runs, settings, table)
+    trained, on_nets = nets(runs, table)
+    criteria, tests = exact(runs), faster + slopes
+    for (name, mean, ci, _, options), p in zip(tests, stats.holm([t[3] for t in tests]), strict=True):
+        criteria.append(lab.beyond(name, mean, ci, p, **options))
     eps, noise = (lab.per_seed(runs, k, part="identities")[()].max() for k in ("without_eps", "batch_noise"))
-    return [
-        f"(a) PCA and ZCA take {'the same number of steps everywhere' if same else 'different numbers of steps'}: "
-        "gradient descent from 0 does not see a rotation",
-        f"(a) rotated, condition {top}: steps raw / standardized {stats.interval(np.exp(d.mean), tuple(np.exp(d.ci)))}",
+    notes = [
+        *on_steps,
+        *on_nets,
         f"(d) with gamma = sqrt(var), without eps, y differs from x by up to {eps:.1g} standard deviations; with gamma "
-        f"and beta of all rows, but statistics of 32, by {noise:.1g}: the identity holds for fixed statistics",
+        f"and beta of all rows, but statistics of 32, by {noise:.1g}",
+        *on_time,
+        *lab.at_the_edge(trained, settings["lrs"]),
     ]
+    return lab.Analysis(taken + timed + trained, criteria, table, notes)
 
 
 # --- figures
