@@ -15,13 +15,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import tinygrad_bn.nn.functional as F
 from demos import laboratory as lab
 from demos import plots
+from demos import scaling_figures as figures
 from demos import statistics as stats
 from demos.datasets import count_classes, load_parts
 from demos.training import ACTIVATIONS, he_linear, stream, train
@@ -31,6 +32,7 @@ SIZES = {"train": 500, "valid": 297, "test": 1000}
 ROWS, FEATURES, M, WIDTH, TOGETHER, FIXED_LR = 500, 16, 64, 64, 16, 0.1
 DATA, BATCH = 10, 11  # streams of random numbers
 ROWS_TIMED = 4096
+TIMED = {"BN": "batch norm", "ZCA": "whitening"}  # ZCA of all features
 MARGIN = 0.5  # points of test error: differences below it count as none
 
 INPUTS: dict[str, Any] = {
@@ -280,7 +282,7 @@ def nanoseconds(norm: str, d: int, seed: int, repeats: int = 5) -> float:
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
     if config["part"] == "times":
-        return {norm: [nanoseconds(norm, d, config["seed"]) for d in config["widths"]] for norm in ("BN", "ZCA")}
+        return {norm: [nanoseconds(norm, d, config["seed"]) for d in config["widths"]] for norm in TIMED}
     return {"descent": run_descent, "net": run_net, "identities": identities}[config["part"]](config)
 
 
@@ -293,6 +295,15 @@ def cost(config: dict[str, Any]) -> float:
 
 
 Test = tuple[str, float, tuple[float, float], float, dict[str, Any]]  # for lab.beyond; p before Holm's correction
+Runs, Rows = list[dict[str, Any]], list[list[str]]
+
+
+class Part(NamedTuple):
+    """What one of the demo's parts adds to its analysis, but for the table, which it adds its rows to."""
+
+    arms: list[dict[str, Any]]
+    tests: list[Test]
+    notes: list[str]
 
 
 def place(frame: str, condition: float, settings: dict[str, Any]) -> str:
@@ -337,10 +348,8 @@ def exact(runs: list[dict[str, Any]]) -> list[lab.Criterion]:
     return criteria
 
 
-def descents(
-    runs: list[dict[str, Any]], settings: dict[str, Any], table: list[list[str]]
-) -> tuple[list[dict[str, Any]], list[Test], list[str]]:
-    """(a): a row and an arm per kind of inputs, the tests, and notes."""
+def descents(runs: Runs, settings: dict[str, Any], table: Rows) -> Part:
+    """(a), the steps of gradient descent: a row and an arm per kind of inputs."""
     steps, reached, inputs = (
         lab.per_seed(runs, metric, "frame", "condition", "arm", part="descent")
         for metric in ("taken", "reached", "input_condition")
@@ -375,19 +384,18 @@ def descents(
         f"{sum(len(zca) for _, zca in whitened)} pairs of runs",
         f"(a) rotated, condition {top}: steps raw / standardized {ratio}",
     ]
-    return arms, tests, notes
+    return Part(arms, tests, notes)
 
 
-def costs(
-    runs: list[dict[str, Any]], settings: dict[str, Any], table: list[list[str]]
-) -> tuple[list[dict[str, Any]], list[Test], list[str]]:
-    """(e): a row per width, an arm and a test per norm, and a note."""
+def costs(runs: Runs, settings: dict[str, Any], table: Rows) -> Part:
+    """(e), what it costs: a row per width, an arm and a test per norm."""
     arms, last, widths = [], [], settings["widths"]
     tests: list[Test] = []
-    for norm, label, limit, bound, note in (
-        ("BN", "batch norm", 0.25, "below", "O(nd): at most 0"),
-        ("ZCA", "whitening", 0.5, "above", "O(nd^2 + d^3): 1 to 2"),
+    for norm, limit, bound, note in (
+        ("BN", 0.25, "below", "O(nd): at most 0"),
+        ("ZCA", 0.5, "above", "O(nd^2 + d^3): 1 to 2"),
     ):
+        label = TIMED[norm]
         per_element = lab.per_seed(runs, norm, part="times")[()]
         slopes = slope(widths, per_element)
         p = stats.paired(slopes, np.full(len(slopes), limit)).p  # against the bound, not against 0
@@ -397,11 +405,11 @@ def costs(
             table.append(["e", f"{label}, d = {d}", "ns per element", stats.mean_interval(column), f"n = {ROWS_TIMED}"])
         arms.append({"arm": label, "widths": widths, "ns_per_element": per_element.tolist()})
         last.append(f"{label} {slope(widths[-2:], per_element[:, -2:]).mean():.2f}")
-    return arms, tests, [f"(e) the slopes from d = {widths[-2]} to {widths[-1]} alone: {', '.join(last)}"]
+    return Part(arms, tests, [f"(e) the slopes from d = {widths[-2]} to {widths[-1]} alone: {', '.join(last)}"])
 
 
-def nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """(c) and (d): a row and an arm per net, and the paired differences as notes."""
+def nets(runs: Runs, settings: dict[str, Any], table: Rows) -> Part:
+    """(c) and (d): a row and an arm per net, and the paired differences as notes. No test: nothing was predicted."""
     error, nll, train_nll, diverged = (
         lab.per_seed(runs, metric, "arm", "lr", part="net")
         for metric in ("test_error", "test_nll", "train_nll", "diverged")
@@ -440,100 +448,39 @@ def nets(runs: list[dict[str, Any]], table: list[list[str]]) -> tuple[list[dict[
     notes.append(
         f"(c) test error (%) where each batch of {M} is whitened by itself, as in training: {', '.join(words)}"
     )
-    return arms, notes
+    return Part(arms, [], notes + lab.at_the_edge(arms, settings["lrs"]))
 
 
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
     table = [["part", "arm", "measured", "mean [95 %]", "also"]]
-    taken, faster, on_steps = descents(runs, settings, table)
-    timed, slopes, on_time = costs(runs, settings, table)
-    trained, on_nets = nets(runs, table)
-    criteria, tests = exact(runs), faster + slopes
+    parts = [part(runs, settings, table) for part in (descents, costs, nets)]
+    arms = [arm for part in parts for arm in part.arms]
+    tests = [test for part in parts for test in part.tests]
+    notes = [note for part in parts for note in part.notes]
+    criteria = exact(runs)
     for (name, mean, ci, _, options), p in zip(tests, stats.holm([t[3] for t in tests]), strict=True):
         criteria.append(lab.beyond(name, mean, ci, p, **options))
     eps, noise = (lab.per_seed(runs, k, part="identities")[()].max() for k in ("without_eps", "batch_noise"))
-    notes = [
-        *on_steps,
-        *on_nets,
+    notes.append(
         f"(d) with gamma = sqrt(var), without eps, y differs from x by up to {eps:.1g} standard deviations; with gamma "
-        f"and beta of all rows, but statistics of 32, by {noise:.1g}",
-        *on_time,
-        *lab.at_the_edge(trained, settings["lrs"]),
-    ]
-    return lab.Analysis(taken + timed + trained, criteria, table, notes)
-
-
-# --- figures
+        f"and beta of all rows, but statistics of 32, by {noise:.1g}"
+    )
+    return lab.Analysis(arms, criteria, table, notes)
 
 
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    steps, conditions = lab.per_seed(runs, "taken", "frame", "condition", "arm", part="descent"), settings["conditions"]
-    titles, xlabel = ["unequal scales", "the same, rotated"], "condition number of the covariance"
-    fig, axes = plots.panels(titles, (11, 4.5), xlabel, "steps to the tolerance")
-    for ax, frame in zip(axes, ("scales", "rotated"), strict=True):
-        ax.set(xscale="log", yscale="log")
-        for name, look in plots.looks(list(INPUTS)).items():
-            curves = np.column_stack([steps[frame, k, name] for k in conditions])
-            plots.line_with_band(ax, conditions, curves, name, **look)
-        plots.label_decades(ax.yaxis)
-        plots.label_x(ax, conditions)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    pictures = [
-        plots.Picture(
-            "steps_against_condition",
-            "Steps of gradient descent until a logistic regression has all but 1 % of what can be gained, against the "
-            "condition number of its inputs (both logarithmic); geometric mean over seeds with its 95 % band. PCA and "
-            "ZCA coincide; a run that does not get there counts with the most steps allowed. Left: features of unequal "
-            "scale. Right: the same data rotated, where scaling feature by feature finds nothing to scale.",
-            fig,
-        )
+    steps = lab.per_seed(runs, "taken", "frame", "condition", "arm", part="descent")
+    times = {label: lab.per_seed(runs, norm, part="times")[()] for norm, label in TIMED.items()}
+    return [
+        figures.steps_against_condition(steps, settings["conditions"], list(INPUTS)),
+        figures.five_inputs(INPUTS),
+        figures.cost_against_features(times, settings["widths"], ROWS_TIMED),
     ]
-
-    rng = np.random.default_rng(5)
-    cloud = rng.normal(size=(300, 2)) * [2.0, 0.4] @ np.array([[0.34, 0.94], [-0.94, 0.34]]) + [1.0, 2.0]
-    fig, axes = plots.panels(list(INPUTS), (13, 3.2), "feature 1", "feature 2", sharex=False, sharey=False)
-    for ax, scaler in zip(axes, INPUTS.values(), strict=True):
-        points = scaler().fit_transform(cloud) if scaler else cloud
-        upper = cloud[:, 1] > np.median(cloud[:, 1])
-        for half, marker, color in ((upper, "^", plots.PALETTE[1]), (~upper, "o", plots.PALETTE[0])):
-            ax.scatter(*points[half].T, s=9, marker=marker, color=color)
-        ax.set_box_aspect(1)
-        ax.axis("equal")
-    pictures.append(
-        plots.Picture(
-            "five_inputs",
-            "The same 300 points in five coordinate systems (no unit). Triangles: the upper half of the raw points. "
-            "Both whitenings give a round cloud; ZCA leaves the halves about where they were, PCA turns them.",
-            fig,
-        )
-    )
-
-    fig, ax = plots.plt.subplots(figsize=(7, 4.5))
-    ax.set(xscale="log", yscale="log", xlabel="d, features", ylabel="ns per element, forward and backward")
-    widths, labels = np.array(settings["widths"]), ["batch norm", "ZCA whitening of all features"]
-    for norm, (label, look) in zip(("BN", "ZCA"), plots.looks(labels).items(), strict=True):
-        values = lab.per_seed(runs, norm, part="times")[()]
-        plots.line_with_band(ax, widths, values, label, **look)
-    start = np.exp(np.log(values[:, 0]).mean())
-    ax.plot(widths, start * widths / widths[0], color="0.4", ls=":", label="proportional to d")
-    plots.label_x(ax, settings["widths"])
-    plots.label_decades(ax.yaxis)
-    ax.legend()
-    pictures.append(
-        plots.Picture(
-            "cost_against_features",
-            f"CPU time per element (ns) of a forward and backward pass over {ROWS_TIMED} rows, against the number of "
-            "features (both logarithmic); geometric mean over seeds with its 95 % band. Flat is O(n d); along the "
-            "dotted line it is O(n d^2), above it d^3 shows.",
-            fig,
-        )
-    )
-    return pictures
 
 
 DEMO = lab.Demo(
     name="scaling_and_whitening",
-    claim="Scaling and whitening speed up descent; both whitenings give the identity; per batch they cost too much.",
+    claim="Scaling and whitening speed up descent; both whitenings give the identity; per batch its cost grows with the width.",
     presets=PRESETS,
     plan=plan,
     run=run,
