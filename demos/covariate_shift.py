@@ -353,7 +353,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             note=f"without: {max(without, default=float('nan')):g}",
         )
     )
-    return lab.Analysis(arms, criteria, table, notes(runs, settings))
+    return lab.Analysis(arms, criteria, table, notes(runs, settings) + lab.at_the_edge(arms, settings["lrs"]))
 
 
 def notes(runs: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:

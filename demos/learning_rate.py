@@ -214,7 +214,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         )
     )
     low = LRS.index(LOW_LR)
-    notes = []
+    notes = lab.at_the_edge(arms, LRS)
     for d, a in NETS:
         gaps = []
         for other in ("none", "none, tuned init"):

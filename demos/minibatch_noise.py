@@ -184,6 +184,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     )
     four = stats.paired(error["S=4", FIXED_LR], error["S=8", FIXED_LR])
     notes = [f"S=4 minus S=8: {four.interval()} points of test error (no claim)"]
+    notes += lab.at_the_edge(arms, settings["lrs"])
     pairs = [("at lr 0.1", FIXED_LR, FIXED_LR)]
     if "no norm" in settings["swept"]:
         pairs.append(("at each arm's best lr", best["S=N"], best["no norm"]))

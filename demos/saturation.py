@@ -263,6 +263,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         f"depth-8 sigmoid from Glorot's initialization with gain 4, no BN, at its best lr: error "
         f"{at_best(tuned).mean():.2f} %; BN minus this: {stats.points(stats.paired(at_best(with_bn), at_best(tuned)))}",
     ]
+    notes += lab.at_the_edge(arms, settings["lrs"])
     for what in ("8 tanh", "8 relu", f"{REPLICA} sigmoid"):
         bn, none = at_best(f"{what} BN"), at_best(f"{what} none")
         notes.append(

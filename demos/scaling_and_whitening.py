@@ -480,7 +480,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
 
 DEMO = lab.Demo(
     name="scaling_and_whitening",
-    claim="Scaling and whitening speed up descent; both whitenings give the identity; per batch they cost more with width.",
+    claim="Scaling and whitening speed up descent; both whitenings give the identity; their cost grows with the width.",
     presets=PRESETS,
     plan=plan,
     run=run,
