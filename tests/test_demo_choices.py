@@ -16,6 +16,7 @@ import test_demo_scaling_and_whitening  # noqa: E402
 import test_demo_sharpness  # noqa: E402
 import test_demo_test_time  # noqa: E402
 
+from demos import laboratory as lab  # noqa: E402
 from demos import statistics  # noqa: E402
 
 TEN = list(range(10))
@@ -26,10 +27,10 @@ PLANTED = {
     "saturation": (test_demo_saturation.planted, [0, 1, 2]),
     "covariate_shift": (lambda: test_demo_covariate_shift.synthetic(1, -2, "quick"), [0, 1, 2, 3]),
     "test_time": (test_demo_test_time.synthetic, [1, 2, 3, 4, 5, 6]),
-    "norm_family": (lambda: test_demo_norm_family.planted(8, 0, TEN), [0, 1]),
+    "norm_family": (lambda: test_demo_norm_family.planted(8, 0, TEN, preset="quick"), [0, 1]),
     "scaling_and_whitening": (
         lambda: test_demo_scaling_and_whitening.planted(5.0, {"BN": 0.0, "ZCA": 1.2}, TEN),
-        [4, 5, 6],
+        [4, 5, 6, 7, 8],
     ),
     "sharpness": (lambda: test_demo_sharpness.planted(1.05, -1.0, TEN), [0, 1, 2]),
 }
@@ -87,7 +88,19 @@ def test_rates_are_chosen_on_validation_data_and_errors_are_those_there(demo, me
     for r in nets:
         r["valid_error"] = 6.0 - (r["lr"] == chosen) + r["seed"] / 100
         r["test_error"] = {chosen: 9.0, other: 4.0}.get(r["lr"], 6.0) + r["seed"] / 100  # best at another rate
-    arms = [arm for arm in importlib.import_module(f"demos.{demo}").analyse(runs, settings).arms if "best_lr" in arm]
+    analysis = importlib.import_module(f"demos.{demo}").analyse(runs, settings)
+    arms = [arm for arm in analysis.arms if "best_lr" in arm]
     assert len(arms) > 5 and {arm["best_lr"] for arm in arms} == {chosen}
     for arm in arms:
         assert arm[metric] == [9.0 + seed / 100 for seed in settings["seeds"]]
+    (edge,) = [note for note in analysis.notes if "at the edge of the grid" in note]
+    assert all(f"{arm['arm']} ({chosen:g})" in edge for arm in arms)
+
+
+def test_rates_at_the_edge_of_the_grid_are_named():
+    rates = {"low": 0.1, "middle": 1.0, "high": 10.0, "not learned": None}
+    arms = [*({"arm": arm, "best_lr": lr} for arm, lr in rates.items()), {"arm": "no rate"}]
+    words = "best learning rate at the edge of the grid, so perhaps not the best there is: "
+    assert lab.at_the_edge(arms, [1.0, 10.0, 0.1]) == [words + "low (0.1); high (10)"]
+    assert lab.at_the_edge(arms[1:2], [0.1, 1.0, 10.0]) == []
+    assert lab.at_the_edge(arms, [0.1, 10.0]) == lab.at_the_edge(arms, [10.0]) == []  # both of two are edges

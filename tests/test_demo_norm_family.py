@@ -93,9 +93,10 @@ def test_images_must_be_square(tmp_path):
         norm_family.load_images(f"npz:{tmp_path / 'small.npz'}", 0)
 
 
-def planted(gap, rise, seeds):
-    """Runs in which batch norm errs `gap` points more at m = 2, and layer norm `rise` points more at m = 64."""
-    settings = {**norm_family.PRESETS["full"], "seeds": seeds, "dataset": "digits", "preset": "full"}
+def planted(gap, rise, seeds, preset="full", left=0.0):
+    """Runs in which batch norm errs `gap` points more at m = 2, and layer norm `rise` points more at m = 64, of which
+    `left` remain with as many steps as at m = 2."""
+    settings = {**norm_family.PRESETS[preset], "seeds": seeds, "dataset": "digits", "preset": preset}
     runs = []
     for c in norm_family.plan(settings):
         if c["arm"] == norm_family.FACTS:
@@ -103,6 +104,7 @@ def planted(gap, rise, seeds):
             continue
         error = 4 + np.random.default_rng([c["seed"], c["m"]]).normal(0, 0.2) + 3 * abs(c["lr"] - 0.1)
         error += gap * (c["arm"].endswith("BN") and c["m"] == 2) + rise * (c["arm"].endswith("LN") and c["m"] == 64)
+        error += left * c["arm"].endswith("LN, longer")
         runs.append({**c, "valid_error": error, "test_error": error, "test_nll": error / 30, "train_nll": 0.01})
         runs[-1] |= {"diverged": False, "chance": 90.0, "values": [2.0 * c["m"]] if c["arm"].endswith("BN") else []}
     return runs, settings
@@ -117,6 +119,38 @@ def test_verdicts_follow_the_planted_effect(gap, rise, verdicts):
     assert [c.passed for c in analysis.criteria[:4]] == [verdicts[0]] * 2 + [verdicts[1]] * 2
     assert analysis.criteria[0].measured == pytest.approx(gap, abs=0.3)
     assert all(c.passed for c in analysis.criteria[4:])
+
+
+def test_longer_training_differs_in_its_steps_alone():
+    settings = {**norm_family.PRESETS["full"], "seeds": [2000], "dataset": "digits"}
+    plan = norm_family.plan(settings)
+    longer = [c for c in plan if c["arm"].endswith(", longer")]
+    assert len(longer) == 9 and {c["steps"] for c in longer} == {4000} == {c["steps"] for c in plan if c.get("m") == 2}
+    for c in longer:
+        assert {**c, "arm": c["arm"].removesuffix(", longer"), "steps": 125} in plan
+        model, same = (norm_family.net(arm, 8, 10, 0) for arm in (c["arm"], c["arm"].removesuffix(", longer")))
+        assert str(model) == str(same)
+
+
+@pytest.mark.parametrize(("left", "back"), [(0.0, True), (2.0, False)])
+def test_the_note_says_whether_longer_training_brings_the_error_back(left, back):
+    runs, settings = planted(8, 2, list(range(10)), left=left)
+    analysis = norm_family.analyse(runs, settings)
+    assert not analysis.criteria[2].passed and len(analysis.criteria) == 8  # no criterion, and it mends none
+    (note,) = [note for note in analysis.notes if note.startswith("CNN LN, m = 64 with the 4000 steps of m = 2")]
+    from_small, from_large = note.split("; ")
+    words = "equivalent within 1" if back else "not shown to be equivalent within 1"
+    assert f"points, {words} (TOST" in from_small
+    assert f"with 125 steps: {left - 2:+.2f} [" in from_large
+    assert [row[0] for row in analysis.table[-3:]] == [f"{arm}, longer" for arm in ("CNN BN", "CNN LN", "MLP LN")]
+
+
+def test_a_gap_that_is_surely_too_small_has_a_large_p():
+    """The claim is one-sided: far below 5 points is no evidence for more than 5."""
+    runs, settings = planted(1, 0, list(range(10)))
+    for criterion in norm_family.analyse(runs, settings).criteria[:2]:
+        assert criterion.ci[1] < 5 and not criterion.passed
+        assert criterion.note.endswith("Holm p 1; one-sided, against 5 points or less")
 
 
 def test_learning_rates_are_chosen_on_validation_data():

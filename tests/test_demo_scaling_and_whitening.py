@@ -88,6 +88,12 @@ def test_pca_swaps_axes_and_zca_does_not():
     assert demo.axis_agreement("zca", x, 0) > 0.8 > 0.5 > demo.axis_agreement("pca", x, 0)
 
 
+def test_descent_takes_a_step_even_where_none_is_needed():
+    """So that the ratio of two numbers of steps exists."""
+    x, y = demo.problem("scales", 1, 0)
+    assert demo.descend(x, y, 1.0, 100)[:2] == (1, True)
+
+
 def test_slope_of_a_power_law():
     d = np.array([8, 16, 64])
     np.testing.assert_allclose(demo.slope(d, np.stack([3 * d**1.5, 0.1 * d**-0.5])), [1.5, -0.5])
@@ -130,7 +136,29 @@ def test_verdicts_follow_the_planted_effect(gain, powers, verdict):
     assert [c.passed for c in analysis.criteria] == [True] * 4 + [verdict] * 5
     assert all(c.measured == pytest.approx(gain, rel=0.1) for c in analysis.criteria[4:7])
     assert [c.measured for c in analysis.criteria[7:]] == pytest.approx(list(powers.values()))
+    assert all(("Holm p" in c.note) == (i >= 4) for i, c in enumerate(analysis.criteria))
     assert {arm["best_lr"] for arm in analysis.arms if "best_lr" in arm} == {0.3}
+
+
+def test_a_ratio_of_steps_is_one_of_steps():
+    """73, not 67 as of steps + 1."""
+    runs, settings = planted(1.0, {"BN": 0.0, "ZCA": 1.2}, [0, 1, 2])
+    for r in runs:
+        if r["part"] == "descent":
+            r["taken"] = 657 if r["arm"] == "raw" else 9
+    criteria = demo.analyse(runs, settings).criteria[4:7]
+    assert [c.measured for c in criteria] == pytest.approx([73.0] * 3)
+    assert all(c.ci == pytest.approx((73.0, 73.0)) for c in criteria)
+
+
+def test_rotations_that_take_other_steps_are_counted():
+    runs, settings = planted(5.0, {"BN": 0.0, "ZCA": 1.2}, [0, 1])
+    for r in runs:
+        if r["part"] == "descent":
+            r["taken"] = 10
+    runs[3]["taken"] += 1  # PCA
+    (note,) = [note for note in demo.analyse(runs, settings).notes if note.startswith("(a) PCA and ZCA")]
+    assert runs[3]["arm"] == "PCA" and note.endswith("in 17 of 18 pairs of runs")
 
 
 def test_broken_identities_fail_and_late_runs_are_named():

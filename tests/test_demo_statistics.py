@@ -36,6 +36,10 @@ def test_paired_is_the_paired_t_test(n):
     assert result.p == pytest.approx(reference.pvalue, rel=1e-10)
     assert result.ci == pytest.approx(tuple(reference.confidence_interval(0.95)), rel=1e-10)
     assert result.d_z == pytest.approx(reference.statistic / math.sqrt(n), rel=1e-10)
+    for first, second in ((a, b), (b, a)):
+        one_sided = paired(first, second, alternative="greater")
+        assert one_sided.p == pytest.approx(stats.ttest_rel(first, second, alternative="greater").pvalue, rel=1e-10)
+        assert one_sided.ci == paired(first, second).ci
 
 
 def test_pairing_removes_what_the_seeds_share():
@@ -94,6 +98,8 @@ def test_equal_differences_are_no_certainty(shift, p):
     assert result.ci == result.bootstrap_ci == (result.mean, result.mean)
     assert result.mean == pytest.approx(shift, abs=1e-15)
     assert math.isnan(result.d_z) and result.p == p == stats.binomtest(7 if shift else 3, 7).pvalue
+    heads = 7 if shift > 0 else 0
+    assert paired(b + shift, b, alternative="greater").p == stats.binomtest(heads, 7, alternative="greater").pvalue
 
 
 def test_mean_ci_by_hand():
@@ -195,6 +201,7 @@ def test_a_correlation_stays_within_one():
         (lambda: paired([], []), r"a must hold one value per seed, got .*\(0,\)"),
         (lambda: paired([[1, 2]], [[1, 2]]), r"a must hold one value per seed, got .*\(1, 2\)"),
         (lambda: paired([1, 2], [1, math.inf]), "b must be finite .* got inf at index 1"),
+        (lambda: paired([1, 2], [1, 2], alternative="less"), "alternative must be one of .*'greater'.*, got 'less'"),
         (lambda: mean_ci([1, math.nan]), "values must be finite .* got nan at index 1"),
         (lambda: holm([0.5, 1.5]), "pvalues"),
         (lambda: tost([1, 2], [1, 2], margin=0), "margin .* got 0"),
