@@ -60,8 +60,8 @@ PRESETS = {
     "full": {
         "seeds": 10,
         "steps": 1500,
-        "lrs": [0.03, FIXED_LR, 0.3, 1.0],
-        "limits": "ten seeds, so that four learning rates of every net fit in",
+        "lrs": [0.03, FIXED_LR, 0.3, 1.0, 3.0],
+        "limits": "ten seeds, so that five learning rates of every net fit in",
     },
 }
 
