@@ -101,26 +101,18 @@ def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, classes))
 
 
-SLOPES = {  # the derivative, from the activation's input z and output y
-    "sigmoid": lambda z, y: y * (1 - y),
-    "tanh": lambda z, y: 1 - y**2,
-    "relu": lambda z, y: (z > 0).astype(np.float64),
-}
-
-
 def look_inside(model: nn.Sequential, activation: str, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """What the rows x, as one batch, show of every hidden layer: slopes, flat shares, gradients."""
-    hidden, z, outputs = Tensor(x), [], []  # z: inputs of the activations
+    hidden, z, slopes = Tensor(x), [], []  # z: inputs of the activations
     for layer in model:
         before, hidden = hidden, layer(hidden)
         if isinstance(layer, ACTIVATIONS[activation]):
             z.append(before)
-            outputs.append(hidden)
+            slopes.append(nn.watch.slopes(layer, before))
     weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
     norms = [float(np.linalg.norm(g.astype(np.float64))) for g in grad(F.cross_entropy(hidden, y), [*z, *weights[:-1]])]
     at_z, at_weights = norms[: len(z)], norms[len(z) :]
     pairs = zip(at_z, at_z[1:], weights[1:], strict=False)
-    slopes = [SLOPES[activation](i.data, o.data) for i, o in zip(z, outputs, strict=True)]
     seen = {
         "flat": [float((slope < FLAT).mean()) for slope in slopes],
         "slope": [float(slope.mean()) for slope in slopes],
