@@ -91,6 +91,8 @@ def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_pat
         and "supported (preliminary) (a reading of the notes: no criterion) It will." in noted
     )
     assert "no criterion" not in below
+    html = page(folder, tmp_path, capsys)
+    assert "</span> It is." in html and "no criterion)</span> It will." in html  # a space between
     assert "not measured" in others and "other_demo was not run in this folder" in others and "Who knows" not in others
 
 
@@ -266,3 +268,22 @@ def test_in_a_browser(results, tmp_path, browser, width, scheme):
         paper = np.median(pixels)
         assert (paper < 0.5) == dark
         assert (np.abs(pixels - paper) > 0.3).mean() > 0.005  # lines and letters, in a colour that can be seen
+
+
+def test_on_paper(folder, tmp_path, browser, claims):
+    """Paper has no scroll bars: wide tables must fit, and the ledger stays a table."""
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    file = tmp_path / "toy" / "summary.json"
+    wide = [["arm", *(f"error % at {i}" for i in range(12))], ["BN", *["1.23 [1.11, 1.35]"] * 12]]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "table": wide}))
+    assert report.main(["toy"], ["--out", str(tmp_path), "--html", str(tmp_path / "report.html")]) == 0
+    a4 = {"width": 717, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # less the margins
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", a4)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.get((tmp_path / "report.html").as_uri())
+    hidden = "return [...document.querySelectorAll('.raw, .plot')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert browser.execute_script(hidden) == 0
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 717
+    heading = "return getComputedStyle(document.querySelector('.ledger thead')).display"
+    assert browser.execute_script(heading) == "table-header-group"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
