@@ -359,7 +359,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
 def notes(runs: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     """What no criterion asks: the noise by itself, the speed, drift from step to step, gradient shift, growth."""
     noises = [f"no norm + noise {k}" for k in ("x1", "x3")]
-    speed = f"steps until the training loss is below {FITTED} (all of them, if never)"
+    speed = f"steps until the training loss is below {FITTED} (measured every {EVERY}; all of them, if never)"
     comparisons = {
         "test error (points)": ("test_error", [("BN", "no norm"), *((n, "BN") for n in NOISY)]),
         "the noise alone, test error (points)": ("test_error", [(n, "no norm") for n in noises]),
@@ -490,7 +490,7 @@ def cost(config: dict[str, Any]) -> float:
 
 DEMO = lab.Demo(
     name="covariate_shift",
-    claim="Batch norm helps even where the distributions inside the net move more: their shift is not the reason.",
+    claim="With noise behind it, batch norm can make distributions move more than without norm, and the net errs less.",
     presets=PRESETS,
     plan=plan,
     run=run,

@@ -114,6 +114,7 @@ CLAIMS = [
             "test_time": [
                 "test error % with the statistics of one image",
                 "test error of the population's",
+                "norms taken out minus population",
                 "folded into",
             ]
         },

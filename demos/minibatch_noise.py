@@ -196,6 +196,12 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             f"{'equivalent' if same['equivalent'] else 'not shown to be equivalent'} within {MARGIN} points "
             f"(TOST, p {same['p']:.2g})"
         )
+    if arm in settings["swept"]:
+        by_noise, by_rows, none = (error[a, best[a]].mean() for a in (arm, "S=8", "S=N"))
+        notes.append(
+            f"{arm} at each arm's best lr: {by_noise:.2f} %, S=8 {by_rows:.2f} %, S=N {none:.2f} %: "
+            f"{100 * (none - by_noise) / (none - by_rows):.0f} % of the gap (no claim)"
+        )
     dropout = "left to the full preset"
     if "S=N + dropout" in settings["arms"]:
         d = stats.paired(error["S=8", FIXED_LR], error["S=N + dropout", FIXED_LR])

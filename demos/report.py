@@ -106,14 +106,15 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[st
 
 
 def row(claim: Claim, found: list[dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The verdict holds where all of its criteria passed, but for those whose failure it counts with; what else failed,
-    or was not measured here, is said instead.
+    """The verdict holds where all of its criteria passed, but for those whose failure it counts with, which did fail;
+    what else failed, or was not measured here, is said instead.
 
     It is preliminary where a demo was not run as planned: in full, on the digits, with all of its seeds."""
     failed = [f for f in found if f["criterion"] and not f["criterion"]["passed"]]
     against = [f for f in failed if not f["criterion"]["name"].startswith(claim.fails)]
     missing = [f for f in found if not f["criterion"] and not f["note"]]
-    status = "open" if missing else "against" if against else claim.verdict
+    otherwise = [name for name in claim.fails if not any(f["criterion"]["name"].startswith(name) for f in failed)]
+    status = "open" if missing else "against" if against else "otherwise" if otherwise else claim.verdict
     tested = sum(1 for f in found if f["criterion"])
     preliminary = not all(summaries[demo]["as_planned"] for demo in claim.evidence if demo in summaries)
     return {

@@ -338,15 +338,15 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     for loss in LRS:
         lr = largest[f"{loss}, no norm"]
         words = f"{loss}, at the largest stable lr of the grid ({lr:g})" if lr else f"{loss}, no stable lr on the grid"
-        # no stable rate: far from the edge
-        tests[words] = edge["ratio"][f"{loss}, no norm", lr] if lr else np.full(len(settings["seeds"]), 2.0)
-    equal = [stats.tost(values, np.ones(len(values)), MARGIN) for values in tests.values()]
+        tests[words] = edge["ratio"][f"{loss}, no norm", lr] if lr else np.empty(0)
+    nothing = {"p": math.nan, "ci90": (math.nan, math.nan), "equivalent": False}
+    equal = [stats.tost(v, np.ones(len(v)), MARGIN) if len(v) else nothing for v in tests.values()]
     trend = correlation(start, rates, list(start))
     *adjusted, p = stats.holm([*(e["p"] for e in equal), trend.p])
     criteria = [
         lab.Criterion(
             f"without norm, {words}: sharpness / (2 / lr) in the last quarter before the loss is fitted",
-            *stats.mean_ci(values),
+            *(stats.mean_ci(values) if len(values) else (math.nan, None)),
             f"1 ± {MARGIN} (TOST: 90 % interval within, Holm p < 0.05)",
             bool(e["equivalent"] and p_edge < 0.05),
             headline=words.startswith("square"),

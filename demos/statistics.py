@@ -1,8 +1,9 @@
 """Paired statistics: the same seeds in every arm, one value per seed, and the difference is what counts.
 
 A demo compares two arms seed by seed: what both have in common (data, initialization, batch order) cancels.
-One seed has no interval: it is nan, and nan passes no criterion. Where all values are equal the interval is a point,
-and the t-test, which would be certain after two seeds, gives way to the exact sign test: p = 2 / 2^n.
+One seed has no interval: it is nan, and nan passes no criterion (those on a point estimate alone can pass). Where all
+values are equal the interval is a point, and the t-test, which would be certain after two seeds, gives way to the exact
+sign test: p = 2 / 2^n.
 """
 
 from __future__ import annotations

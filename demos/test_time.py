@@ -273,11 +273,11 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         lab.Criterion(
             "test error of the population's statistics minus that of the whole test set as one batch, points",
             same["mean"],
-            same["ci90"],
+            stats.mean_ci(error[MAIN, "population"] - error[MAIN, WHOLE])[1],
             f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
             bool(same["equivalent"] and p_same < 0.05),
             headline=True,
-            note=f"Holm p {p_same:.2g}",
+            note=f"{ninety(same)}, Holm p {p_same:.2g}",
         ),
     ]
     for (kind, d), p in zip(helps.items(), p_helps, strict=True):
@@ -290,19 +290,18 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         lab.Criterion(
             f"no shift: test error of adapted ({ADAPTED}) minus training statistics, points",
             no_harm["mean"],
-            no_harm["ci90"],
+            stats.mean_ci(error[MAIN, f"{WITHOUT}, {ADAPTED}"] - error[MAIN, f"{WITHOUT}, source"])[1],
             f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
             bool(no_harm["equivalent"] and p_no_harm < 0.05),
-            note=f"Holm p {p_no_harm:.2g}; other n and N: see the notes and the figure",
+            note=f"{ninety(no_harm)}, Holm p {p_no_harm:.2g}; other n and N: see the notes and the figure",
         ),
         lab.Criterion(
             "E[m / (m - 1) var_B] / var over batches as in training, furthest from 1 of all m",
-            float(corrected[worst].mean()),
-            stats.mean_ci(corrected[worst], level=0.90)[1],
+            *stats.mean_ci(corrected[worst]),
             "90 % interval within 1 +- 0.01 for every m, TOST, Holm p < 0.05",
             bool(all(t["equivalent"] for t in unbiased) and p_unbiased < 0.05),
-            note=f"Holm p {p_unbiased:.2g}; here m={TRAINED_WITH[worst]}; without the factor m / (m - 1), at "
-            f"m={TRAINED_WITH[0]}: {np.mean(arms[0]['variance_ratio']):.3f}",
+            note=f"{ninety(unbiased[worst], 1)}, Holm p {p_unbiased:.2g}; here m={TRAINED_WITH[worst]}; "
+            f"without the factor m / (m - 1), at m={TRAINED_WITH[0]}: {np.mean(arms[0]['variance_ratio']):.3f}",
         ),
         lab.Criterion(
             "folded into the linear layers: largest change of a logit, relative to the largest logit (float32)",
@@ -316,11 +315,17 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     return lab.Analysis(arms, criteria, table, notes(error))
 
 
+def ninety(tost: dict[str, Any], of: float = 0.0) -> str:
+    """The interval that the test of equivalence looks at, of the difference from `of`."""
+    return f"90 % interval [{of + tost['ci90'][0]:.3f}, {of + tost['ci90'][1]:.3f}]"
+
+
 def notes(error: Errors) -> list[str]:
     """What no criterion asks: the other nets, the moving average, and what N trades for what."""
     lines = []
     for what, a, b in (
         ("population minus whole test set", "population", WHOLE),
+        ("norms taken out minus population", WAYS[3], "population"),
         ("moving average minus population", "moving average", "population"),
         ("moving average of the biased variance minus that of the unbiased", WAYS[2], WAYS[1]),
     ):
@@ -352,7 +357,9 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
         for m, look in plots.looks(TRAINED_WITH).items():
             curves = np.column_stack([error[m, f"B={size}{order}"] for size in TEST_BATCHES])
             plots.line_with_band(ax, TEST_BATCHES, curves, f"m={m}", **look)
-            ax.axhline(error[m, "population"].mean(), lw=1, **{**look, "marker": ""})
+            with np.errstate(divide="ignore"):
+                population = np.exp(np.log(error[m, "population"]).mean())  # geometric, as the curves
+            ax.axhline(population, lw=1, **{**look, "marker": ""})
         plots.label_x(ax, TEST_BATCHES)
     plots.label_decades(axes[0].yaxis)
     axes[0].legend(title="trained with")

@@ -39,6 +39,7 @@ def claims(monkeypatch):
         Claim("a is below b", {"toy": ["a below b"]}, "Books say <so>.", "supported", "It is."),
         Claim("a differs from b", {"toy": ["a below b", "b below a"]}, "", "true with conditions", "At times."),
         Claim("b is below a", {"toy": ["a below b", "b below a"]}, "", "refuted", "No, b fails.", fails=("b below",)),
+        Claim("b is above a", {"toy": ["a below b"]}, "", "refuted", "No, it fails.", fails=("a below",)),
         Claim("a note will do", {"toy": ["seeds [2000"]}, "", "supported", "It will."),
         Claim("there are others", {"toy": ["a below b"], "other_demo": ["c"]}, "", "contested", "Who knows."),
     ]
@@ -79,12 +80,13 @@ class Text(HTMLParser):
 
 def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_path, capsys, claims):
     rows = Text(page(folder, tmp_path, capsys)).rows
-    below, differs, counted, noted, others = (
+    below, differs, counted, otherwise, noted, others = (
         next(r for r in rows if f"\N{LEFT DOUBLE QUOTATION MARK}{c.text}" in r) for c in claims
     )
     assert "supported (preliminary) It is." in below and "FAIL" not in below and "Books say <so>." in below
     assert "PASS toy (quick, 3 seeds) : a below b: \N{MINUS SIGN}1 [\N{MINUS SIGN}1.5, \N{MINUS SIGN}0.5]" in below
     assert "refuted (preliminary) (1 of 2 criteria failed) No, b fails." in counted and "not confirmed" not in counted
+    assert "measured otherwise" in otherwise and "No, it fails" not in otherwise
     assert "not confirmed here 1 of 2 criteria failed" in differs and "At times." not in differs
     assert (
         "toy (quick, 3 seeds) : seeds [2000, 2001, 2002]" in noted
