@@ -341,8 +341,8 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
                 f"error: {d.details('less')}; Holm p {p:.2g}",
             )
         )
-    with_norm, without = ([r["coupling"] for r in runs if NORMS[r["norm"]][0] == b] for b in (True, False))
-    with_norm, without = ([c for c in part if np.isfinite(c)] for part in (with_norm, without))
+    learned = [r for r in runs if lab.learned(r["test_error"], r["chance"])]
+    with_norm, without = ([r["coupling"] for r in learned if NORMS[r["norm"]][0] == b] for b in (True, False))
     criteria.append(
         lab.Criterion(
             "batch norm couples the images of a batch: one is replaced, change of the others' logits, least of all",
@@ -350,7 +350,8 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             None,
             "> 0, and exactly 0 in every net without batch norm",
             bool(min(with_norm, default=0) > 0 and max(without, default=1) == 0),
-            note=f"without: {max(without, default=float('nan')):g}",
+            note=f"without: {max(without, default=float('nan')):g}; "
+            f"of the nets that learn, {len(learned)} of {len(runs)}",
         )
     )
     return lab.Analysis(arms, criteria, table, notes(runs, settings) + lab.at_the_edge(arms, settings["lrs"]))

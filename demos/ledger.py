@@ -50,9 +50,9 @@ CLAIMS = [
         "contested",
         "At the same learning rate nets whose distributions drift more than without any norm still err less: whatever "
         "batch norm's gain is, it does not need less drift. Where each net has its best rate, that holds of ReLU nets; "
-        "of sigmoid nets it is not shown, since there they err about as little without norm. In speed, sigmoid nets "
-        "that drift more are far ahead of those without norm; ReLU nets are not shown to be, and with the stronger "
-        "noise they are behind.",
+        "of sigmoid nets it is not shown: there they err about as little without norm, and with the weaker noise drift "
+        "about as much. In speed, at lr 0.1, sigmoid nets that drift more are far ahead of those without norm; ReLU "
+        "nets are not shown to be, and with the stronger noise they are behind.",
         fails=("sigmoid, noisy BN x1, at each arm's best lr", "sigmoid, noisy BN x3, at each arm's best lr"),
     ),
     Claim(

@@ -227,6 +227,16 @@ def test_coupling_without_batch_norm_fails_its_criterion():
     assert not demo.analyse(runs, settings).criteria[-1].passed
 
 
+def test_a_net_that_learned_nothing_has_no_say_on_coupling():
+    runs, settings = synthetic(1, -2, "quick")
+    one = next(r for r in runs if r["norm"] == "BN")
+    one["coupling"] = 0.0
+    assert not demo.analyse(runs, settings).criteria[-1].passed
+    one["test_error"] = 90.0
+    last = demo.analyse(runs, settings).criteria[-1]
+    assert last.passed and last.note.endswith(f"{len(runs) - 1} of {len(runs)}")
+
+
 def test_a_drift_that_was_not_measured_leaves_its_seed_out():
     runs, settings = synthetic(1, -2, "quick")
     for r in runs:
