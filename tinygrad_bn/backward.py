@@ -82,6 +82,7 @@ def pullback_on_tensors(node: Node) -> Pullback:
     """
     op = node.op
     if op.definition is None:
+        pullback_of_tensors: Pullback
         try:
             y, pullback_of_tensors = op.rule(*node.args, **node.kwargs)
         except Exception as error:
@@ -97,7 +98,7 @@ def pullback_on_tensors(node: Node) -> Pullback:
         )
         return pullback_of_tensors
 
-    def pullback(dy: Any) -> tuple:
+    def pullback(dy: Any) -> tuple[Any, ...]:
         args = [_alias(a) if isinstance(a, Tensor) else a for a in node.args]
         y = op.definition(*args, **node.kwargs)
         _check_same(node, y, "its definition gives another result than its rule")

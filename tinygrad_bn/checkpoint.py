@@ -106,7 +106,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 # The tree
 
 
-def _encode(value: Any, path: tuple, arrays: dict[str, Array]) -> Any:
+def _encode(value: Any, path: tuple[Any, ...], arrays: dict[str, Array]) -> Any:
     """value in JSON's terms; its arrays are collected under their names. path: the keys that lead here."""
     kind = type(value)
     if kind is int and not -(2**63) <= value < 2**64:
@@ -163,7 +163,7 @@ def _decode(item: Any, arrays: dict[str, Array], level: int = 0) -> Any:
     return arrays.pop(text)
 
 
-def _name(path: tuple, taken: dict[str, Array]) -> str:
+def _name(path: tuple[Any, ...], taken: dict[str, Array]) -> str:
     """The path as the name of a file that can be unpacked anywhere."""
     parts = [key if isinstance(key, str) else hex(key) if abs(key) >= 2**64 else str(key) for key in path]
     name = "/".join(UNSAFE.sub("_", part[:150]) or "_" for part in parts) or "value"

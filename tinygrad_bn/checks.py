@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import FLOATS, Tensor, plain_array
+from .engine import FLOATS, Array, Tensor, plain_array
 
 
 def _got(value: Any) -> str:
@@ -122,7 +122,7 @@ def check_input(x: Any) -> None:
         raise TypeError(f"input must be float32 or float64, got {x.dtype}: x.astype(np.float32) or tensor(x) converts")
 
 
-def check_gradient(t: Tensor) -> np.ndarray:
+def check_gradient(t: Tensor) -> Array:
     """The .grad of t, which anyone may have set, as an array of t's shape and dtype."""
     g = t.grad._data if isinstance(t.grad, Tensor) else t.grad
     if type(g) is not np.ndarray and not isinstance(g, np.generic):

@@ -25,15 +25,18 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator, suppress
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .operators import OPS, Operators
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-Array = np.ndarray
+Array = NDArray[Any]
 Pullback = Callable[[Any], Any]
+P = ParamSpec("P")  # what an op takes: the arguments of its rule
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _GradMode(threading.local):  # per thread: no_grad() in one thread leaves the others recording
@@ -60,7 +63,7 @@ class grad_enabled(ContextDecorator):
     def __exit__(self, *error: Any) -> None:
         _mode.enabled = _mode.outside.pop()
 
-    def __call__(self, function: Any) -> Any:
+    def __call__(self, function: Function) -> Function:
         if inspect.isgeneratorfunction(function):  # it would run outside of the with block
             raise TypeError(f"{function.__name__} is a generator: use the with statement inside of it")
         return super().__call__(function)
@@ -152,7 +155,7 @@ class Tensor(Operators):
         return self._data.size
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> np.dtype[Any]:
         return self._data.dtype
 
     @property
@@ -258,7 +261,7 @@ class Tensor(Operators):
     def __float__(self) -> float:
         return self.item()
 
-    def __deepcopy__(self, memo: dict) -> Tensor:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if self._node is not None:
             raise RuntimeError("only leaves can be deep-copied; use t.detach() first")
         copy = type(self).__new__(type(self))
@@ -298,7 +301,7 @@ def as_array(value: Any) -> Array:
         return np.asarray(None)
 
 
-def float_dtype(dtype: Any) -> np.dtype:
+def float_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64, by any of NumPy's names."""
     try:
         # np.dtype would take None for float64, and of a number, or a tensor, its .dtype
@@ -328,7 +331,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     return Tensor(np.array(array, dtype=dtype or (array.dtype if keeps else np.float32)), requires_grad)
 
 
-def explained(error: Exception, op: str, names: list[str], args: list) -> Exception | None:
+def explained(error: Exception, op: str, names: list[str], args: list[Any]) -> Exception | None:
     """What NumPy or Python says of the operands, with their names and kinds; None for an error that names one itself.
 
     OverflowError is of a Python int that no dtype holds: a wrong value.
@@ -344,7 +347,8 @@ _HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.gen
 _HOLD_NO_ARRAYS += (types.NoneType, types.EllipsisType, types.BuiltinFunctionType, types.ModuleType)
 
 
-_FREED: tuple[tuple, dict, list] = (), {}, []  # args, kwargs and changes of freed nodes; shared, nobody changes them
+# args, kwargs and changes of freed nodes; shared, nobody changes them
+_FREED: tuple[tuple[Any, ...], dict[str, Any], list[Any]] = (), {}, []
 
 
 class Node:
@@ -360,7 +364,13 @@ class Node:
     __slots__ = ("args", "changes", "inputs", "kwargs", "op", "outline", "pullback", "retained", "serial")
 
     def __init__(
-        self, op: Any, args: tuple, kwargs: dict, pullback: Pullback, inputs: list, changes: list[tuple]
+        self,
+        op: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pullback: Pullback,
+        inputs: list[tuple[int, Any]],
+        changes: list[tuple[list[int], int, Array]],
     ) -> None:
         self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
         self.inputs, self.changes = inputs, changes
@@ -415,7 +425,7 @@ class Node:
             seen.add(id(value))
         return False
 
-    def describe(self) -> tuple[Any, Any, Sequence]:
+    def describe(self) -> tuple[Any, Any, Sequence[Any]]:
         """The result's shape and dtype, and (i, shape, dtype) of each args[i] that is a tensor without gradient."""
         if self.pullback is None:
             return self.outline
@@ -438,6 +448,14 @@ class Node:
         self.args, self.kwargs, self.changes = _FREED
 
 
+@overload  # @differentiable
+def differentiable(rule: Callable[P, Any]) -> Callable[P, Any]: ...
+@overload  # @differentiable(definition=...)
+def differentiable(
+    *, definition: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
+@overload  # differentiable(rule, definition=...)
+def differentiable(rule: Callable[P, Any], *, definition: Callable[..., Any] | None) -> Callable[P, Any]: ...
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
     """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
 

@@ -35,7 +35,8 @@ def names_of(model: Any) -> dict[int, str]:
 
 def op_name(node: Node) -> str:
     """multiply; the cross_entropy behind F.cross_entropy is called _cross_entropy in its file."""
-    return node.op.__name__.lstrip("_") or node.op.__name__
+    name: str = node.op.__name__
+    return name.lstrip("_") or name
 
 
 def leaf_name(leaf: Tensor, names: dict[int, str]) -> str:

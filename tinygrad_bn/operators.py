@@ -13,22 +13,23 @@ and flatten takes PyTorch's arguments.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from .engine import Tensor
 
+Op = TypeVar("Op", bound=Callable[..., Any])
 Axis = int | tuple[int, ...] | None
 
-OPS: dict[Any, Callable[..., Any]] = {}  # NumPy function -> the op that does the same on tensors
+OPS: dict[Any, Callable[..., Tensor]] = {}  # NumPy function -> the op on tensors; comparisons give arrays
 
 
-def implements(*numpy_functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def implements(*numpy_functions: Any) -> Callable[[Op], Op]:
     """Register an op as the meaning of these NumPy functions on tensors."""
 
-    def register(op: Callable[..., Any]) -> Callable[..., Any]:
+    def register(op: Op) -> Op:
         for function in numpy_functions:
             OPS[function] = op
         return op

@@ -58,12 +58,14 @@ class _Scaler:
     @one_thread
     def transform(self, X: Array) -> Array:
         """The learned map applied to every row of X (n, features); n may be 0."""
-        return self._transform(_checked(X, self._width())).astype(_output_dtype(X), copy=False)
+        y: Array = self._transform(_checked(X, self._width()))
+        return y.astype(_output_dtype(X), copy=False)
 
     @one_thread
     def inverse_transform(self, X: Array) -> Array:
         """The data whose transform is X."""
-        return self._inverse(_checked(X, self._width(inverse=True))).astype(_output_dtype(X), copy=False)
+        x: Array = self._inverse(_checked(X, self._width(inverse=True)))
+        return x.astype(_output_dtype(X), copy=False)
 
     def fit_transform(self, X: Array) -> Array:
         """fit(X), then transform(X)."""
@@ -78,10 +80,10 @@ class _Scaler:
         """What x teaches, by attribute; dtype is that of the data before they became float64."""
         raise NotImplementedError
 
-    def _transform(self, x: Array) -> Array:
+    def _transform(self, x: Array) -> Any:
         return (x - self._center) / self._scale
 
-    def _inverse(self, y: Array) -> Array:
+    def _inverse(self, y: Array) -> Any:
         return y * self._scale + self._center
 
 
@@ -170,12 +172,12 @@ class MinMaxScaler(_Scaler):
         data = {"data_min_": smallest, "data_max_": largest, "data_range_": largest - smallest}
         return {**learned, **data, "n_samples_seen_": len(x)}
 
-    def _transform(self, x: Array) -> Array:
+    def _transform(self, x: Array) -> Any:
         low, high = self.feature_range  # not x scale_ + min_, where a minimum far from 0 would cost digits
         y = super()._transform(x) * (high - low) + low
         return np.clip(y, low, high) if self.clip else y
 
-    def _inverse(self, y: Array) -> Array:
+    def _inverse(self, y: Array) -> Any:
         low, high = self.feature_range
         return super()._inverse((y - low) / (high - low))
 
@@ -256,10 +258,10 @@ class _Whitening(_Scaler):
         learned = {"mean_": mean, "components_": axes, "explained_variance_": std**2, "scale_": scale}
         return {**learned, "n_samples_": n}
 
-    def _transform(self, x: Array) -> Array:
+    def _transform(self, x: Array) -> Any:
         return (x - self.mean_) @ self.components_.T / self.scale_
 
-    def _inverse(self, y: Array) -> Array:
+    def _inverse(self, y: Array) -> Any:
         return y * self.scale_ @ self.components_ + self.mean_
 
 
@@ -312,8 +314,8 @@ class ZCAWhitening(_Whitening):
     def _fit(self, x: Array, dtype: Any) -> dict[str, Any]:
         return self._axes(x, dtype, complete=self.eps > 0)
 
-    def _transform(self, x: Array) -> Array:
+    def _transform(self, x: Array) -> Any:
         return super()._transform(x) @ self.components_
 
-    def _inverse(self, y: Array) -> Array:
+    def _inverse(self, y: Array) -> Any:
         return super()._inverse(y @ self.components_.T)

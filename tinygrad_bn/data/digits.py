@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engine import Array
 
-def load_digits() -> tuple[np.ndarray, np.ndarray]:
+
+def load_digits() -> tuple[Array, Array]:
     """(x, y): 1,797 images of 8x8 pixels as float32 (1797, 64) in [0, 1], and their classes 0..9 as int64 (1797,).
 
     A pixel counts the inked cells of a 4x4 block of the 32x32 scan, divided by 16.

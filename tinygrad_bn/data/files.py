@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import check_path
+from ..engine import Array
 
 
-def load_npz(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def load_npz(path: str | Path) -> tuple[Array, Array]:
     """(x, y) from an .npz file that holds x of shape (n, features) and integer classes y >= 0 of shape (n,).
 
     float32 and float64 x keep their dtype, integers become float32; y becomes int64. No pickles are read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import check_int, check_number, check_size
+from ..engine import Array
 
 SIDE = 12
 FONT = """
@@ -18,13 +19,13 @@ FONT = """
 """
 
 
-def _prototypes() -> np.ndarray:
+def _prototypes() -> Array:
     """The ten digits as arrays (10, 7, 5) of 0 and 1."""
     rows = [line.split() for line in FONT.strip().splitlines()]
     return np.array([[[pixel == "#" for pixel in row[d]] for row in rows] for d in range(10)], dtype=np.float64)
 
 
-def glyphs(n: int, seed: int = 0, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+def glyphs(n: int, seed: int = 0, noise: float = 0.1) -> tuple[Array, Array]:
     """(x, y): n images of 12x12 pixels as float32 (n, 144) in [0, 1], and their classes 0..9 as int64 (n,).
 
     Each is a digit of a 5x7 font, rotated (sd 0.15 rad), sheared (sd 0.2), scaled (sd 12 %) and shifted (sd 0.8
@@ -51,7 +52,7 @@ def glyphs(n: int, seed: int = 0, noise: float = 0.1) -> tuple[np.ndarray, np.nd
     return np.clip(x, 0, 1).reshape(n, SIDE * SIDE).astype(np.float32), y.astype(np.int64)
 
 
-def _sample(fonts: np.ndarray, which: np.ndarray, v: np.ndarray, u: np.ndarray) -> np.ndarray:
+def _sample(fonts: Array, which: Array, v: Array, u: Array) -> Array:
     """fonts[which] at the real-valued places (v, u): bilinear, 0 outside."""
     padded = np.pad(fonts, ((0, 0), (1, 2), (1, 2)))
     v = np.clip(v + 1, 0, padded.shape[1] - 1.001)
@@ -61,4 +62,5 @@ def _sample(fonts: np.ndarray, which: np.ndarray, v: np.ndarray, u: np.ndarray) 
     k = which[:, None, None]
     top = padded[k, i, j] * (1 - b) + padded[k, i, j + 1] * b
     bottom = padded[k, i + 1, j] * (1 - b) + padded[k, i + 1, j + 1] * b
-    return top * (1 - a) + bottom * a
+    image: Array = top * (1 - a) + bottom * a
+    return image

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int
-from ..engine import plain_array
+from ..engine import Array, plain_array
 from ..random import default_generator, generator_from
 
 
@@ -45,7 +45,7 @@ class DataLoader:
         self.arrays, self.batch_size = arrays, check_int("batch_size", batch_size, 1)
         self.shuffle, self.drop_last = check_flag("shuffle", shuffle), check_flag("drop_last", drop_last)
         self._generator = None if seed is None else np.random.default_rng(check_int("seed", seed, 0, None))
-        self._running: tuple[np.ndarray | None, int] = (None, 0)  # the epoch's permutation, and batches yielded in it
+        self._running: tuple[Array | None, int] = (None, 0)  # the epoch's permutation, and batches yielded in it
         self._resume = False
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class DataLoader:
         n = len(self.arrays[0])
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
         order, start = self._running if self._resume else (None, 0)
         self._resume = False
         if self.shuffle and order is None:

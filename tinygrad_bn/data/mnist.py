@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..checks import check_path
+from ..engine import Array
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's mirror
 MNIST_FILES = {  # name: bytes, SHA-256
@@ -46,7 +47,7 @@ PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # HTTP errors that may pass
 
 
-def load_mnist(root: str | os.PathLike[str], train: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def load_mnist(root: str | os.PathLike[str], train: bool = True) -> tuple[Array, Array]:
     """(x, y): images as float32 (n, 1, rows, columns) in [0, 1] (bytes / 255), and their classes as int64 (n,).
 
     root is the folder that holds train-images-idx3-ubyte and train-labels-idx1-ubyte (train=True: 60,000 of MNIST)
@@ -70,7 +71,7 @@ def load_mnist(root: str | os.PathLike[str], train: bool = True) -> tuple[np.nda
     return np.divide(images[:, None], np.float32(255), dtype=np.float32), labels.astype(np.int64)
 
 
-def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+def read_idx(path: str | os.PathLike[str]) -> Array:
     """The uint8 array in an IDX file of unsigned bytes, gzipped (one gzip stream, whatever the name) or not.
 
     No more memory is used than the contents of the file call for: a raw file's size is compared with its header
@@ -269,7 +270,8 @@ class _Redirect(request.HTTPRedirectHandler):
 def _get(url: str, timeout: float, headers: dict[str, str]) -> http.client.HTTPResponse:
     headers = {"User-Agent": "tinygrad_bn", **headers}
     opener = request.build_opener(_Redirect)
-    return _network(opener.open, request.Request(url, headers=headers), timeout=timeout)
+    response: http.client.HTTPResponse = _network(opener.open, request.Request(url, headers=headers), timeout=timeout)
+    return response
 
 
 def _network(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

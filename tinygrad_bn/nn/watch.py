@@ -401,7 +401,7 @@ class Watch:
     def __exit__(self, *error: Any) -> None:
         self.close()
 
-    def __deepcopy__(self, memo: dict) -> Watch:  # a copy of the model holds the hooks of the original
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:  # a copy of the model holds the hooks of the original
         return self
 
     # what was seen

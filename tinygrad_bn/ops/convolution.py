@@ -180,7 +180,7 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
         for_each(lambda p: direct_dx(dy[p], weight, *steps, result[p]), pieces)
         return np.ascontiguousarray(result[:, :, top : top + H, left : left + W])
 
-    def dweight(dy: Array) -> Array:
+    def dweight(dy: Array) -> Any:
         parts = np.zeros((min(PARTS, len(pieces)), *weight.shape))
 
         def backward(k: int) -> None:
@@ -230,7 +230,7 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
 
     for_each(forward, blocks)
 
-    def dx(dy: Array) -> Array:
+    def dx(dy: Array) -> Any:
         result = np.zeros_like(x)
 
         def backward(block: slice) -> None:
@@ -241,7 +241,7 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         for_each(backward, blocks)
         return result
 
-    def dweight(dy: Array) -> Array:
+    def dweight(dy: Array) -> Any:
         parts = np.zeros((min(PARTS, len(blocks)), *w.shape), x.dtype)  # partial sums, then added up in their order
 
         def backward(k: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_input, check_int
-from ..engine import Tensor, differentiable, plain_array
+from ..engine import Array, Tensor, differentiable, plain_array
 from ..jit import contiguous, elementwise, kernel
 from .activation import log_softmax_definition
 
@@ -27,7 +27,7 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
 
 
-def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
+def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
     """The class targets as an int64 vector, each in [0, C) or equal to ignore_index."""
     if not -(2**63) <= check_int("ignore_index", ignore_index, most=None) < 2**63:
         raise ValueError("ignore_index must fit into 64 bits, got a larger int")
@@ -47,7 +47,7 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> np.ndarray:
     if target.shape != x.shape[:1]:
         raise ValueError(f"target must have shape {x.shape[:1]} for input of shape {x.shape}, got {target.shape}")
     given = np.minimum(target, np.uint64(2**63 - 1)) if target.dtype == np.uint64 else target
-    classes = given.astype(np.int64)  # a copy: the backward needs it as it is now
+    classes: Array = given.astype(np.int64)  # a copy: the backward needs it as it is now
     bad = first_bad(classes, x.shape[1], ignore_index)
     if bad >= 0:
         raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target[bad]}")

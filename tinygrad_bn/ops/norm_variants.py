@@ -73,7 +73,7 @@ def ghost_batch_norm(
             f"expected more than 1 value per channel and ghost when training, got input of shape {x.shape} "
             f"with ghost_size={ghost_size}"
         )
-    keep: list = []
+    keep: list[Any] = []
     y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep, parts=parts)
     if m.sum() > 0:
         mean, var = keep[0]
@@ -117,7 +117,7 @@ def batch_renorm(
     check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     check_writable(running_mean=running_mean, running_var=running_var)
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    keep: list = []
+    keep: list[Any] = []
     x_hat = channel_norm(x, None, None, mean=None, var=None, eps=eps, keep=keep)
     mean, var = keep[0][0][0], keep[0][1][0]
     with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
@@ -174,7 +174,7 @@ def decorrelated_batch_norm(
         if m == 0:
             raise ValueError(f"expected more than 1 value per channel when training, got input of shape {x.shape}")
         more_than_one(m, x.shape, "channel", ONE_ROW)
-        keep: list = []
+        keep: list[Any] = []
         x_hat = whiten(rows, eps=eps, method=method, keep=keep)
         mean, matrix = keep[0]
         update(running_mean, mean.reshape(C), momentum)

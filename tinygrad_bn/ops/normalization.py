@@ -320,7 +320,7 @@ def row_backward(x, dy, weight, centered, first, last, mean, rstd, dx, dweight, 
                     dweight[g, j] += t
                     mean_g += s * weight[g, j]
                     mean_g_xhat += t * weight[g, j]
-            mean_g = mean_g / K if centered else 0.0
+            mean_g = mean_g / K if centered else 0.0  # type: ignore[assignment]  # to Numba it is a float64
             slope = r * r * mean_g_xhat / K
             if L == 1:
                 backward_row(d, grad, w, r, mean_g, slope, dx[n, g].reshape(K), dweight[g], dbias[g])
@@ -349,7 +349,7 @@ def affine(x_hat: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
 
 def channel_shape(x: Any) -> tuple[int, ...]:
     """(1, C, 1, ...): a value per channel, ready to broadcast."""
-    return (1, x.shape[1]) + (1,) * (x.ndim - 2)
+    return 1, x.shape[1], *(1,) * (x.ndim - 2)
 
 
 def channel_norm_definition(
@@ -379,7 +379,8 @@ def _affine(value: Any, n: int, default: float, dtype: Any) -> Array:
 
 def _total(parts: Array, dtype: Any) -> Array:
     """The sum over the first axis, in this dtype."""
-    return (parts[0] if len(parts) == 1 else parts.sum(axis=0)).astype(dtype)
+    total: Array = parts[0] if len(parts) == 1 else parts.sum(axis=0)
+    return total.astype(dtype)
 
 
 @differentiable(definition=channel_norm_definition)

@@ -111,7 +111,7 @@ def batch_norm(
     check_writable(running_mean=running_mean, running_var=running_var)
     m = x.size // max(x.shape[1], 1)
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    keep: list = []
+    keep: list[Any] = []
     y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep)
     if m > 0:
         mean, var = keep[0]
@@ -146,7 +146,7 @@ def instance_norm(
         return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
     check_writable(running_mean=running_mean, running_var=running_var)
     more_than_one(L, x.shape, "instance and channel")
-    keep: list = []
+    keep: list[Any] = []
     y = row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, keep=keep)
     if x.size:
         mean, var = keep[0]

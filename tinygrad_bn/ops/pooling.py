@@ -96,9 +96,12 @@ def average(x: Any, *, rows: Array, columns: Array, row_weight: Array, column_we
 
 def check_divisor(divisor: Any) -> int | None:
     """None, or an int other than 0."""
-    if divisor is not None and check_int("divisor_override", divisor) == 0:
+    if divisor is None:
+        return None
+    number = check_int("divisor_override", divisor)
+    if number == 0:
         raise ValueError("divisor_override must not be 0, got 0")
-    return divisor
+    return number
 
 
 def avg_pool2d(

@@ -98,7 +98,7 @@ def getitem(x: Any, *, index: Any) -> Any:
     return y, lambda dy: put(dy, index=index, shape=shape)
 
 
-def _only_slices(parts: tuple) -> bool:
+def _only_slices(parts: tuple[Any, ...]) -> bool:
     return all(isinstance(p, (int, slice, type(None), type(Ellipsis))) for p in parts)
 
 
@@ -167,7 +167,7 @@ def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> 
         check_size("pad_width", before, 0), check_size("pad_width", after, 0)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     if isinstance(x, Tensor):
-        y = OPS["pad"](x, pad_width, value=value)
+        y: Any = OPS["pad"](x, pad_width, value=value)
     else:
         y = np.pad(x, pad_width, constant_values=value)
     return y, lambda dy: dy[inside]

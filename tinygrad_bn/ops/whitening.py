@@ -40,7 +40,7 @@ def _eigh(a: Array) -> tuple[Array, Array]:
 
     Eigenvalues that rounding may have made of 0, or pushed below it, become that rounding, so that roots exist.
     """
-    finite = np.isfinite(a).all(axis=(-2, -1), keepdims=True)
+    finite: Any = np.isfinite(a).all(axis=(-2, -1), keepdims=True)
     values, vectors = np.linalg.eigh(np.where(finite, a, np.eye(a.shape[-1], dtype=a.dtype)))
     rounding = values.max(axis=-1, keepdims=True, initial=0) * a.shape[-1] * np.finfo(a.dtype).eps
     return np.where(finite[..., 0], np.maximum(values, rounding), np.nan), vectors

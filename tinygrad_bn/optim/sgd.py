@@ -115,7 +115,7 @@ class SGD:
         """Change every parameter that has a gradient, in place."""
         steps = []  # everything is checked before anything changes
         for group in self.param_groups:
-            numbers: dict[Any, tuple] = {}
+            numbers: dict[Any, tuple[Any, ...]] = {}
             for p in group["params"]:
                 g, dtype = p.grad, p._data.dtype
                 if g is None:
@@ -132,7 +132,7 @@ class SGD:
             self._step(p, g, settings)
             p._changes[0] += 1
 
-    def _step(self, p: Tensor, g: Array, numbers: tuple) -> None:
+    def _step(self, p: Tensor, g: Array, numbers: tuple[Any, ...]) -> None:
         buffer = self._buffers.get(id(p))
         first = buffer is None
         if buffer is None:
@@ -209,7 +209,7 @@ def _tensors(params: Any) -> list[Any]:
     return [params] if isinstance(params, Tensor) else check_iterable("params", params, "Tensors")
 
 
-def _numbers(group: dict[str, Any], number: Any) -> tuple:
+def _numbers(group: dict[str, Any], number: Any) -> tuple[Any, ...]:
     """lr, momentum, 1 - dampening, weight decay in the parameter's dtype, so that float32 stays float32; nesterov."""
     lr, momentum, decay = (check_number(name, group[name], 0) for name in ("lr", "momentum", "weight_decay"))
     dampening = check_number("dampening", group["dampening"])
