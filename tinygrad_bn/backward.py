@@ -282,10 +282,17 @@ def grad(
     """The gradients of the outputs with respect to the inputs, as a tuple of arrays; no .grad is touched.
 
     outputs, inputs: a Tensor or a sequence of them; inputs may be leaves or computed tensors.
-    grad_outputs: the gradient with respect to each output (default 1, for outputs with one element).
-    retain_graph: keep the graph for another walk. create_graph: return Tensors with a history, for second
-        derivatives; keeps the graph too.
-    allow_unused: give None for an input that the outputs do not depend on, instead of raising.
+    grad_outputs: the gradient with respect to each output; None (default) is 1, for outputs with one element.
+    retain_graph: keep the graph for another walk (default False). create_graph: return Tensors with a history, for
+        second derivatives; keeps the graph too (default False).
+    allow_unused: give None for an input that the outputs do not depend on, instead of raising (default False).
+    Errors: TypeError, ValueError for arguments that do not fit; RuntimeError for an unused input, and as backward().
+
+    >>> x = tb.tensor([3.0], requires_grad=True)
+    >>> (first,) = tb.grad(x**3, x, create_graph=True)  # 3 x^2
+    >>> (second,) = tb.grad(first, x)  # 6 x
+    >>> first.item(), second.item()
+    (27.0, 18.0)
     """
     outputs, inputs = _sequence("outputs", outputs), _sequence("inputs", inputs)
     for name, flag in (("retain_graph", retain_graph), ("create_graph", create_graph), ("allow_unused", allow_unused)):

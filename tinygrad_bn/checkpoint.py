@@ -56,6 +56,10 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
     (".<name>.<random>.tmp", removed on any error; a killed process may leave one behind), forced to the disk, and
     renamed. Errors: TypeError for any other type, naming the place in the tree; ValueError for more than 100 levels
     or a structure that contains itself; OSError from the disk, naming path, the old file being intact.
+
+    >>> tb.save("a.npz", {"weight": tb.tensor([1.0, 2.0]), "epoch": 3})
+    >>> tb.load("a.npz")
+    {'weight': array([1., 2.], dtype=float32), 'epoch': 3}
     """
     path = check_path("path", path)
     arrays: dict[str, Array] = {}
@@ -75,10 +79,14 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """What save() wrote. The arrays are new, writable, and of the dtype they had.
+    """What save() wrote to path. The arrays are new, writable, and of the dtype they had.
 
     Errors: FileNotFoundError; ValueError naming the file for all that is wrong with it, whether by accident (any
     change of the file is found) or by intent: a file from elsewhere can do no more than raise.
+
+    >>> net = nn.Linear(2, 1)
+    >>> tb.save("net.npz", net.state_dict())
+    >>> net.load_state_dict(tb.load("net.npz"))
     """
     path = check_path("path", path)
     if not path.exists():

@@ -157,6 +157,9 @@ class Drawing:
         """Write the file that path's suffix asks for, .svg or .dot; it appears when it is complete, or not at all.
 
         Errors: ValueError for another suffix; FileNotFoundError for a folder that does not exist.
+
+        >>> x = tb.tensor([1.0], requires_grad=True)
+        >>> tb.draw(x * x).save("graph.svg")
         """
         path = check_path("path", path)
         if path.suffix not in (".svg", ".dot"):

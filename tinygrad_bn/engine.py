@@ -70,17 +70,40 @@ class grad_enabled(ContextDecorator):
 
 
 def no_grad() -> grad_enabled:
-    """``with no_grad():`` (or ``@no_grad()``) computes without recording, in the current thread."""
+    """``with no_grad():`` (or ``@no_grad()``) computes without recording, in the current thread.
+
+    Errors: TypeError for a decorated generator, which would run outside of it.
+
+    >>> x = tb.tensor([1.0], requires_grad=True)
+    >>> with tb.no_grad():
+    ...     y = 2 * x
+    >>> y.requires_grad
+    False
+    """
     return grad_enabled(False)
 
 
 def enable_grad() -> grad_enabled:
-    """``with enable_grad():`` records again inside a ``no_grad()``."""
+    """``with enable_grad():`` records again inside a ``no_grad()``.
+
+    Errors: TypeError for a decorated generator, which would run outside of it.
+
+    >>> x = tb.tensor([1.0], requires_grad=True)
+    >>> with tb.no_grad(), tb.enable_grad():
+    ...     y = 2 * x
+    >>> y.requires_grad
+    True
+    """
     return grad_enabled(True)
 
 
 def is_grad_enabled() -> bool:
-    """Whether the current thread records."""
+    """Whether the current thread records: True but inside a ``no_grad()``.
+
+    >>> with tb.no_grad():
+    ...     tb.is_grad_enabled()
+    False
+    """
     return _mode.enabled
 
 
@@ -91,8 +114,20 @@ class Tensor(Operators):
 
     data: the NumPy array. ``t.data = ...`` and the in-place operators count as a change (see ``Node.check``);
         writing into the array itself, ``t.data[0] = 1``, is not seen by the engine.
+    requires_grad: whether operations on this tensor are recorded (default False).
     grad: None, or the gradient that backward() accumulated (a NumPy array; a Tensor after create_graph=True).
-    requires_grad: whether operations on this tensor are recorded.
+
+    Operators: + - * / ** @, unary - and abs(), and x[index], are recorded; the other operand may be a number. Operands
+    broadcast as in NumPy. == != < <= > >= give arrays of booleans. += -= *= /= and x[index] = y change the data in
+    place and are not recorded. len(x) and ``for row in x`` go along the first axis.
+    Errors: TypeError for other data, and where float32 and float64 meet; RuntimeError for an in-place change of a
+    tensor that requires grad, outside of no_grad().
+
+    >>> x = tb.Tensor(np.array([1.0, 2.0, 3.0]), requires_grad=True)
+    >>> y = (x * x).sum()  # 1 + 4 + 9
+    >>> y.backward()
+    >>> y.item(), x.grad  # dy/dx = 2 x
+    (14.0, array([2., 4., 6.]))
     """
 
     __slots__ = ("__weakref__", "_changes", "_data", "_node", "_requires_grad", "grad")
@@ -114,6 +149,15 @@ class Tensor(Operators):
 
     @property
     def data(self) -> Array:
+        """The NumPy array, not a copy. Assigning another one, of the same shape and dtype, counts as a change in place.
+
+        Errors: TypeError for an array of another shape or dtype.
+
+        >>> x = tb.tensor([1.0, 2.0])
+        >>> x.data = x.data * 10
+        >>> x
+        tensor([10., 20.])
+        """
         return self._data
 
     @data.setter
@@ -126,6 +170,15 @@ class Tensor(Operators):
 
     @property
     def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded; may be set on a leaf.
+
+        Errors: TypeError for what is no bool; RuntimeError for switching it off on a computed tensor.
+
+        >>> x = tb.tensor([1.0])
+        >>> x.requires_grad = True
+        >>> (x + 1).requires_grad
+        True
+        """
         return self._requires_grad
 
     @requires_grad.setter
@@ -137,6 +190,11 @@ class Tensor(Operators):
         self._requires_grad = flag
 
     def requires_grad_(self, flag: bool = True) -> Tensor:
+        """Set requires_grad to flag (default True); returns the tensor. Errors: TypeError for what is no bool.
+
+        >>> tb.tensor([1.0]).requires_grad_()
+        tensor([1.], requires_grad=True)
+        """
         if not isinstance(flag, bool):
             raise TypeError(f"flag must be a bool, got {type(flag).__name__}")
         self.requires_grad = flag
@@ -144,27 +202,59 @@ class Tensor(Operators):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The length of each axis.
+
+        >>> tb.tensor([[1, 2, 3], [4, 5, 6]]).shape
+        (2, 3)
+        """
         return self._data.shape
 
     @property
     def ndim(self) -> int:
+        """The number of axes.
+
+        >>> tb.tensor([[1, 2, 3], [4, 5, 6]]).ndim
+        2
+        """
         return self._data.ndim
 
     @property
     def size(self) -> int:
+        """The number of elements (PyTorch's numel()).
+
+        >>> tb.tensor([[1, 2, 3], [4, 5, 6]]).size
+        6
+        """
         return self._data.size
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """NumPy's float32 or float64.
+
+        >>> tb.tensor([1, 2]).dtype, tb.tensor(np.array([0.5])).dtype
+        (dtype('float32'), dtype('float64'))
+        """
         return self._data.dtype
 
     @property
     def is_leaf(self) -> bool:
-        """Whether the tensor was made by the user and not computed by a recorded op."""
+        """Whether the tensor was made by the user and not computed by a recorded op.
+
+        >>> x = tb.tensor([1.0], requires_grad=True)
+        >>> x.is_leaf, (2 * x).is_leaf
+        (True, False)
+        """
         return self._node is None
 
     def numpy(self) -> Array:
-        """The array (shared, not copied). Raises if gradients would be lost: then say t.detach().numpy()."""
+        """The array (shared, not copied).
+
+        Errors: RuntimeError for a tensor that requires grad, because the gradient would be lost: say
+        t.detach().numpy().
+
+        >>> tb.tensor([1.0, 2.0]).numpy()
+        array([1., 2.], dtype=float32)
+        """
         if self._requires_grad:
             raise RuntimeError("numpy() of a tensor that requires grad would lose the graph; use t.detach().numpy()")
         return self._data
@@ -173,19 +263,38 @@ class Tensor(Operators):
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def item(self) -> float:
-        """The value of a tensor with one element, as a Python float."""
+        """The value of a tensor with one element, as a Python float. Errors: ValueError for another number of elements.
+
+        >>> tb.tensor([1.0, 2.0]).sum().item()
+        3.0
+        """
         if self.size != 1:
             raise ValueError(f"item() needs one element, got shape {self.shape}")
         return float(self._data.reshape(())[()])
 
     def detach(self) -> Tensor:
-        """The same array without its history; an in-place change of one is seen by the other."""
+        """The same array without its history; an in-place change of one is seen by the other.
+
+        >>> x = tb.tensor([1.0, 2.0], requires_grad=True)
+        >>> (3 * x).detach()
+        tensor([3., 6.])
+        """
         result = Tensor(self._data)
         result._changes = self._changes
         return result
 
     def retain_grad(self) -> None:
-        """Ask that backward() fills .grad of this computed tensor too."""
+        """Ask that backward() fills .grad of this computed tensor too.
+
+        Errors: RuntimeError for a tensor that does not require grad.
+
+        >>> x = tb.tensor([3.0], requires_grad=True)
+        >>> h = x * x
+        >>> h.retain_grad()
+        >>> (5 * h).sum().backward()
+        >>> h.grad, x.grad  # 5, and 5 times 2 x
+        (array([5.], dtype=float32), array([30.], dtype=float32))
+        """
         if not self._requires_grad:
             raise RuntimeError("retain_grad() needs a tensor that requires grad")
         if self._node is not None:
@@ -194,10 +303,18 @@ class Tensor(Operators):
     def backward(self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
         """Accumulate d self / d leaf into .grad of every leaf that requires grad.
 
-        gradient: the gradient with respect to self, of self's shape and dtype; 1 for a tensor with one element.
+        gradient: the gradient with respect to self, of self's shape and dtype; None (default) is 1, for one element.
         retain_graph: keep the graph for another backward (default: it is freed; create_graph=True keeps it too).
         create_graph: make the gradients Tensors with a history, so that they can be differentiated again. A
             leaf's .grad then leads back to the leaf: such a cycle is freed by zero_grad() or the garbage collector.
+        Errors: RuntimeError for a tensor that nothing was recorded for, a graph that was freed, an array that was
+        changed in place since, and without a gradient for several elements; TypeError, ValueError for another gradient.
+
+        >>> x = tb.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x**2).sum().backward()  # adds 2 x
+        >>> (3 * x).sum().backward()  # adds 3
+        >>> x.grad
+        array([5., 7.], dtype=float32)
         """
         OPS["backward"](self, gradient, retain_graph, create_graph)  # backward.py
 
@@ -316,8 +433,15 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A Tensor with a copy of data.
 
-    float32 and float64 arrays keep their dtype; Python numbers, nested lists of them, integer and boolean arrays
-    become float32 unless dtype (float32 or float64) says otherwise. Anything else raises TypeError.
+    data: numbers, nested lists of them, arrays or Tensors. dtype: float32 or float64; None (default) keeps those two,
+    and makes float32 of Python numbers, lists, integer and boolean arrays. requires_grad: default False.
+    Errors: TypeError for what holds no real numbers, and another dtype; ValueError for rows of different lengths.
+
+    >>> tb.tensor([[1, 2], [3, 4]])
+    tensor([[1., 2.],
+            [3., 4.]])
+    >>> tb.tensor(np.array([0.5]), requires_grad=True)
+    tensor([0.5], dtype=float64, requires_grad=True)
     """
     dtype = None if dtype is None else float_dtype(dtype)
     data = data._data if isinstance(data, Tensor) else data
@@ -459,23 +583,27 @@ def differentiable(rule: Callable[P, Any], *, definition: Callable[..., Any] | N
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
     """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
 
-    The arguments may be tensors; numbers, None, arrays, and keyword-only arguments (after ``*``) are constants and
-    are passed on as they are: a constant array is neither copied nor watched, so leave it alone until backward().
-    The pullback maps dy, an array of the result's shape, to the gradient of the first argument, or to a tuple with
-    one entry per positional argument: an array, None (no gradient), or a function without arguments that computes
-    the array only if that gradient is wanted. Where an argument was broadcast, the engine sums the gradient back to
-    the argument's shape. The arrays returned must be new, dy, or views of dy.
-
+    rule: the function. Its arguments may be tensors; numbers, None, arrays, and keyword-only arguments (after ``*``)
+    are
+        constants and are passed on as they are: a constant array is neither copied nor watched, so leave it alone until
+        backward(). The pullback maps dy, an array of the result's shape, to the gradient of the first argument, or to a
+        tuple with one entry per positional argument: an array, None (no gradient), or a function without arguments that
+        computes the array only if that gradient is wanted. Where an argument was broadcast, the engine sums the
+        gradient back to the argument's shape. The arrays returned must be new, dy, or views of dy.
     definition: the same formula composed of primitives. It takes the same arguments (as tensors) and returns one
-        tensor. It is what create_graph=True differentiates, so a rule made of array kernels needs it; a rule
-        written with operators and NumPy functions that tensors know does not: it is called once more, on tensors.
+        tensor. It is what create_graph=True differentiates, so a rule made of array kernels needs it; a rule written
+        with operators and NumPy functions that tensors know does not (None): it is called once more, on tensors.
 
     Called with arrays alone, the op computes an array and records nothing: rules may call other ops.
-    Raises TypeError where float32 and float64 meet. Example:
+    Errors: TypeError where float32 and float64 meet, for a rule that returns no pair, and for what is not callable.
 
-        @differentiable
-        def cube(x):
-            return x**3, lambda dy: 3 * x**2 * dy
+    >>> @tb.differentiable
+    ... def cube(x):
+    ...     return x**3, lambda dy: 3 * x**2 * dy
+    >>> x = tb.tensor([2.0], requires_grad=True)
+    >>> cube(x).backward()
+    >>> x.grad  # 3 times 2^2
+    array([12.], dtype=float32)
     """
     if definition is not None and not callable(definition):
         raise TypeError(f"definition must be callable or None, got {type(definition).__name__}")

@@ -19,7 +19,17 @@ from .engine import Array, Tensor, enable_grad, no_grad
 
 
 class GradcheckError(AssertionError):
-    """The analytic and the numerical gradient differ; the message says where and by how much."""
+    """The analytic and the numerical gradient differ; the message says where and by how much.
+
+    >>> @tb.differentiable
+    ... def wrong(x):
+    ...     return x**2, lambda dy: x * dy  # the 2 is missing
+    >>> try:
+    ...     tb.gradcheck(wrong, tb.tensor(np.ones(1), requires_grad=True))
+    ... except tb.GradcheckError:
+    ...     print("caught")
+    caught
+    """
 
 
 def _outputs(fn: Callable[..., Any], inputs: Sequence[Any]) -> list[Tensor]:
@@ -84,10 +94,16 @@ def gradcheck(
         numerical = (f(x + eps) - f(x - eps)) / (2 eps),    f(x) = sum(cotangent * fn(x))
 
     fn: takes the inputs, returns a Tensor or a tuple of them; must be deterministic. inputs: a Tensor or a
-    sequence; those that require grad must be float64. The cotangent is drawn from N(0, 1) with seed.
-    Passes where |analytic - numerical| <= atol + rtol |numerical|, and returns True; otherwise raises
-    GradcheckError naming the input, the element, and both values. A value that is not finite fails, and so does an
-    op that writes into one of these inputs, or its pullback into them or into dy.
+    sequence; those that require grad must be float64. eps: default 1e-6. The cotangent is drawn from N(0, 1) with seed
+    (default 0).
+    Passes where |analytic - numerical| <= atol + rtol |numerical| (1e-7 and 1e-5), and returns True.
+    Errors: GradcheckError naming the input, the element, and both values. A value that is not finite fails, and so does
+    an op that writes into one of these inputs, or its pullback into them or into dy. TypeError, ValueError for
+    arguments.
+
+    >>> x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
+    >>> tb.gradcheck(lambda x: x**3, x)
+    True
     """
     _check_settings(fn, eps, atol, rtol, seed)
     inputs, checked = _checked(inputs)
@@ -152,6 +168,11 @@ def gradgradcheck(
     First the gradient with create_graph=True, which comes from the ops' definitions, is compared with the one without,
     and the latter must be linear in the cotangents: a pullback that leaves dy out has consistent second derivatives,
     of another function. Whether the first derivatives are right, gradcheck says.
+    fn, inputs, eps, atol, rtol, seed: as in gradcheck. Errors: as gradcheck, GradcheckError above all.
+
+    >>> x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
+    >>> tb.gradgradcheck(lambda x: x**3, x)
+    True
     """
     _check_settings(fn, eps, atol, rtol, seed)
     inputs, checked = _checked(inputs)

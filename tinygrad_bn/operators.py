@@ -131,57 +131,159 @@ class Operators:
     # elementwise functions
 
     def exp(self) -> Tensor:
+        """e^x, element by element.
+
+        >>> tb.tensor([0.0, 1.0]).exp().data.round(3)
+        array([1.   , 2.718], dtype=float32)
+        """
         return OPS[np.exp](self)
 
     def log(self) -> Tensor:
+        """The natural logarithm, element by element.
+
+        >>> tb.tensor([1.0, np.e]).log()
+        tensor([0., 1.])
+        """
         return OPS[np.log](self)
 
     def sqrt(self) -> Tensor:
+        """The square root, element by element.
+
+        >>> tb.tensor([4.0, 9.0]).sqrt()
+        tensor([2., 3.])
+        """
         return OPS[np.sqrt](self)
 
     def abs(self) -> Tensor:
+        """|x|, element by element.
+
+        >>> tb.tensor([-2.0, 3.0]).abs()
+        tensor([2., 3.])
+        """
         return OPS[np.absolute](self)
 
     def clip(self, min: Any = None, max: Any = None) -> Tensor:
+        """min(max(x, min), max), element by element; None (default) leaves a side open. The gradient passes inside.
+
+        Errors: TypeError for bounds that are no numbers, ValueError for none.
+
+        >>> tb.tensor([-2.0, 0.5, 3.0]).clip(0, 1)
+        tensor([0. , 0.5, 1. ])
+        """
         return OPS[np.clip](self, min, max)
 
     # reductions
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The sum over axis.
+
+        axis: an int, a tuple, or None (default) for all; keepdims keeps them with length 1 (default False).
+        Errors: TypeError, ValueError for another axis or keepdims.
+
+        >>> tb.tensor([[1, 2], [3, 4]]).sum(axis=0)
+        tensor([4., 6.])
+        """
         return OPS[np.sum](self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The mean over axis.
+
+        axis: an int, a tuple, or None (default) for all; keepdims keeps them with length 1 (default False).
+        Errors: TypeError, ValueError for another axis or keepdims.
+
+        >>> tb.tensor([[1, 2], [3, 4]]).mean(axis=1, keepdims=True)
+        tensor([[1.5],
+                [3.5]])
+        """
         return OPS[np.mean](self, axis=axis, keepdims=keepdims)
 
     def var(self, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
-        """The variance with divisor n - ddof; as in NumPy the default is the biased one (PyTorch's is ddof=1)."""
+        """The variance with divisor n - ddof; as in NumPy the default is the biased one (PyTorch's is ddof=1).
+
+        axis: an int, a tuple, or None (default) for all; keepdims keeps them with length 1 (default False).
+        Errors: TypeError, ValueError for another axis, ddof or keepdims.
+
+        >>> x = tb.tensor([1.0, 3.0])
+        >>> x.var().item(), x.var(ddof=1).item()  # (1 + 1) / 2, and (1 + 1) / 1
+        (1.0, 2.0)
+        """
         return OPS[np.var](self, axis=axis, ddof=ddof, keepdims=keepdims)
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The largest over axis; equal ones share the gradient evenly.
+
+        axis: an int, a tuple, or None (default) for all; keepdims keeps them with length 1 (default False).
+        Errors: TypeError, ValueError for another axis or keepdims, and where there are no elements.
+
+        >>> tb.tensor([[1, 2], [4, 3]]).max(axis=1)
+        tensor([2., 4.])
+        """
         return OPS[np.max](self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The smallest over axis; equal ones share the gradient evenly.
+
+        axis: an int, a tuple, or None (default) for all; keepdims keeps them with length 1 (default False).
+        Errors: TypeError, ValueError for another axis or keepdims, and where there are no elements.
+
+        >>> tb.tensor([[1, 2], [4, 3]]).min(axis=1)
+        tensor([1., 3.])
+        """
         return OPS[np.min](self, axis=axis, keepdims=keepdims)
 
     # shape and indexing
 
     def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in C order under another shape, ints or one tuple; one may be -1. May share memory.
+
+        Errors: ValueError for a shape of another number of elements.
+
+        >>> tb.tensor([1, 2, 3, 4]).reshape(2, -1)
+        tensor([[1., 2.],
+                [3., 4.]])
+        """
         return OPS[np.reshape](self, shape[0] if len(shape) == 1 else shape)
 
     def transpose(self, *axes: Any) -> Tensor:
+        """The axes in the order given, ints or one tuple, or reversed if none are. Shares memory.
+
+        Errors: ValueError where axes does not name each axis once.
+
+        >>> tb.tensor(np.zeros((2, 3, 4))).transpose(0, 2, 1).shape
+        (2, 4, 3)
+        """
         if len(axes) <= 1:
             return OPS[np.transpose](self, *axes)
         return OPS[np.transpose](self, axes)
 
     @property
     def T(self) -> Tensor:
+        """All axes in reverse order. Shares memory.
+
+        >>> tb.tensor([[1, 2, 3]]).T
+        tensor([[1.],
+                [2.],
+                [3.]])
+        """
         return OPS[np.transpose](self)
 
     def swapaxes(self, axis1: int, axis2: int) -> Tensor:
+        """The axes axis1 and axis2 exchanged. Shares memory. Errors: TypeError, ValueError for what is no axis.
+
+        >>> tb.tensor(np.zeros((2, 3, 4))).swapaxes(0, 2).shape
+        (4, 3, 2)
+        """
         return OPS[np.swapaxes](self, axis1, axis2)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-        """Flatten the axes start_dim .. end_dim into one (PyTorch's arguments); may share memory."""
+        """Flatten the axes start_dim .. end_dim into one (PyTorch's arguments); may share memory.
+
+        start_dim: default 0. end_dim: the last one to flatten (default -1). Errors: TypeError, ValueError for what is
+        no axis.
+
+        >>> tb.tensor(np.zeros((2, 3, 4))).flatten(1).shape
+        (2, 12)
+        """
         return OPS["flatten"](self, start_dim, end_dim)
 
     def __getitem__(self, index: Any) -> Tensor:

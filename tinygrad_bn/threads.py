@@ -48,13 +48,26 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def set_num_threads(n: int) -> None:
-    """How many threads work on a large array, the calling one included."""
+    """How many threads, n >= 1, work on a large array, the calling one included. The result has the same bits with any.
+
+    Errors: TypeError, ValueError for what is not an int >= 1.
+
+    >>> before = tb.get_num_threads()
+    >>> tb.set_num_threads(1)  # everything in the calling thread
+    >>> tb.get_num_threads()
+    1
+    >>> tb.set_num_threads(before)
+    """
     global _threads, _pool
     _threads, _pool = check_int("n", n, 1), None
 
 
 def get_num_threads() -> int:
-    """How many threads work on a large array: by default the processors that this process may use."""
+    """How many threads work on a large array: by default the processors that this process may use.
+
+    >>> tb.get_num_threads() >= 1
+    True
+    """
     return _threads
 
 

@@ -82,7 +82,11 @@ def power(a: Any, b: Any) -> Any:
 @implements(np.exp)
 @differentiable
 def exp(x: Any) -> Any:
-    """e^x;  dx = y dy"""
+    """e^x;  dx = y dy
+
+    >>> tb.exp(tb.tensor([0.0, 1.0])).data.round(3)
+    array([1.   , 2.718], dtype=float32)
+    """
     y = np.exp(x)
     return y, lambda dy: dy * y
 
@@ -90,14 +94,27 @@ def exp(x: Any) -> Any:
 @implements(np.log)
 @differentiable
 def log(x: Any) -> Any:
-    """The natural logarithm;  dx = dy / x"""
+    """The natural logarithm;  dx = dy / x
+
+    >>> x = tb.tensor([1.0, 4.0], requires_grad=True)
+    >>> tb.log(x).sum().backward()
+    >>> x.grad  # 1 / x
+    array([1.  , 0.25], dtype=float32)
+    """
     return np.log(x), lambda dy: dy / x
 
 
 @implements(np.sqrt)
 @differentiable
 def sqrt(x: Any) -> Any:
-    """The square root;  dx = dy / (2 y)"""
+    """The square root;  dx = dy / (2 y)
+
+    >>> x = tb.tensor([4.0, 16.0], requires_grad=True)
+    >>> y = tb.sqrt(x)
+    >>> y.sum().backward()
+    >>> y.data, x.grad  # 1 / (2 y)
+    (array([2., 4.], dtype=float32), array([0.25 , 0.125], dtype=float32))
+    """
     y = np.sqrt(x)
     return y, lambda dy: dy / (2 * y)
 
@@ -113,14 +130,27 @@ def tanh(x: Any) -> Any:
 @implements(np.absolute)
 @differentiable
 def absolute(x: Any) -> Any:
-    """|x|;  dx = sign(x) dy, 0 at 0"""
+    """|x|;  dx = sign(x) dy, 0 at 0
+
+    >>> x = tb.tensor([-2.0, 0.0, 3.0], requires_grad=True)
+    >>> tb.absolute(x).sum().backward()
+    >>> x.grad
+    array([-1.,  0.,  1.], dtype=float32)
+    """
     return abs(x), lambda dy: dy * np.sign(x)
 
 
 @implements(np.maximum)
 @differentiable
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of a and b (NaN if either is); where they are equal each gets half of the gradient."""
+    """The larger of a and b (NaN if either is); where they are equal each gets half of the gradient.
+
+    >>> a = tb.tensor([1.0, 5.0, 3.0], requires_grad=True)
+    >>> y = tb.maximum(a, 3.0)
+    >>> y.sum().backward()
+    >>> y.data, a.grad
+    (array([3., 5., 3.], dtype=float32), array([0. , 1. , 0.5], dtype=float32))
+    """
     y = np.maximum(a, b)
     return y, lambda dy: (
         lambda: np.where(a == b, dy * 0.5, np.where(a < b, 0, dy)),
@@ -131,7 +161,14 @@ def maximum(a: Any, b: Any) -> Any:
 @implements(np.minimum)
 @differentiable
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of a and b (NaN if either is); where they are equal each gets half of the gradient."""
+    """The smaller of a and b (NaN if either is); where they are equal each gets half of the gradient.
+
+    >>> a = tb.tensor([1.0, 5.0, 3.0], requires_grad=True)
+    >>> y = tb.minimum(a, 3.0)
+    >>> y.sum().backward()
+    >>> y.data, a.grad
+    (array([1., 3., 3.], dtype=float32), array([1. , 0. , 0.5], dtype=float32))
+    """
     y = np.minimum(a, b)
     return y, lambda dy: (
         lambda: np.where(a == b, dy * 0.5, np.where(a > b, 0, dy)),
@@ -142,7 +179,14 @@ def minimum(a: Any, b: Any) -> Any:
 @implements(np.where)
 @differentiable
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """a where condition (a boolean array) holds, b elsewhere."""
+    """a where condition (a boolean array) holds, b elsewhere.
+
+    Errors: TypeError for another condition; x > 0 of a Tensor is one.
+
+    >>> x = tb.tensor([-1.0, 2.0])
+    >>> tb.where(x > 0, x, 10 * x)
+    tensor([-10.,   2.])
+    """
     if isinstance(condition, Tensor) or as_array(condition).dtype.kind != "b":
         raise TypeError(f"condition must be a boolean array, got {getattr(condition, 'dtype', type(condition))}")
     return np.where(condition, a, b), lambda dy: (
@@ -155,7 +199,13 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 @implements(np.clip)
 @differentiable
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
-    """min(max(x, min), max) for numbers min and max; the gradient passes where min <= x <= max (and where x is NaN)."""
+    """min(max(x, min), max) for numbers min and max; the gradient passes where min <= x <= max (and where x is NaN).
+
+    None (default) leaves a side open. Errors: TypeError for bounds that are no numbers, ValueError for none.
+
+    >>> tb.clip(tb.tensor([-2.0, 0.5, 3.0]), 0, 1)
+    tensor([0. , 0.5, 1. ])
+    """
     for name, bound in (("min", min), ("max", max)):
         if bound is not None and not isinstance(bound, (int, float)):
             raise TypeError(f"{name} must be a number or None, got {type(bound).__name__}")

@@ -20,8 +20,13 @@ from ..operators import implements
 def matmul(a: Any, b: Any) -> Any:
     """Y = A B;  dA = dY B^T,  dB = A^T dY
 
-    A vector on the left is a row, on the right a column, and its axis does not appear in the result. Leading axes
-    are a stack of matrices and broadcast.
+    a, b: (..., n, k) and (..., k, m). A vector on the left is a row, on the right a column, and its axis does not
+    appear in the result. Leading axes are a stack of matrices and broadcast.
+    Errors: TypeError for what is no Tensor or array; ValueError for shapes that do not fit.
+
+    >>> a = tb.tensor([[1, 2], [3, 4]])
+    >>> tb.matmul(a, tb.tensor([1.0, 10.0]))  # 1 + 20, 3 + 40
+    tensor([21., 43.])
     """
     for name, value in (("a", a), ("b", b)):
         if not isinstance(value, (Tensor, np.ndarray)):
@@ -79,6 +84,11 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """Y = X W^T + b;  dX = dY W,  dW = dY^T X,  db = sum of dY over the samples
 
     x: (..., in_features), weight: (out_features, in_features), bias: (out_features,) or None.
+    Errors: ValueError for shapes that do not fit, TypeError for dtypes. Source: torch.nn.functional.linear.
+
+    >>> x, weight, bias = tb.tensor([[1, 2]]), tb.tensor([[1, 0], [0, 1], [1, 1]]), tb.tensor([0, 0, 10])
+    >>> F.linear(x, weight, bias)
+    tensor([[ 1.,  2., 13.]])
     """
     check_input(x)
     if not isinstance(weight, (Tensor, np.ndarray)):

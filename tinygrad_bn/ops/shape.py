@@ -74,7 +74,15 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 @implements(np.broadcast_to)
 @differentiable
 def broadcast_to(x: Any, shape: Any) -> Any:
-    """x repeated along new and length-1 axes; the engine sums the gradient back."""
+    """x repeated along new and length-1 axes; the engine sums the gradient back.
+
+    shape: a tuple of ints. Errors: ValueError for a shape that x does not broadcast to, TypeError for what is no shape.
+
+    >>> x = tb.tensor([1.0, 2.0], requires_grad=True)
+    >>> tb.broadcast_to(x, (3, 2)).sum().backward()
+    >>> x.grad  # each was used three times
+    array([3., 3.], dtype=float32)
+    """
     shape = tuple(check_size("shape", n, 0) for n in (shape if isinstance(shape, (tuple, list)) else (shape,)))
     try:
         y = np.broadcast_to(x, shape)
@@ -129,7 +137,14 @@ def _concatenate(*arrays: Any, axis: int) -> Any:
 
 @implements(np.concatenate)
 def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays joined along an axis that they have."""
+    """Arrays joined along an axis that they have.
+
+    arrays: a sequence of Tensors or arrays of one shape but for this axis. axis: default 0.
+    Errors: TypeError for what is no sequence of these; ValueError for none, and for shapes or an axis that do not fit.
+
+    >>> tb.concatenate([tb.tensor([[1, 2]]), tb.tensor([[3, 4]])], axis=1)
+    tensor([[1., 2., 3., 4.]])
+    """
     arrays, axis = check_tensors("arrays", arrays), check_int("axis", axis)
     if not arrays:
         raise ValueError("arrays must hold at least one tensor, got none")
@@ -143,7 +158,15 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
 
 @implements(np.stack)
 def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays of one shape joined along a new axis."""
+    """Arrays of one shape joined along a new axis.
+
+    arrays: a sequence of Tensors or arrays. axis: where the new one comes in the result (default 0).
+    Errors: TypeError for what is no sequence of these; ValueError for none, and for shapes or an axis that do not fit.
+
+    >>> tb.stack([tb.tensor([1, 2]), tb.tensor([3, 4])])
+    tensor([[1., 2.],
+            [3., 4.]])
+    """
     arrays, axis = check_tensors("arrays", arrays), check_int("axis", axis)
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"arrays must have one shape, got {sorted({a.shape for a in arrays})}")
@@ -156,7 +179,13 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
 @implements("pad")
 @differentiable
 def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
-    """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad."""
+    """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad.
+
+    value: a number (default 0). Errors: TypeError, ValueError for what is not a pair per axis or no number.
+
+    >>> tb.pad(tb.tensor([1.0, 2.0]), [(1, 2)])
+    tensor([0., 1., 2., 0., 0.])
+    """
     if not isinstance(pad_width, (list, tuple)) or not all(isinstance(p, (list, tuple)) for p in pad_width):
         raise TypeError(f"pad_width must be a sequence of pairs of ints, got {pad_width!r}")
     if len(pad_width) != x.ndim or any(len(p) != 2 for p in pad_width):
