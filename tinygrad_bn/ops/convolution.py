@@ -302,6 +302,11 @@ def conv2d(
     parts, each output channel sees its own part only.
     Returns (N, O, P, Q), P = floor((H + 2 padding - dilation (I - 1) - 1) / stride) + 1, Q alike.
     Errors: ValueError for shapes that do not fit, TypeError for dtypes. Source: torch.nn.functional.conv2d.
+
+    >>> x = tb.tensor([[[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
+    >>> F.conv2d(x, tb.tensor([[[[1, 0], [0, 1]]]]))  # each element plus the one below on the right
+    tensor([[[ 6.,  8.],
+             [12., 14.]]])
     """
     check_images(x)
     if not isinstance(weight, (Tensor, np.ndarray)):

@@ -130,10 +130,17 @@ def _cross_entropy(x: Any, target: Any, ignore_index: int, reduction: str) -> An
 def cross_entropy(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """-log softmax(x)[target], averaged over the samples whose target is not ignore_index.
 
-    x: logits (N, C); target: integer array (N,) of classes in [0, C).
+    x: logits (N, C); target: integer array (N,) of classes in [0, C). ignore_index: default -100.
+    reduction: "mean" (default), "sum", or "none" for the loss of each sample.
     dx = (softmax(x) - onehot(target)) dy / N. Softmax and logarithm are one kernel, so large logits are safe.
     Errors: TypeError for targets that are not integers, ValueError for classes out of range. No sample left
-    gives NaN for "mean", as in PyTorch.
+    gives NaN for "mean", as in PyTorch. Source: torch.nn.functional.cross_entropy.
+
+    >>> x = tb.tensor(np.zeros((1, 4)), requires_grad=True)  # four classes, all alike
+    >>> loss = F.cross_entropy(x, np.array([2]))
+    >>> loss.backward()
+    >>> round(loss.item(), 4), x.grad  # log 4, and 1/4 - onehot
+    (1.3863, array([[ 0.25,  0.25, -0.75,  0.25]]))
     """
     check_reduction(reduction)
     target = check_classes(x, target, ignore_index)
@@ -141,7 +148,14 @@ def cross_entropy(x: Any, target: Any, *, ignore_index: int = -100, reduction: s
 
 
 def nll_loss(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
-    """-x[n, target[n]] for log-probabilities x (N, C), reduced as in cross_entropy."""
+    """-x[n, target[n]] for log-probabilities x (N, C), reduced as in cross_entropy.
+
+    target: integer array (N,). ignore_index (default -100), reduction (default "mean") and Errors: as cross_entropy.
+    Source: torch.nn.functional.nll_loss.
+
+    >>> F.nll_loss(tb.tensor([[-1.0, -2.0], [-3.0, -4.0]]), np.array([0, 1]))  # (1 + 4) / 2
+    tensor(2.5)
+    """
     check_reduction(reduction)
     target = check_classes(x, target, ignore_index)
     kept = target != ignore_index
@@ -167,7 +181,14 @@ def _same_shape(x: Any, target: Any) -> Any:
 
 
 def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
-    """(x - target)^2, averaged over all elements. target: same shape and dtype; nothing is broadcast."""
+    """(x - target)^2, averaged over all elements. target: same shape and dtype; nothing is broadcast.
+
+    reduction: "mean" (default), "sum", or "none" for each element. Source: torch.nn.functional.mse_loss.
+    Errors: ValueError for another shape or reduction, TypeError for another dtype.
+
+    >>> F.mse_loss(tb.tensor([1.0, 2.0]), tb.tensor([1.0, 4.0]))  # (0 + 4) / 2
+    tensor(2.)
+    """
     check_reduction(reduction)
     difference = x - _same_shape(x, target)
     return _reduce(difference * difference, reduction)
@@ -177,7 +198,15 @@ def binary_cross_entropy_with_logits(x: Any, target: Any, *, reduction: str = "m
     """-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)), averaged over all elements.
 
     Computed as max(x, 0) - x t + log(1 + exp(-|x|)), which never overflows; dx = (sigmoid(x) - t) dy / n.
-    target: probabilities in [0, 1], of x's shape and dtype.
+    target: probabilities in [0, 1], of x's shape and dtype. reduction: "mean" (default), "sum", or "none".
+    Errors: ValueError for another shape or reduction, TypeError for another dtype.
+    Source: torch.nn.functional.binary_cross_entropy_with_logits.
+
+    >>> x = tb.tensor([0.0], requires_grad=True)
+    >>> loss = F.binary_cross_entropy_with_logits(x, tb.tensor([1.0]))
+    >>> loss.backward()
+    >>> round(loss.item(), 4), x.grad.item()  # log 2, and sigmoid(0) - 1
+    (0.6931, -0.5)
     """
     check_reduction(reduction)
     target = _same_shape(x, target)

@@ -56,7 +56,13 @@ def ghost_batch_norm(
     x_hat = (x - mean_ghost) / sqrt(var_ghost + eps). Where ghost_size does not divide N the last ghost is smaller; a
     single value left over joins the ghost before. The running statistics move towards the averages of the ghosts'
     means and unbiased variances, each ghost counting with its number of samples. In eval mode: batch_norm.
+    x, running_mean, running_var, weight, bias (the last four (C,) or None), training, momentum: as in batch_norm.
+    Errors: as batch_norm; ValueError for ghost_size < 1, or 1 where each sample has one value per channel.
     Source: Hoffer, Hubara & Soudry 2017, algorithm 1 (which moves the running statistics once per ghost).
+
+    >>> x = tb.tensor([[1.0], [3.0], [0.0], [20.0]])
+    >>> F.ghost_batch_norm(x, 2, training=True, eps=0.0).data.ravel()  # each pair for itself
+    array([-1.,  1., -1.,  1.], dtype=float32)
     """
     ghost_size = check_int("ghost_size", ghost_size, 1)
     if not check_flag("training", training):
@@ -103,7 +109,13 @@ def batch_renorm(
     constants for the gradient. r_max = 1 and d_max = 0 is batch norm; where nothing is clipped x_hat is
     (x - mean) / sigma, as in eval mode. Source: Ioffe 2017, algorithm 1; the paper keeps a running sigma, here it is
     the variance, unbiased as batch norm's, so that the state of one loads into the other.
+    x, running_mean, running_var (both needed), weight, bias ((C,) or None), training, momentum: as in batch_norm.
     Errors: as batch_norm; ValueError for r_max < 1 or d_max < 0.
+
+    >>> x, mean, var = tb.tensor([[1.0], [3.0]]), np.zeros(1, np.float32), np.ones(1, np.float32)
+    >>> F.batch_renorm(x, mean, var, training=True, eps=0.0)  # sigma_B = 1, so r = 1; mean_B = 2, so d = 2
+    tensor([[1.],
+            [3.]])
     """
     check_number("r_max", r_max, 1)
     check_number("d_max", d_max, 0)
@@ -148,13 +160,21 @@ def decorrelated_batch_norm(
 
         Sigma = (1 / m) sum (x - mean) (x - mean)^T + eps 1 over batch and positions
 
-    x: (N, C, ...). group_size: how many channels are whitened together (default all C; it must divide C). method:
-    "zca", W = Sigma^(-1/2), or "pca", whose axes may swap from batch to batch (see ops/whitening.py).
+    x: (N, C, ...). group_size: how many channels are whitened together (None, the default, is all C; it must divide C).
+    method: "zca", W = Sigma^(-1/2), or "pca", whose axes may swap from batch to batch (see ops/whitening.py).
     The output's covariance is the identity up to eps where a group has fewer channels than the batch has values; with
     fewer values Sigma has only eps in the missing directions. running_mean (C,) and running_matrix
-    (C / group_size, group_size, group_size): moving averages of mean and W, used in eval mode.
+    (C / group_size, group_size, group_size), or None: moving averages of mean and W, used in eval mode.
+    weight, bias ((C,) or None), training, momentum: as in batch_norm.
     Errors: as batch_norm; ValueError for a group_size that does not divide C, another method, or an empty batch in
     training. Source: Huang et al. 2018, algorithms 1 and 2.
+
+    >>> x = tb.tensor([[1.0, 1.0], [-1.0, -1.0], [2.0, -2.0], [-2.0, 2.0]])
+    >>> F.decorrelated_batch_norm(x, training=True, eps=0.0).data.round(3)  # variance 1 along (1, 1), 4 across
+    array([[ 1.,  1.],
+           [-1., -1.],
+           [ 1., -1.],
+           [-1.,  1.]], dtype=float32)
     """
     check_rank(x, 2)
     eps, C = check_eps(eps), x.shape[1]

@@ -99,6 +99,14 @@ def batch_norm(
     training=False: the running statistics are used, as constants.
     Errors: ValueError for one value per channel in training, wrong shapes or eps < 0; TypeError for dtypes.
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
+
+    >>> x = tb.tensor([[1.0, 0.0], [3.0, 20.0]])
+    >>> mean, var = np.zeros(2, np.float32), np.ones(2, np.float32)
+    >>> F.batch_norm(x, mean, var, training=True, eps=0.0)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    >>> mean  # 0.9 times 0 + 0.1 times (2, 10)
+    array([0.2, 1. ], dtype=float32)
     """
     check_rank(x, 2)
     eps = check_eps(eps)
@@ -130,11 +138,16 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """Normalize each channel of each sample over its positions.
+    """Normalize each channel of each sample over its positions: y = weight (x - mean) / sqrt(var + eps) + bias.
 
     x: (N, C, L ...). weight, bias, running_mean, running_var: (C,) or None. The running statistics, where given,
-    track the batch average of the instances' means and unbiased variances. use_input_stats=False uses them instead.
+    track the batch average of the instances' means and unbiased variances, with momentum (default 0.1).
+    use_input_stats=False uses them instead. eps: default 1e-5.
     Errors: as batch_norm. Source: Ulyanov, Vedaldi & Lempitsky 2016.
+
+    >>> F.instance_norm(tb.tensor([[[1.0, 3.0], [0.0, 20.0]]]), eps=0.0)  # one sample, two channels
+    tensor([[[-1.,  1.],
+             [-1.,  1.]]])
     """
     check_rank(x, 3)
     eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
@@ -159,7 +172,10 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     """Normalize groups of C / num_groups channels of each sample, over those channels and all positions.
 
     x: (N, C, ...). weight, bias: (C,) or None. num_groups=1 is layer norm over (C, ...), num_groups=C instance norm.
-    Errors: ValueError where num_groups does not divide C. Source: Wu & He 2018.
+    eps: default 1e-5. Errors: ValueError where num_groups does not divide C, and as batch_norm. Source: Wu & He 2018.
+
+    >>> F.group_norm(tb.tensor([[1.0, 3.0, 0.0, 20.0]]), 2, eps=0.0)  # one sample, channels 0-1 and 2-3
+    tensor([[-1.,  1., -1.,  1.]])
     """
     check_rank(x, 2)
     eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
@@ -188,8 +204,13 @@ def _check_normalized_shape(x: Any, normalized_shape: Any) -> tuple[int, ...]:
 def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """Normalize each sample over the trailing axes: y = weight (x - mean) / sqrt(var + eps) + bias.
 
-    normalized_shape: the trailing axes of x, an int or a tuple; weight, bias: of that shape, or None.
-    Source: Ba, Kiros & Hinton 2016.
+    normalized_shape: the trailing axes of x, an int or a tuple; weight, bias: of that shape, or None. eps: default
+    1e-5.
+    Errors: ValueError for shapes that do not fit or eps < 0; TypeError for dtypes. Source: Ba, Kiros & Hinton 2016.
+
+    >>> F.layer_norm(tb.tensor([[1.0, 3.0], [0.0, 20.0]]), 2, eps=0.0)
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
     """
     check_rank(x, 1)
     eps, shape = check_eps(eps), _check_normalized_shape(x, normalized_shape)
@@ -201,7 +222,12 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
 def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
     """y = weight x / sqrt(mean(x^2) + eps) over the trailing axes; no centering, no bias.
 
-    eps=None is the machine epsilon of x's dtype, as in PyTorch. Source: Zhang & Sennrich 2019.
+    normalized_shape: the trailing axes of x, an int or a tuple; weight: of that shape, or None.
+    eps=None (default) is the machine epsilon of x's dtype, as in PyTorch. Source: Zhang & Sennrich 2019.
+    Errors: ValueError for shapes that do not fit or eps < 0; TypeError for dtypes.
+
+    >>> F.rms_norm(tb.tensor([[1.0, 7.0]]), 2, eps=0.0)  # mean(x^2) = (1 + 49) / 2 = 5^2
+    tensor([[0.2, 1.4]])
     """
     check_rank(x, 1)
     eps = float(np.finfo(x.dtype).eps) if eps is None else check_eps(eps)
