@@ -131,6 +131,11 @@ class Drawing:
     """What draw() returns. ``.svg`` and ``.dot`` are text; a notebook shows it by itself.
 
     boxes, edges: what is drawn, as tuples; edges refer to boxes by their positions in the list.
+
+    >>> x = tb.tensor([1.0, 2.0], requires_grad=True)
+    >>> picture = tb.draw(x * x)
+    >>> [(box.kind, box.name) for box in picture.boxes]
+    [('op', 'multiply'), ('leaf', 'leaf')]
     """
 
     def __init__(self, boxes: list[Box], edges: list[Edge]) -> None:
@@ -138,12 +143,22 @@ class Drawing:
 
     @cached_property
     def svg(self) -> str:
-        """The picture, for light and dark backgrounds (it follows prefers-color-scheme)."""
+        """The picture, for light and dark backgrounds (it follows prefers-color-scheme).
+
+        >>> x = tb.tensor([1.0, 2.0], requires_grad=True)
+        >>> tb.draw(x * x).svg.startswith("<svg")
+        True
+        """
         return _svg(self.boxes, self.edges)
 
     @cached_property
     def dot(self) -> str:
-        """The graph in the language of Graphviz, for whoever has its programs: ``dot -Tpdf graph.dot``."""
+        """The graph in the language of Graphviz, for whoever has its programs: ``dot -Tpdf graph.dot``.
+
+        >>> x = tb.tensor([1.0, 2.0], requires_grad=True)
+        >>> print(tb.draw(x.sum()).dot.splitlines()[-2])
+          n1 -> n0;
+        """
         fills = {"op": "#e3effa", "leaf": "#fdf1dc", "constant": "#f3f3f3"}
         lines = ["digraph tape {"]
         for i, box in enumerate(self.boxes):

@@ -46,7 +46,13 @@ class _Scaler:
 
     @one_thread
     def fit(self: Self, X: Array) -> Self:
-        """Learn from X (n, features); returns self. Fitting again forgets the earlier data."""
+        """Learn from X (n, features); returns self. Fitting again forgets the earlier data.
+
+        Errors: TypeError, ValueError for another X, for too few rows, and values above 1e100; nothing has changed then.
+
+        >>> tb.preprocessing.StandardScaler().fit(np.array([[1.0], [3.0]])).mean_
+        array([2.])
+        """
         x = _checked(X)
         if len(x) < self._least_rows or x.shape[1] == 0:
             raise ValueError(f"X must have {self._least_rows} or more rows and a feature to fit, got shape {x.shape}")
@@ -57,18 +63,35 @@ class _Scaler:
 
     @one_thread
     def transform(self, X: Array) -> Array:
-        """The learned map applied to every row of X (n, features); n may be 0."""
+        """The learned map applied to every row of X (n, features); n may be 0.
+
+        Errors: TypeError, ValueError for another X, and before fit.
+
+        >>> scaler = tb.preprocessing.StandardScaler().fit(np.array([[1.0], [3.0]]))
+        >>> scaler.transform(np.array([[5.0]]))  # (5 - 2) / 1
+        array([[3.]])
+        """
         y: Array = self._transform(_checked(X, self._width()))
         return y.astype(_output_dtype(X), copy=False)
 
     @one_thread
     def inverse_transform(self, X: Array) -> Array:
-        """The data whose transform is X."""
+        """The data whose transform is X. Errors: TypeError, ValueError for another X, and before fit.
+
+        >>> scaler = tb.preprocessing.StandardScaler().fit(np.array([[1.0], [3.0]]))
+        >>> scaler.inverse_transform(np.array([[3.0]]))
+        array([[5.]])
+        """
         x: Array = self._inverse(_checked(X, self._width(inverse=True)))
         return x.astype(_output_dtype(X), copy=False)
 
     def fit_transform(self, X: Array) -> Array:
-        """fit(X), then transform(X)."""
+        """fit(X), then transform(X), and their Errors.
+
+        >>> tb.preprocessing.StandardScaler().fit_transform(np.array([[1.0], [3.0]]))
+        array([[-1.],
+               [ 1.]])
+        """
         return self.fit(X).transform(X)
 
     def _width(self, inverse: bool = False) -> int:
@@ -135,6 +158,12 @@ class StandardScaler(_Scaler):
     rounding makes of a constant, var_ <= n EPS var_ + (n EPS mean_)^2 (Chan, Golub & LeVeque 1983), counts as
     constant: its scale_ is 1, so that it becomes 0 and not 0 / 0.
     Attributes: mean_, var_, scale_ (features,), None where not used; n_samples_seen_, n_features_in_.
+
+    Errors: TypeError for flags that are no bools. Source: sklearn.preprocessing.StandardScaler.
+
+    >>> tb.preprocessing.StandardScaler().fit_transform(np.array([[1.0, 7.0], [3.0, 7.0]]))
+    array([[-1.,  0.],
+           [ 1.,  0.]])
     """
 
     def __init__(self, *, with_mean: bool = True, with_std: bool = True) -> None:
@@ -158,6 +187,14 @@ class MinMaxScaler(_Scaler):
     feature (range below 10 EPS) is divided by 1 and becomes low.
     Attributes: data_min_, data_max_, data_range_; scale_ and min_, with which y = x scale_ + min_ (features,);
     n_samples_seen_, n_features_in_. Errors: ValueError unless low < high.
+
+    Source: sklearn.preprocessing.MinMaxScaler.
+
+    >>> scaler = tb.preprocessing.MinMaxScaler().fit(np.array([[10.0], [20.0]]))
+    >>> scaler.transform(np.array([[10.0], [15.0], [30.0]]))  # new data may lie outside
+    array([[0. ],
+           [0.5],
+           [2. ]])
     """
 
     def __init__(self, feature_range: tuple[float, float] = (0, 1), *, clip: bool = False) -> None:
@@ -186,6 +223,13 @@ class MaxAbsScaler(_Scaler):
     """Into [-1, 1], zeros stay zeros:  y = x / scale_,  scale_ = max_abs_ = max |x|,  1 where that is below 10 EPS.
 
     Attributes: max_abs_, scale_ (features,); n_samples_seen_, n_features_in_.
+
+    Source: sklearn.preprocessing.MaxAbsScaler.
+
+    >>> tb.preprocessing.MaxAbsScaler().fit_transform(np.array([[-4.0], [0.0], [2.0]]))
+    array([[-1. ],
+           [ 0. ],
+           [ 0.5]])
     """
 
     def _fit(self, x: Array, dtype: Any) -> dict[str, Any]:
@@ -202,6 +246,12 @@ class RobustScaler(_Scaler):
     quantiles (range below 10 EPS) is divided by 1, also if it varies outside.
     Attributes: center_, scale_ (features,), None where not used; n_features_in_.
     Errors: ValueError unless 0 <= low < high <= 100.
+
+    Source: sklearn.preprocessing.RobustScaler.
+
+    >>> x = np.array([[1.0], [2.0], [3.0], [4.0], [1000.0]])  # the median is 3, the quartiles are 2 and 4
+    >>> tb.preprocessing.RobustScaler().fit_transform(x).ravel()
+    array([ -1. ,  -0.5,   0. ,   0.5, 498.5])
     """
 
     def __init__(
@@ -280,6 +330,15 @@ class PCAWhitening(_Whitening):
     Attributes: mean_ (features,), components_ = U^T (n_components_, features), explained_variance_ = Λ and
     scale_ = (Λ + eps)^{1/2} (n_components_,); n_components_, n_samples_, n_features_in_.
     Errors: ValueError for n_components > min(n, features), one row, or equal rows.
+
+    Source: sklearn.decomposition.PCA.
+
+    >>> x = np.array([[1.0, 1.0], [-1.0, -1.0], [2.0, -2.0], [-2.0, 2.0], [0.0, 0.0]])
+    >>> pca = tb.preprocessing.PCAWhitening().fit(x)
+    >>> pca.explained_variance_.round(6)  # 16 / 4 along (1, -1), 4 / 4 along (1, 1)
+    array([4., 1.])
+    >>> np.allclose(np.cov(pca.transform(x).T), np.eye(2))
+    True
     """
 
     def __init__(self, n_components: int | None = None, *, eps: float = 0.0) -> None:
@@ -306,6 +365,15 @@ class ZCAWhitening(_Whitening):
 
     Attributes: as in PCAWhitening, without n_components_: y has all features. Errors: ValueError for one row or equal
     rows.
+
+    Source: Kessy, Lewin & Strimmer 2018; Bell & Sejnowski 1997.
+
+    >>> x = np.array([[1.0, 1.0], [-1.0, -1.0], [2.0, -2.0], [-2.0, 2.0], [0.0, 0.0]])
+    >>> y = tb.preprocessing.ZCAWhitening().fit_transform(x)
+    >>> y[:3].round(6)  # variance 1 along (1, 1) stays, 4 along (1, -1) becomes 1
+    array([[ 1.,  1.],
+           [-1., -1.],
+           [ 1., -1.]])
     """
 
     def __init__(self, *, eps: float = 0.0) -> None:

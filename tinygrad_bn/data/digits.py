@@ -15,6 +15,10 @@ def load_digits() -> tuple[Array, Array]:
     A pixel counts the inked cells of a 4x4 block of the 32x32 scan, divided by 16.
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits (the test part), UCI Machine Learning
     Repository 1998, doi 10.24432/C50P49, CC BY 4.0; taken from scikit-learn's load_digits.
+
+    >>> x, y = tb.data.load_digits()
+    >>> x.shape, y[:5]
+    ((1797, 64), array([0, 1, 2, 3, 4]))
     """
     with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
         return file["x"].astype(np.float32) / 16, file["y"].astype(np.int64)

@@ -16,6 +16,11 @@ def load_npz(path: str | Path) -> tuple[Array, Array]:
 
     float32 and float64 x keep their dtype, integers become float32; y becomes int64. No pickles are read.
     Errors: FileNotFoundError; ValueError naming the file and what is wrong with it.
+
+    >>> np.savez("data.npz", x=np.zeros((3, 2)), y=np.array([0, 1, 1]))
+    >>> x, y = tb.data.load_npz("data.npz")
+    >>> x.shape, y
+    ((3, 2), array([0, 1, 1]))
     """
     path = check_path("path", path)
     if not path.is_file():

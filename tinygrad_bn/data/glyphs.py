@@ -32,6 +32,10 @@ def glyphs(n: int, seed: int = 0, noise: float = 0.1) -> tuple[Array, Array]:
     pixels) at random, with random intensity and normal pixel noise of standard deviation ``noise``, clipped.
     The classes are as equal in number as n allows, in random order; equal arguments give equal arrays.
     Errors: TypeError / ValueError for an n or seed that is not an int >= 0, or a negative noise.
+
+    >>> x, y = tb.data.glyphs(20, seed=0)
+    >>> x.shape, np.bincount(y)
+    ((20, 144), array([2, 2, 2, 2, 2, 2, 2, 2, 2, 2]))
     """
     n, seed, noise = check_size("n", n, 0), check_int("seed", seed, 0, None), check_number("noise", noise, 0) + 0.0
     rng = np.random.default_rng(seed)

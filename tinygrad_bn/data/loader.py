@@ -15,11 +15,18 @@ from ..random import default_generator, generator_from
 class DataLoader:
     """Iterate over rows of one array, or of several alike, in mini-batches; yields tuples of arrays.
 
-    shuffle: every iter() is a new epoch with a fresh permutation. drop_last: leave out a smaller last batch.
-    seed: the loader's own random numbers; None draws from the generator of manual_seed. Without shuffle the
+    arrays: an array or a tuple of them. batch_size: default 1. shuffle: every iter() is a new epoch with a fresh
+    permutation (default False). drop_last: leave out a smaller last batch (default False).
+    seed: the loader's own random numbers; None (default) draws from the generator of manual_seed. Without shuffle the
     batches are views of the arrays.
     state_dict() says where the epoch stands; a loader built alike and given that state goes on with the next batch.
     Errors: ValueError for lengths that differ or batch_size < 1, TypeError for what is not an array.
+
+    >>> for x, y in tb.data.DataLoader((np.arange(5), 10 * np.arange(5)), batch_size=2):
+    ...     print(x, y)
+    [0 1] [ 0 10]
+    [2 3] [20 30]
+    [4] [40]
     """
 
     def __init__(
@@ -72,6 +79,12 @@ class DataLoader:
 
         Between epochs order is None and position 0; an epoch that was left with ``break`` counts as running. Of
         several iterators, the one that yielded last is meant. Without a seed, save get_rng_state() as well.
+
+        >>> loader = tb.data.DataLoader(np.arange(6), batch_size=2)
+        >>> batches = iter(loader)
+        >>> _ = next(batches)
+        >>> loader.state_dict()
+        {'order': None, 'position': 1, 'generator': None}
         """
         order, position = self._running
         generator = None if self._generator is None else self._generator.bit_generator.state
@@ -82,6 +95,11 @@ class DataLoader:
         the epochs after it are those that would have followed. The arrays and settings are to be the same.
 
         Errors: TypeError, ValueError for a state that does not fit this loader; nothing has changed then.
+
+        >>> loader = tb.data.DataLoader(np.arange(6), batch_size=2)
+        >>> loader.load_state_dict({"order": None, "position": 2, "generator": None})
+        >>> next(iter(loader))
+        (array([4, 5]),)
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")

@@ -56,6 +56,15 @@ def load_mnist(root: str | os.PathLike[str], train: bool = True) -> tuple[Array,
     Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits, 1998.
     Errors: FileNotFoundError naming the folder and the names looked for; ValueError naming the file that is wrong
     (see read_idx), or that does not hold images or one label for each; TypeError for a wrong argument.
+
+    >>> from pathlib import Path
+    >>> images = bytes([0, 0, 8, 3]) + np.array([1, 2, 2], ">u4").tobytes()  # one image, 2 x 2
+    >>> _ = Path("t10k-images-idx3-ubyte").write_bytes(images + bytes([0, 51, 102, 255]))
+    >>> labels = bytes([0, 0, 8, 1]) + np.array([1], ">u4").tobytes()
+    >>> _ = Path("t10k-labels-idx1-ubyte").write_bytes(labels + bytes([7]))
+    >>> tb.data.load_mnist(".", train=False)
+    (array([[[[0. , 0.2],
+             [0.4, 1. ]]]], dtype=float32), array([7]))
     """
     root = check_path("root", root)
     if not isinstance(train, (bool, np.bool_)):
@@ -145,8 +154,9 @@ def download_mnist(
 ) -> None:
     """Download the four files of MNIST (11.6 MB) from url + name into the folder root; load_mnist(root) reads them.
 
-    sha256: {file name: SHA-256 in hexadecimal}, the files of another set, for example Fashion-MNIST. progress: a bar
-    per file (tqdm). timeout: seconds without a sign of the server. attempts: tries per file before giving up.
+    sha256: {file name: SHA-256 in hexadecimal}, the files of another set, for example Fashion-MNIST; None (default) is
+    MNIST. progress: a bar per file (tqdm). timeout: seconds without a sign of the server (default 30). attempts: tries
+    per file before giving up (default 3).
 
     A file appears under its name only when all of it is on the disk and its SHA-256 is right; one that is already
     there with the right SHA-256 is left alone, any other is replaced then. Until then the bytes are in NAME.part:
@@ -157,6 +167,9 @@ def download_mnist(
     Errors: TypeError / ValueError for wrong arguments (url must be http or https), ImportError without tqdm;
     ValueError naming file, expected and found SHA-256 (or size) if the server has another file; OSError for an
     HTTP error such as 404, at once; ConnectionError after the last attempt.
+
+    >>> tb.data.download_mnist("mnist")  # doctest: +SKIP
+    >>> x, y = tb.data.load_mnist("mnist")  # doctest: +SKIP
     """
     root = check_path("root", root)
     url = _base_url(url)

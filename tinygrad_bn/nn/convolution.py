@@ -19,6 +19,13 @@ class Conv2d(Module):
     """Convolution of images (N, in_channels, H, W); see functional.conv2d for the formula and the arguments.
 
     weight (out_channels, in_channels / groups, height, width), bias (out_channels,), both U(-1, 1) / sqrt(fan_in).
+    kernel_size: an int or a pair (height, width), and so stride (default 1), padding (default 0; or "same", "valid")
+    and dilation (default 1). groups: default 1. bias=False leaves out the bias.
+    Errors: ValueError for groups that do not divide the channels, and sizes that do not fit; TypeError for other types.
+
+    >>> layer = nn.Conv2d(1, 8, kernel_size=3, padding=1, stride=2)
+    >>> layer(tb.tensor(np.zeros((5, 1, 8, 8), np.float32))).shape  # floor((8 + 2 - 3) / 2) + 1 = 4
+    (5, 8, 4, 4)
     """
 
     def __init__(
@@ -49,6 +56,13 @@ class Conv2d(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as at the beginning.
+
+        >>> layer = nn.Conv2d(1, 8, kernel_size=2)
+        >>> layer.reset_parameters()
+        >>> bool((abs(layer.weight.data) <= 1 / 2).all())  # 1 / sqrt(1 times 2 times 2)
+        True
+        """
         bound = 1 / math.sqrt(init.fans(self.weight)[0])
         init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -67,7 +81,16 @@ class Conv2d(Module):
 
 
 class MaxPool2d(Module):
-    """The largest value of each window; see functional.max_pool2d."""
+    """The largest value of each window; see functional.max_pool2d.
+
+    kernel_size, stride (None, the default, is kernel_size), padding (default 0) and dilation (default 1): ints or
+    pairs.
+    ceil_mode: round the number of windows up (default False).
+    Errors: ValueError for windows that do not fit, TypeError for what is no int or pair.
+
+    >>> nn.MaxPool2d(2)(tb.tensor([[[1, 2], [3, 4]]]))
+    tensor([[[4.]]])
+    """
 
     def __init__(
         self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *, ceil_mode: bool = False
@@ -89,7 +112,16 @@ class MaxPool2d(Module):
 
 
 class AvgPool2d(Module):
-    """The average of each window; see functional.avg_pool2d."""
+    """The average of each window; see functional.avg_pool2d.
+
+    kernel_size, stride (None, the default, is kernel_size), padding (default 0): an int or a pair. ceil_mode: round the
+    number of windows up (default False). count_include_pad: padding counts as zeros (default True). divisor_override:
+    divide by this instead of the number of elements (default None).
+    Errors: ValueError for windows that do not fit, TypeError for what is no int or pair.
+
+    >>> nn.AvgPool2d(2)(tb.tensor([[[1, 2], [3, 4]]]))
+    tensor([[[2.5]]])
+    """
 
     def __init__(
         self,
@@ -124,7 +156,14 @@ class AvgPool2d(Module):
 
 
 class AdaptiveAvgPool2d(Module):
-    """Averages over as many windows as output_size says; AdaptiveAvgPool2d(1) is the global average."""
+    """Averages over as many windows as output_size says; AdaptiveAvgPool2d(1) is the global average.
+
+    output_size: an int or a pair; None in a pair keeps the input's size. See functional.adaptive_avg_pool2d.
+    Errors: ValueError for sizes below 1, TypeError for what is no int or pair.
+
+    >>> nn.AdaptiveAvgPool2d(1)(tb.tensor([[[1, 2], [3, 6]]]))
+    tensor([[[3.]]])
+    """
 
     def __init__(self, output_size: Any) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from ..checks import check_int, check_number, check_size
 from ..engine import Array
 from ..ops.whitening import MATRIX
 from . import functional as F
-from .normalization import _BatchNorm
+from .normalization import _BatchNorm, described
 
 WHITENED_TOGETHER = 64  # channels, unless group_size says otherwise: the cost per channel grows with its square
 
@@ -24,6 +24,8 @@ class _GhostBatchNorm(_BatchNorm):
 
     The last ghost is smaller where ghost_size does not divide the batch; a single value left over joins the ghost
     before. See functional.ghost_batch_norm.
+    num_features, eps, momentum, affine, track_running_stats, bias: as in BatchNorm1d (momentum=None is the average).
+    Errors: ValueError for ghost_size < 1, and as BatchNorm1d.
     """
 
     def __init__(
@@ -58,12 +60,28 @@ class _GhostBatchNorm(_BatchNorm):
 
 
 class GhostBatchNorm1d(_GhostBatchNorm):
-    __doc__ = f"Ghost batch norm of (N, C) or (N, C, L).\n\n{_GhostBatchNorm.__doc__}"
+    __doc__ = described(
+        "Ghost batch norm of (N, C) or (N, C, L).",
+        _GhostBatchNorm,
+        """
+        >>> norm = nn.GhostBatchNorm1d(1, ghost_size=2, eps=0.0)
+        >>> norm(tb.tensor([[1.0], [3.0], [0.0], [20.0]])).data.ravel()  # each pair for itself
+        array([-1.,  1., -1.,  1.], dtype=float32)
+        """,
+    )
     axes, layout = (2, 3), "(N, C) or (N, C, L)"
 
 
 class GhostBatchNorm2d(_GhostBatchNorm):
-    __doc__ = f"Ghost batch norm of (N, C, H, W).\n\n{_GhostBatchNorm.__doc__}"
+    __doc__ = described(
+        "Ghost batch norm of (N, C, H, W).",
+        _GhostBatchNorm,
+        """
+        >>> norm = nn.GhostBatchNorm2d(1, ghost_size=1, eps=0.0)
+        >>> norm(tb.tensor([[[[1, 3]]], [[[0, 20]]]])).data.ravel()  # each image for itself
+        array([-1.,  1., -1.,  1.], dtype=float32)
+        """,
+    )
     axes, layout = (4,), "(N, C, H, W)"
 
 
@@ -76,6 +94,8 @@ class _BatchRenorm(_BatchNorm):
     `r_ramp` batches from 1, d_max over `d_ramp` batches from 0. The defaults are the paper's: 5,000 batches of batch
     norm, r_max = 3 after 40,000, d_max = 5 after 25,000; its moving averages had momentum 0.01. The batches are
     counted in num_batches_tracked. See functional.batch_renorm.
+    num_features, eps, momentum, affine, bias: as in BatchNorm1d (momentum=None is the average).
+    Errors: ValueError for r_max < 1 or a negative d_max, warmup or ramp, and as BatchNorm1d.
     """
 
     def __init__(
@@ -98,7 +118,13 @@ class _BatchRenorm(_BatchNorm):
         self.r_ramp, self.d_ramp = check_int("r_ramp", r_ramp, 0), check_int("d_ramp", d_ramp, 0)
 
     def limits(self) -> tuple[float, float]:
-        """(r_max, d_max) for the next batch."""
+        """(r_max, d_max) for the next batch.
+
+        >>> norm = nn.BatchRenorm1d(1, r_max=3.0, d_max=5.0, warmup=0, r_ramp=4, d_ramp=4)
+        >>> norm.num_batches_tracked += 2  # half way
+        >>> norm.limits()
+        (2.0, 2.5)
+        """
         after = int(self.num_batches_tracked) - self.warmup
         if after < 0:
             return 1.0, 0.0
@@ -115,12 +141,28 @@ class _BatchRenorm(_BatchNorm):
 
 
 class BatchRenorm1d(_BatchRenorm):
-    __doc__ = f"Batch renorm of (N, C) or (N, C, L).\n\n{_BatchRenorm.__doc__}"
+    __doc__ = described(
+        "Batch renorm of (N, C) or (N, C, L).",
+        _BatchRenorm,
+        """
+        >>> norm = nn.BatchRenorm1d(1, eps=0.0, warmup=0, r_ramp=0, d_ramp=0)  # the running mean is 0, the variance 1
+        >>> norm(tb.tensor([[1.0], [3.0]])).data.ravel()  # sigma_B = 1 and mean_B = 2, so r = 1 and d = 2
+        array([1., 3.], dtype=float32)
+        """,
+    )
     axes, layout = (2, 3), "(N, C) or (N, C, L)"
 
 
 class BatchRenorm2d(_BatchRenorm):
-    __doc__ = f"Batch renorm of (N, C, H, W).\n\n{_BatchRenorm.__doc__}"
+    __doc__ = described(
+        "Batch renorm of (N, C, H, W).",
+        _BatchRenorm,
+        """
+        >>> norm = nn.BatchRenorm2d(1, eps=0.0)  # warmup: batch norm
+        >>> norm(tb.tensor([[[[1, 3]]]])).data.ravel()
+        array([-1.,  1.], dtype=float32)
+        """,
+    )
     axes, layout = (4,), "(N, C, H, W)"
 
 
@@ -130,6 +172,8 @@ class _DecorrelatedBatchNorm(_BatchNorm):
     group_size: how many channels are whitened together. None: all where they are at most 64, else the largest
     divisor of num_features up to 64. method: "zca" or "pca". The state holds running_mean and running_matrix
     (groups, group_size, group_size) in place of running_var. See functional.decorrelated_batch_norm.
+    num_features, eps, momentum, affine, track_running_stats, bias: as in BatchNorm1d.
+    Errors: ValueError for a group_size that does not divide num_features, or another method, and as BatchNorm1d.
     """
 
     def __init__(
@@ -184,10 +228,32 @@ class _DecorrelatedBatchNorm(_BatchNorm):
 
 
 class DecorrelatedBatchNorm1d(_DecorrelatedBatchNorm):
-    __doc__ = f"Decorrelated batch norm of (N, C) or (N, C, L).\n\n{_DecorrelatedBatchNorm.__doc__}"
+    __doc__ = described(
+        "Decorrelated batch norm of (N, C) or (N, C, L).",
+        _DecorrelatedBatchNorm,
+        """
+        >>> norm = nn.DecorrelatedBatchNorm1d(2, eps=0.0)
+        >>> x = tb.tensor([[1, 1], [-1, -1], [2, -2], [-2, 2]])  # variance 1 along (1, 1), 4 across
+        >>> norm(x).data.round(3)
+        array([[ 1.,  1.],
+               [-1., -1.],
+               [ 1., -1.],
+               [-1.,  1.]], dtype=float32)
+        """,
+    )
     axes, layout = (2, 3), "(N, C) or (N, C, L)"
 
 
 class DecorrelatedBatchNorm2d(_DecorrelatedBatchNorm):
-    __doc__ = f"Decorrelated batch norm of (N, C, H, W).\n\n{_DecorrelatedBatchNorm.__doc__}"
+    __doc__ = described(
+        "Decorrelated batch norm of (N, C, H, W).",
+        _DecorrelatedBatchNorm,
+        """
+        >>> norm = nn.DecorrelatedBatchNorm2d(2, eps=0.0)
+        >>> image = tb.tensor([[[[1, -1], [2, -2]], [[1, -1], [-2, 2]]]])
+        >>> norm(image).data.round(3).reshape(2, 4)  # a row per channel: uncorrelated
+        array([[ 1., -1.,  1., -1.],
+               [ 1., -1., -1.,  1.]], dtype=float32)
+        """,
+    )
     axes, layout = (4,), "(N, C, H, W)"

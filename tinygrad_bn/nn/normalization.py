@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,11 @@ from ..engine import Array
 from ..ops.norms import check_eps, check_momentum
 from . import functional as F
 from .module import Module, Parameter
+
+
+def described(summary: str, family: type, example: str) -> str:
+    """The docstring of one of several layers that differ in the shape of their input alone."""
+    return f"{summary}\n\n{cleandoc(family.__doc__ or '')}\n\n{cleandoc(example)}\n"
 
 
 class _Norm(Module):
@@ -53,7 +59,11 @@ class _Running(_Norm):
     num_batches_tracked: Any
 
     def initial_statistics(self) -> dict[str, Array]:
-        """What the running statistics start from: mean 0, variance 1, no batches seen."""
+        """What the running statistics start from: mean 0, variance 1, no batches seen.
+
+        >>> nn.BatchNorm1d(2).initial_statistics()["running_var"]
+        array([1., 1.], dtype=float32)
+        """
         n = self.num_features
         return {
             "running_mean": np.zeros(n, np.float32),
@@ -62,7 +72,14 @@ class _Running(_Norm):
         }
 
     def reset_running_stats(self) -> None:
-        """Forget all batches."""
+        """Forget all batches.
+
+        >>> norm = nn.BatchNorm1d(1)
+        >>> _ = norm(tb.tensor([[1.0], [3.0]]))
+        >>> norm.reset_running_stats()
+        >>> norm.running_mean
+        array([0.], dtype=float32)
+        """
         if self.track_running_stats:
             for name, value in self.initial_statistics().items():
                 getattr(self, name)[...] = value
@@ -91,6 +108,10 @@ class _BatchNorm(_Running):
 
     Training: batch statistics (biased variance); running = (1 - momentum) running + momentum batch (unbiased).
     Eval: running statistics. See functional.batch_norm.
+    num_features: the number of channels C. eps: default 1e-5. momentum: the weight of the new statistics (default 0.1);
+    None is the average over all batches. affine=False leaves out weight and bias (1 and 0 at first), bias=False the
+    bias. track_running_stats=False keeps no running statistics: those of the batch are used in eval too.
+    Errors: ValueError for another shape, and for one value per channel in training; TypeError for another dtype.
     """
 
     def __init__(
@@ -114,31 +135,76 @@ class _BatchNorm(_Running):
         return y
 
     def normalize(self, x: Any, training: bool, momentum: float) -> Any:
-        """The function behind the layer; its relatives put another in its place."""
+        """The function behind the layer; its relatives put another in its place.
+
+        x: the input. training: whether with the statistics of x, towards which the running ones then move with
+        momentum.
+        Errors: TypeError and ValueError, as functional.batch_norm.
+
+        >>> norm = nn.BatchNorm1d(1, eps=0.0)
+        >>> norm.normalize(tb.tensor([[1.0], [3.0]]), training=True, momentum=0.1).data.ravel()
+        array([-1.,  1.], dtype=float32)
+        """
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, training, momentum, self.eps
         )
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = f"Batch norm of (N, C) or (N, C, L).\n\n{_BatchNorm.__doc__}"
+    __doc__ = described(
+        "Batch norm of (N, C) or (N, C, L).",
+        _BatchNorm,
+        """
+        >>> norm = nn.BatchNorm1d(1, eps=0.0)
+        >>> norm(tb.tensor([[1.0], [3.0]])).data
+        array([[-1.],
+               [ 1.]], dtype=float32)
+        >>> norm.running_mean  # 0.9 times 0 + 0.1 times 2
+        array([0.2], dtype=float32)
+        """,
+    )
     axes, layout = (2, 3), "(N, C) or (N, C, L)"
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = f"Batch norm of (N, C, H, W).\n\n{_BatchNorm.__doc__}"
+    __doc__ = described(
+        "Batch norm of (N, C, H, W).",
+        _BatchNorm,
+        """
+        >>> norm = nn.BatchNorm2d(2, eps=0.0)
+        >>> images = tb.tensor([[[[1, 3], [3, 1]], [[0, 20], [20, 0]]]])  # one image, two channels
+        >>> norm(images).data
+        array([[[[-1.,  1.],
+                 [ 1., -1.]],
+        <BLANKLINE>
+                [[-1.,  1.],
+                 [ 1., -1.]]]], dtype=float32)
+        """,
+    )
     axes, layout = (4,), "(N, C, H, W)"
 
 
 class BatchNorm3d(_BatchNorm):
-    __doc__ = f"Batch norm of (N, C, D, H, W).\n\n{_BatchNorm.__doc__}"
+    __doc__ = described(
+        "Batch norm of (N, C, D, H, W).",
+        _BatchNorm,
+        """
+        >>> norm = nn.BatchNorm3d(1, eps=0.0)
+        >>> norm(tb.tensor([[[[[1, 3]], [[3, 1]]]]])).data.ravel()  # two layers of one row each
+        array([-1.,  1.,  1., -1.], dtype=float32)
+        """,
+    )
     axes, layout = (5,), "(N, C, D, H, W)"
 
 
 class _InstanceNorm(_Running):
     """y = weight (x - mean) / sqrt(var + eps) + bias per sample and channel, over all positions.
 
-    Input may come without the batch axis. affine and track_running_stats are off by default, as in PyTorch.
+    Input may come without the batch axis. See functional.instance_norm.
+    num_features: the number of channels C. eps: default 1e-5. affine and track_running_stats are off by default, as in
+    PyTorch; bias=False leaves out the bias of affine=True. momentum: the weight of the new statistics (default 0.1);
+    None is the average over all batches.
+    Errors: ValueError for another shape, and for one position in training; TypeError for another dtype.
     """
 
     def __init__(
@@ -173,17 +239,44 @@ class _InstanceNorm(_Running):
 
 
 class InstanceNorm1d(_InstanceNorm):
-    __doc__ = f"Instance norm of (N, C, L).\n\n{_InstanceNorm.__doc__}"
+    __doc__ = described(
+        "Instance norm of (N, C, L).",
+        _InstanceNorm,
+        """
+        >>> norm = nn.InstanceNorm1d(1, eps=0.0)
+        >>> norm(tb.tensor([[[1, 3]], [[0, 20]]]))  # each sample for itself
+        tensor([[[-1.,  1.]],
+        <BLANKLINE>
+                [[-1.,  1.]]])
+        """,
+    )
     axes, layout = (3,), "(N, C, L)"
 
 
 class InstanceNorm2d(_InstanceNorm):
-    __doc__ = f"Instance norm of (N, C, H, W).\n\n{_InstanceNorm.__doc__}"
+    __doc__ = described(
+        "Instance norm of (N, C, H, W).",
+        _InstanceNorm,
+        """
+        >>> norm = nn.InstanceNorm2d(1, eps=0.0)
+        >>> norm(tb.tensor([[[1, 3], [3, 1]]]))  # one image, without the batch axis
+        tensor([[[-1.,  1.],
+                 [ 1., -1.]]])
+        """,
+    )
     axes, layout = (4,), "(N, C, H, W)"
 
 
 class InstanceNorm3d(_InstanceNorm):
-    __doc__ = f"Instance norm of (N, C, D, H, W).\n\n{_InstanceNorm.__doc__}"
+    __doc__ = described(
+        "Instance norm of (N, C, D, H, W).",
+        _InstanceNorm,
+        """
+        >>> norm = nn.InstanceNorm3d(1, eps=0.0)
+        >>> norm(tb.tensor([[[[[1, 3]], [[3, 1]]]]])).data.ravel()  # two layers of one row each
+        array([-1.,  1.,  1., -1.], dtype=float32)
+        """,
+    )
     axes, layout = (5,), "(N, C, D, H, W)"
 
 
@@ -195,7 +288,17 @@ def _shape(normalized_shape: Any) -> tuple[int, ...]:
 
 
 class LayerNorm(_Norm):
-    """y = weight (x - mean) / sqrt(var + eps) + bias per sample, over the trailing axes normalized_shape."""
+    """y = weight (x - mean) / sqrt(var + eps) + bias per sample, over the trailing axes normalized_shape.
+
+    normalized_shape: an int or a tuple. eps: default 1e-5. elementwise_affine=False leaves out weight and bias (1 and 0
+    at first, of this shape), bias=False the bias. See functional.layer_norm.
+    Errors: ValueError for an input of other trailing axes; TypeError for another dtype.
+
+    >>> norm = nn.LayerNorm(2, eps=0.0)
+    >>> norm(tb.tensor([[1.0, 3.0], [0.0, 20.0]])).data
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
 
     affine_flag = "elementwise_affine"
 
@@ -213,7 +316,16 @@ class LayerNorm(_Norm):
 
 
 class RMSNorm(_Norm):
-    """y = weight x / sqrt(mean(x^2) + eps) over the trailing axes; eps=None is the dtype's machine epsilon."""
+    """y = weight x / sqrt(mean(x^2) + eps) over the trailing axes; eps=None is the dtype's machine epsilon.
+
+    normalized_shape: the trailing axes, an int or a tuple. eps: default None. elementwise_affine=False leaves out
+    weight (1 at first, of this shape). See functional.rms_norm.
+    Errors: ValueError for an input of other trailing axes; TypeError for another dtype.
+
+    >>> norm = nn.RMSNorm(2, eps=0.0)
+    >>> norm(tb.tensor([[1.0, 7.0]])).data  # mean(x^2) = 5^2
+    array([[0.2, 1.4]], dtype=float32)
+    """
 
     affine_flag = "elementwise_affine"
 
@@ -229,7 +341,16 @@ class RMSNorm(_Norm):
 
 
 class GroupNorm(_Norm):
-    """y = weight (x - mean) / sqrt(var + eps) + bias per sample and group of num_channels / num_groups channels."""
+    """y = weight (x - mean) / sqrt(var + eps) + bias per sample and group of num_channels / num_groups channels.
+
+    x: (N, num_channels, ...). eps: default 1e-5. affine=False leaves out weight and bias (1 and 0 at first, one per
+    channel), bias=False the bias. See functional.group_norm.
+    Errors: ValueError for num_groups that does not divide num_channels, and another shape; TypeError for another dtype.
+
+    >>> norm = nn.GroupNorm(num_groups=2, num_channels=4, eps=0.0)
+    >>> norm(tb.tensor([[1.0, 3.0, 0.0, 20.0]])).data
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
 
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True

@@ -39,6 +39,16 @@ class Summary:
     """What summary() returns: print it, or read ``layers`` (one Layer per module) and the totals.
 
     trainable, frozen, buffers: sums over the layers. bytes: of parameters and buffers.
+
+    >>> print(nn.summary(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), np.zeros((1, 2), np.float32)))
+    layer    type        output  trainable  frozen  buffers  norm statistics
+    ------------------------------------------------------------------------
+    (model)  Sequential  (1, 3)          -       -        -
+    0        Linear      (1, 3)          9       -        -
+    1        ReLU        (1, 3)          -       -        -
+    ------------------------------------------------------------------------
+    total                                9       0        0
+    parameters and buffers take 36 bytes
     """
 
     layers: list[Layer]
@@ -46,14 +56,29 @@ class Summary:
 
     @property
     def trainable(self) -> int:
+        """How many numbers the parameters with requires_grad have.
+
+        >>> nn.summary(nn.Linear(2, 3), np.zeros((1, 2), np.float32)).trainable  # 2 times 3 + 3
+        9
+        """
         return sum(layer.trainable for layer in self.layers)
 
     @property
     def frozen(self) -> int:
+        """How many numbers the parameters without requires_grad have.
+
+        >>> nn.summary(nn.Linear(2, 3).requires_grad_(False), np.zeros((1, 2), np.float32)).frozen
+        9
+        """
         return sum(layer.frozen for layer in self.layers)
 
     @property
     def buffers(self) -> int:
+        """How many numbers the buffers have.
+
+        >>> nn.summary(nn.BatchNorm1d(3), np.zeros((1, 3), np.float32)).buffers  # 3 + 3, and the count of batches
+        7
+        """
         return sum(layer.buffers for layer in self.layers)
 
     def __str__(self) -> str:

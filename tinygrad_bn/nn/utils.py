@@ -124,6 +124,11 @@ def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
     place (copy.deepcopy(model) keeps the old one) and returned; its modes, momenta and counts of batches stay as they
     are, and on an error the running statistics do too.
     Source: Ioffe & Szegedy 2015, algorithm 2. Errors: TypeError, ValueError for a loader without samples.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(1))
+    >>> _ = nn.utils.recompute_statistics(net, [np.array([[1.0], [3.0]], np.float32)])
+    >>> net[0].running_mean, net[0].running_var  # (1 + 1) / (2 - 1)
+    (array([2.], dtype=float32), array([2.], dtype=float32))
     """
     if not isinstance(loader, Iterable) or getattr(loader, "ndim", 1) == 0:
         raise TypeError(f"loader must be an iterable of batches, got {type(loader).__name__}")
@@ -158,6 +163,11 @@ def adapt_statistics(model: Module, batch: Any, weight: float) -> Module:
     of inputs. The model is changed in place (copy.deepcopy(model) keeps the old one) and returned; its modes stay, and
     so do, on an error, its statistics.
     Source: Schneider et al. 2020, equation 3. Errors: TypeError, ValueError for a batch without samples.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(1))  # mean 0, variance 1
+    >>> _ = nn.utils.adapt_statistics(net, np.array([[1.0], [3.0]], np.float32), weight=0.25)
+    >>> net[0].running_mean, net[0].running_var  # a quarter of the way to 2 and 2
+    (array([0.5], dtype=float32), array([1.25], dtype=float32))
     """
     check_number("weight", weight, 0, 1)
     x = _batch(batch, "batch")
@@ -177,7 +187,13 @@ def adapt_statistics(model: Module, batch: Any, weight: float) -> Module:
 
 
 class Folded(Identity):
-    """In the place of a norm that was merged into the Linear or Conv2d before it: x, of the shape it was folded for."""
+    """In the place of a norm that was merged into the Linear or Conv2d before it: x, of the shape it was folded for.
+
+    layer, norm: the two. Errors: ValueError for another shape.
+
+    >>> nn.utils.Folded(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    Folded(BatchNorm2d into the Conv2d before)
+    """
 
     def __init__(self, layer: Module, norm: Module) -> None:
         super().__init__()
@@ -208,6 +224,14 @@ def fold_batch_norm(model: Module) -> Module:
     Linear it takes inputs (N, features) alone.
     Errors: TypeError; ValueError for a norm of another number of features than the layer has outputs, and for
     decorrelation behind a Conv2d with groups.
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval()
+    >>> folded = nn.utils.fold_batch_norm(net)
+    >>> folded[1]
+    Folded(BatchNorm1d into the Linear before)
+    >>> x = tb.tensor([[1.0, 2.0]])
+    >>> np.allclose(folded(x).data, net(x).data, atol=1e-6)
+    True
     """
     _norms(model)
     folded = copy.deepcopy(model).eval()
@@ -263,10 +287,19 @@ def clip_grad_norm_(
 ) -> float:
     """Scale all gradients by min(1, max_norm / (total + 1e-6)); returns total, their norm before.
 
-    total = (sum over all elements |g|^p)^(1/p), p = norm_type; infinity is the largest |g|. Parameters without a
-    gradient are left out; total is computed in float64, and 0 without any. A total that is not finite raises
-    RuntimeError if error_if_nonfinite; else the gradients become what PyTorch makes of them: 0 or NaN.
+    total = (sum over all elements |g|^p)^(1/p), p = norm_type (default 2); infinity is the largest |g|.
+    parameters: a Tensor, or an iterable of them. Those without a gradient are left out; total is computed in float64,
+    and 0 without any. A total that is not finite raises RuntimeError if error_if_nonfinite (default False); else the
+    gradients become what PyTorch makes of them: 0 or NaN.
+    Errors: TypeError, ValueError for max_norm < 0, norm_type <= 0 and other types.
     Source: Pascanu, Mikolov & Bengio 2013; torch.nn.utils.clip_grad_norm_.
+
+    >>> w = tb.tensor([0.0, 0.0], requires_grad=True)
+    >>> w.grad = np.array([3.0, 4.0], np.float32)
+    >>> nn.utils.clip_grad_norm_(w, max_norm=1.0)
+    5.0
+    >>> w.grad.round(3)
+    array([0.6, 0.8], dtype=float32)
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else check_iterable("parameters", parameters, "Tensors")
     for p in parameters:

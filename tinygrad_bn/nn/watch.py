@@ -40,7 +40,8 @@ def slopes(activation: Module, z: Any) -> Array:
     """f'(z), element by element, of a module that computes y = f(z) element by element. z: a Tensor or an array.
 
     It is the gradient of the sum of y, so that it works for every such module, also for one of yours.
-    Errors: ValueError for a module whose output has another shape than z.
+    activation: the module.
+    Errors: TypeError for other arguments, ValueError for a module whose output has another shape than z.
 
     >>> import numpy as np
     >>> from tinygrad_bn import nn
@@ -63,7 +64,10 @@ def flat_share(activation: Module, z: Any, flat: float = 0.01) -> float:
     """The share of elements of z at which the activation is flat: #{|f'(z)| < flat} / #z; nan for an empty z.
 
     flat: default 0.01, 4 % of the steepest slope of a sigmoid, which is 1/4. Of ReLU it is the share of z <= 0. A NaN
-    counts as not flat.
+    counts as not flat. Errors: as slopes; ValueError for flat < 0.
+
+    >>> nn.watch.flat_share(nn.ReLU(), np.array([-3.0, -1.0, 2.0, 5.0]))
+    0.5
     """
     check_number("flat", flat, 0)
     slope = np.abs(slopes(activation, z))
@@ -154,7 +158,7 @@ def drift(before: Statistics, after: Statistics) -> dict[str, float]:
 
     before, after: what batch_statistics() or running_statistics() returned at two moments. Layers that are in one of
     them only are left out; nan where the number of channels differs. Source: Ioffe & Szegedy 2015, section 4.1, where
-    "internal covariate shift" is shown by percentiles over time.
+    "internal covariate shift" is shown by percentiles over time. Errors: TypeError for other arguments.
 
     >>> import numpy as np
     >>> from tinygrad_bn import nn
@@ -222,6 +226,9 @@ class Histogram:
     """counts[i] values lie in [edges[i], edges[i + 1]) (the last bin has both ends); others are NaN or infinite.
 
     Values beyond 1e300 count as 1e300.
+
+    >>> nn.watch.Histogram(counts=np.array([1, 2]), edges=np.array([0.0, 0.5, 1.0]), others=0).counts.sum().item()
+    3
     """
 
     counts: Array
@@ -230,7 +237,14 @@ class Histogram:
 
     @classmethod
     def of(cls, arrays: list[Array], bins: int) -> Histogram:
-        """np.histogram of the finite values, bins of equal width from the smallest to the largest."""
+        """np.histogram of the finite values, bins of equal width from the smallest to the largest.
+
+        arrays: a list of them; their values are counted together. bins: how many.
+
+        >>> h = nn.watch.Histogram.of([np.array([0.0, 0.9, 1.0, np.nan])], bins=2)
+        >>> h.counts, h.edges, h.others
+        (array([1, 2]), array([0. , 0.5, 1. ]), 1)
+        """
         values = np.concatenate([a.reshape(-1) for a in arrays]).astype(np.float64)
         finite = np.clip(values[np.isfinite(values)], -1e300, 1e300)
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
@@ -242,7 +256,19 @@ class Histogram:
 
 @dataclass
 class LayerRecord:
-    """What was seen of a layer in one step. gradient: with respect to its output; flat: None if no activation."""
+    """What was seen of a layer in one step.
+
+    type: its class. mean, std: of its output, per channel. activation: the histogram of its output, and gradient that
+    of the loss's gradient with respect to it, or None. flat: share of flat units; None if the layer is no activation.
+
+    >>> net = nn.Sequential(nn.ReLU())
+    >>> watch = nn.Watch(net)
+    >>> _ = net(tb.tensor([[-1.0, 3.0], [-1.0, 5.0]]))
+    >>> watch.step()
+    >>> seen = watch.records[0].layers["0"]
+    >>> seen.type, seen.mean, seen.flat
+    ('ReLU', array([0., 4.]), 0.5)
+    """
 
     type: str
     mean: Array
@@ -254,7 +280,17 @@ class LayerRecord:
 
 @dataclass
 class Record:
-    """One step: its number (counted from 0), its layers, the update-to-weight ratio of each parameter."""
+    """One step: its number (counted from 0), its layers, the update-to-weight ratio of each parameter.
+
+    step: the number. layers: {name: LayerRecord}. updates: {parameter: ratio}.
+
+    >>> net = nn.Sequential(nn.ReLU())
+    >>> watch = nn.Watch(net)
+    >>> _ = net(tb.tensor([[-1.0, 3.0]]))
+    >>> watch.step()
+    >>> watch.records[0].step, list(watch.records[0].layers), watch.records[0].updates
+    (0, ['0'], {})
+    """
 
     step: int
     layers: dict[str, LayerRecord] = field(default_factory=dict)
@@ -365,7 +401,15 @@ class Watch:
             self._flat.setdefault(name, []).append((share, output.size))
 
     def step(self) -> None:
-        """The end of a training step: call it after the optimizer's step()."""
+        """The end of a training step: call it after the optimizer's step().
+
+        >>> net = nn.Sequential(nn.ReLU())
+        >>> watch = nn.Watch(net)
+        >>> _ = net(tb.tensor([[-1.0, 3.0]]))
+        >>> watch.step()
+        >>> len(watch.records)
+        1
+        """
         if self._weights is not None:
             record = Record(self._count)
             for name, outputs in self._outputs.items():
@@ -390,7 +434,15 @@ class Watch:
         self._count += 1
 
     def close(self) -> None:
-        """Take the hooks away; what was recorded stays."""
+        """Take the hooks away; what was recorded stays.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.ReLU()))
+        >>> watch.close()
+        >>> _ = watch.model(tb.tensor([[-1.0, 3.0]]))
+        >>> watch.step()
+        >>> watch.records
+        []
+        """
         for handle in self._handles:
             handle.remove()
         self._start()
@@ -408,7 +460,15 @@ class Watch:
 
     @property
     def steps(self) -> list[int]:
-        """The numbers of the steps that were recorded."""
+        """The numbers of the steps that were recorded.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.ReLU()), every=2)
+        >>> for _ in range(5):
+        ...     y = watch.model(tb.tensor([[-1.0, 3.0]]))
+        ...     watch.step()
+        >>> watch.steps
+        [0, 2, 4]
+        """
         return [record.step for record in self.records]
 
     def _record(self, index: int) -> Record:
@@ -424,8 +484,14 @@ class Watch:
 
         counts, edges = np.histogram(values, bins)     over samples, channels and positions, bins from least to largest
 
-        index: which record (default -1, the last). Errors: ValueError for another layer, kind or index, and for the
-        gradient of a layer that none has reached.
+        layer: its name. kind: default "activation". index: which record (default -1, the last).
+        Errors: ValueError for another layer, kind or index, and for the gradient of a layer that none has reached.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.ReLU()), bins=2)
+        >>> _ = watch.model(tb.tensor([[-1.0, -2.0, 3.0]]))  # becomes 0, 0, 3
+        >>> watch.step()
+        >>> watch.histogram("0").counts
+        array([2, 1])
         """
         seen = self._record(index).layers
         if not isinstance(layer, str) or layer not in seen:
@@ -438,7 +504,14 @@ class Watch:
         return found
 
     def saturation(self) -> dict[str, Array]:
-        """{activation layer: share of outputs with |f'(z)| < flat, for each record}"""
+        """{activation layer: share of outputs with |f'(z)| < flat, for each record}
+
+        >>> watch = nn.Watch(nn.Sequential(nn.Sigmoid()))
+        >>> _ = watch.model(tb.tensor([[0.0, 9.0]]))  # the slopes are 0.25 and 0.0001
+        >>> watch.step()
+        >>> watch.saturation()
+        {'0': array([0.5])}
+        """
         return self._series({name: r.flat for name, r in record.layers.items()} for record in self.records)
 
     def drift(self) -> dict[str, Array]:
@@ -446,13 +519,29 @@ class Watch:
 
         As drift(): an average over channels of |mean' - mean| / ((std + std') / 2 + 1e-12). Each record is of the
         mini-batch of its step, so that part of the drift is the batch's noise.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.Identity()))
+        >>> for x in ([[1.0], [3.0]], [[4.0], [6.0]]):  # mean 2, then 5; standard deviation 1
+        ...     y = watch.model(tb.tensor(x))
+        ...     watch.step()
+        >>> watch.drift()["0"].round(6)
+        array([3.])
         """
         moments = [{name: (r.mean, r.std) for name, r in record.layers.items()} for record in self.records]
         with np.errstate(all="ignore"):
             return self._series(drift(a, b) for a, b in pairwise(moments))
 
     def updates(self) -> dict[str, Array]:
-        """{parameter: ||p after the step - p before|| / ||p before||, for each record}, see update_ratio()"""
+        """{parameter: ||p after the step - p before|| / ||p before||, for each record}, see update_ratio()
+
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> watch = nn.Watch(net)
+        >>> _ = net(tb.tensor([[1.0]]))
+        >>> net.weight.data = net.weight.data * 2  # in place of an optimizer's step
+        >>> watch.step()
+        >>> watch.updates()
+        {'weight': array([1.])}
+        """
         return self._series(record.updates for record in self.records)
 
     def _series(self, rows: Iterable[dict[str, Any]]) -> dict[str, Array]:
@@ -467,20 +556,54 @@ class Watch:
     # plots, each a Matplotlib figure
 
     def plot_activations(self, index: int = -1) -> Any:
-        """The histogram of every layer's output in one record (default: the last), as a Matplotlib Figure."""
+        """The histogram of every layer's output in one record, as a Matplotlib Figure.
+
+        index: which record (default -1, the last). Errors: ValueError for another; ImportError without Matplotlib.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.ReLU()))
+        >>> _ = watch.model(tb.tensor([[-1.0, 3.0]]))
+        >>> watch.step()
+        >>> watch.plot_activations().savefig("activations.png")
+        """
         return self._plot_histograms("activation", "output", index)
 
     def plot_gradients(self, index: int = -1) -> Any:
-        """The histogram of dL/doutput of every layer in one record (default: the last); logarithmic counts."""
+        """The histogram of dL/doutput of every layer in one record, as a Matplotlib Figure; logarithmic counts.
+
+        index: which record (default -1, the last). Errors: ValueError for another, and where no gradient has reached a
+        layer's output; ImportError without Matplotlib.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.Linear(2, 1)))
+        >>> watch.model(tb.tensor([[-1.0, 3.0]])).backward()
+        >>> watch.step()
+        >>> watch.plot_gradients().savefig("gradients.png")
+        """
         return self._plot_histograms("gradient", "dL/doutput", index)
 
     def plot_saturation(self) -> Any:
-        """saturation() along the steps, in percent, as a Matplotlib Figure."""
+        """saturation() along the steps, in percent, as a Matplotlib Figure.
+
+        Errors: ValueError where nothing was recorded; ImportError without Matplotlib.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.ReLU()))
+        >>> _ = watch.model(tb.tensor([[-1.0, 3.0]]))
+        >>> watch.step()
+        >>> watch.plot_saturation().savefig("saturation.png")
+        """
         series = {name: 100 * share for name, share in self.saturation().items()}
         return self._plot_lines(series, self.steps, f"outputs with |f'| < {self.flat:g} (%)")
 
     def plot_drift(self) -> Any:
-        """drift() along the steps, as a Matplotlib Figure."""
+        """drift() along the steps, as a Matplotlib Figure.
+
+        Errors: ValueError where fewer than two steps were recorded; ImportError without Matplotlib.
+
+        >>> watch = nn.Watch(nn.Sequential(nn.ReLU()))
+        >>> for _ in range(2):
+        ...     y = watch.model(tb.tensor([[-1.0, 3.0]]))
+        ...     watch.step()
+        >>> watch.plot_drift().savefig("drift.png")
+        """
         label = f"drift of the means in {self.every} step{'s' * (self.every != 1)} (standard deviations)"
         return self._plot_lines(self.drift(), self.steps[1:], label)
 
@@ -489,6 +612,14 @@ class Watch:
 
         The dotted line at 1e-3 is a rule of thumb: far above it steps are coarse, far below it training is slow
         (Karpathy, CS231n, "Ratio of weights:updates").
+        Errors: ValueError where nothing was recorded; ImportError without Matplotlib.
+
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> watch = nn.Watch(net)
+        >>> _ = net(tb.tensor([[1.0]]))
+        >>> net.weight.data = net.weight.data * 1.001  # in place of an optimizer's step
+        >>> watch.step()
+        >>> watch.plot_updates().savefig("updates.png")
         """
         figure = self._plot_lines(self.updates(), self.steps, "||update|| / ||weights||")
         (axes,) = figure.axes
@@ -533,7 +664,9 @@ class Watch:
 def update_ratio(before: Array, after: Array) -> float:
     """||after - before|| / ||before||, Euclidean norms over all elements, in float64.
 
-    Infinite where all of before is 0, and nan if after is 0 as well. About 1e-3 is healthy (Karpathy, CS231n).
+    before, after: a parameter's values around a step. Infinite where all of before is 0, and nan if after is 0 as well.
+    About 1e-3 is healthy (Karpathy, CS231n).
+    Errors: TypeError for what is no array of numbers, ValueError for two shapes.
 
     >>> import numpy as np
     >>> from tinygrad_bn import nn

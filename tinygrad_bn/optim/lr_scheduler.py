@@ -28,6 +28,17 @@ class LRScheduler:
     optimizer: has param_groups, dicts with "lr", which becomes lr_0 and is also kept there as "initial_lr" (an
         "initial_lr" that is there already wins, as in PyTorch). last_epoch: t of the last step taken, -1: none.
     Errors: TypeError / ValueError for bad arguments, and for last_epoch >= 0 without an "initial_lr".
+
+    >>> class InverseTime(optim.lr_scheduler.LRScheduler):
+    ...     def _check(self):
+    ...         pass
+    ...
+    ...     def _lr(self, initial, t):
+    ...         return initial / (1 + t)
+    >>> schedule = InverseTime(optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0), last_epoch=-1)
+    >>> schedule.step()
+    >>> schedule.get_last_lr()
+    [0.5]
     """
 
     def __init__(self, optimizer: Any, last_epoch: int) -> None:
@@ -51,7 +62,16 @@ class LRScheduler:
         raise NotImplementedError(f"{type(self).__name__} does not define _lr()")
 
     def step(self) -> None:
-        """t becomes t + 1: give each parameter group its learning rate."""
+        """t becomes t + 1: give each parameter group its learning rate.
+
+        Errors: ValueError for a learning rate that is not finite; nothing has changed then.
+
+        >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> schedule = optim.lr_scheduler.StepLR(sgd, step_size=1, gamma=0.5)
+        >>> schedule.step()
+        >>> sgd.param_groups[0]["lr"]
+        0.5
+        """
         self._set(self.last_epoch + 1)
 
     def _set(self, t: int) -> None:
@@ -72,17 +92,33 @@ class LRScheduler:
         return lr
 
     def get_last_lr(self) -> list[float]:
-        """The learning rate of each parameter group at the current t."""
+        """The learning rate of each parameter group at the current t.
+
+        >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> optim.lr_scheduler.LinearLR(sgd, start_factor=0.5).get_last_lr()
+        [0.5]
+        """
         return [self._lr(initial, self.last_epoch) for initial in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything but the optimizer: settings, base_lrs, last_epoch."""
+        """A copy of everything but the optimizer: settings, base_lrs, last_epoch.
+
+        >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> optim.lr_scheduler.StepLR(sgd, step_size=2, gamma=0.5).state_dict()
+        {'step_size': 2, 'gamma': 0.5, 'last_epoch': 0, 'base_lrs': [1.0]}
+        """
         return copy.deepcopy({name: value for name, value in vars(self).items() if name != "optimizer"})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state_dict() of the same class, and set the learning rates that belong to it.
 
         Errors: TypeError / ValueError for other keys or values; nothing has changed then.
+
+        >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> schedule = optim.lr_scheduler.StepLR(sgd, step_size=2, gamma=0.5)
+        >>> schedule.load_state_dict({**schedule.state_dict(), "last_epoch": 4})
+        >>> sgd.param_groups[0]["lr"]  # two times 0.5
+        0.25
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
@@ -100,7 +136,22 @@ class LRScheduler:
 
 
 class StepLR(LRScheduler):
-    """lr_t = lr_0 gamma^floor(t / step_size)"""
+    """lr_t = lr_0 gamma^floor(t / step_size)
+
+    step_size: an int >= 1. gamma: default 0.1. optimizer, last_epoch (default -1): as in LRScheduler.
+    Errors: as LRScheduler. Source: torch.optim.lr_scheduler.StepLR.
+
+    >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    >>> schedule = optim.lr_scheduler.StepLR(sgd, step_size=2, gamma=0.5)
+    >>> for epoch in range(4):
+    ...     print(epoch, sgd.param_groups[0]["lr"])
+    ...     sgd.step()
+    ...     schedule.step()
+    0 1.0
+    1 1.0
+    2 0.5
+    3 0.5
+    """
 
     def __init__(self, optimizer: Any, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size, self.gamma = step_size, gamma
@@ -114,7 +165,22 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """lr_t = lr_0 gamma^k, where k milestones (ints >= 0, in any order; a repeated one counts as often) are <= t"""
+    """lr_t = lr_0 gamma^k, where k milestones (ints >= 0, in any order; a repeated one counts as often) are <= t
+
+    gamma: default 0.1. optimizer, last_epoch (default -1): as in LRScheduler.
+    Errors: as LRScheduler. Source: torch.optim.lr_scheduler.MultiStepLR.
+
+    >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    >>> schedule = optim.lr_scheduler.MultiStepLR(sgd, milestones=[1, 3], gamma=0.5)
+    >>> for epoch in range(4):
+    ...     print(epoch, sgd.param_groups[0]["lr"])
+    ...     sgd.step()
+    ...     schedule.step()
+    0 1.0
+    1 0.5
+    2 0.5
+    3 0.25
+    """
 
     def __init__(self, optimizer: Any, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.milestones: Any = milestones
@@ -131,7 +197,21 @@ class MultiStepLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """lr_t = eta_min + (lr_0 - eta_min) (1 + cos(pi t / T_max)) / 2: down until T_max, and up again beyond it"""
+    """lr_t = eta_min + (lr_0 - eta_min) (1 + cos(pi t / T_max)) / 2: down until T_max, and up again beyond it
+
+    T_max: an int >= 1. eta_min: default 0. optimizer, last_epoch (default -1): as in LRScheduler.
+    Errors: as LRScheduler. Source: Loshchilov & Hutter 2017, equation 5, without restarts.
+
+    >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    >>> schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=2)
+    >>> for epoch in range(3):  # the cosine is 1, 0, -1
+    ...     print(epoch, sgd.param_groups[0]["lr"])
+    ...     sgd.step()
+    ...     schedule.step()
+    0 1.0
+    1 0.5
+    2 0.0
+    """
 
     def __init__(self, optimizer: Any, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max, self.eta_min = T_max, eta_min
@@ -145,7 +225,23 @@ class CosineAnnealingLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """lr_t = lr_0 f, where f goes in equal steps from start_factor (0 < . <= 1) to end_factor (0 <= . <= 1)"""
+    """lr_t = lr_0 f, where f goes in equal steps from start_factor (0 < . <= 1) to end_factor (0 <= . <= 1)
+
+    start_factor, end_factor: default 1/3 and 1. total_iters: the number of steps (default 5); f stays afterwards.
+    optimizer, last_epoch (default -1): as in LRScheduler.
+    Errors: as LRScheduler, ValueError for start_factor = 0. Source: torch.optim.lr_scheduler.LinearLR.
+
+    >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    >>> schedule = optim.lr_scheduler.LinearLR(sgd, start_factor=0.5, total_iters=2)
+    >>> for epoch in range(4):
+    ...     print(epoch, sgd.param_groups[0]["lr"])
+    ...     sgd.step()
+    ...     schedule.step()
+    0 0.5
+    1 0.75
+    2 1.0
+    3 1.0
+    """
 
     def __init__(
         self,

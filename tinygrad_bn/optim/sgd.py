@@ -44,6 +44,15 @@ class SGD:
     Parameters whose .grad is None are left alone. Source: torch.optim.SGD.
     Errors: ValueError for an empty list, negative lr, momentum or weight_decay, nesterov without momentum or
     with dampening; TypeError for what is not a leaf Tensor.
+
+    >>> w = tb.tensor([1.0], requires_grad=True)
+    >>> sgd = optim.SGD([w], lr=0.5, momentum=0.5)
+    >>> for _ in range(2):
+    ...     w.grad = np.array([1.0], np.float32)
+    ...     sgd.step()  # v is 1, then 0.5 times 1 + 1
+    ...     print(w.item())
+    0.5
+    -0.25
     """
 
     def __init__(
@@ -106,13 +115,30 @@ class SGD:
             raise ValueError("params must not hold the same Tensor twice")
 
     def zero_grad(self) -> None:
-        """Set every .grad to None."""
+        """Set every .grad to None.
+
+        >>> w = tb.tensor([1.0], requires_grad=True)
+        >>> (3 * w).backward()
+        >>> optim.SGD([w]).zero_grad()
+        >>> w.grad is None
+        True
+        """
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place."""
+        """Change every parameter that has a gradient, in place.
+
+        Errors: TypeError, ValueError for a gradient of another kind, shape or dtype, and settings that are no longer
+        valid.
+
+        >>> w = tb.tensor([1.0], requires_grad=True)
+        >>> (3 * w).backward()
+        >>> optim.SGD([w], lr=0.1).step()
+        >>> round(w.item(), 6)  # 1 - 0.1 times 3
+        0.7
+        """
         steps = []  # everything is checked before anything changes
         for group in self.param_groups:
             numbers: dict[Any, tuple[Any, ...]] = {}
@@ -147,6 +173,13 @@ class SGD:
         """PyTorch's: {"state": {i: {"momentum_buffer": array}}, "param_groups": [{"lr": ..., ..., "params": [i, ...]}]}
 
         i counts the parameters in order; those without momentum so far have no entry. Arrays are copies.
+
+        >>> w = tb.tensor([1.0], requires_grad=True)
+        >>> sgd = optim.SGD([w], lr=0.1, momentum=0.9)
+        >>> (3 * w).backward()
+        >>> sgd.step()
+        >>> sgd.state_dict()["state"]
+        {0: {'momentum_buffer': array([3.], dtype=float32)}}
         """
         state, groups, i = {}, [], 0
         for group in self.param_groups:
@@ -164,6 +197,12 @@ class SGD:
 
         The parameters are those of this optimizer, group by group in order. Everything is checked first.
         Errors: TypeError, ValueError for keys, groups, shapes and dtypes that do not fit; nothing has changed then.
+
+        >>> w = tb.tensor([1.0], requires_grad=True)
+        >>> old, new = optim.SGD([w], lr=0.5), optim.SGD([w])
+        >>> new.load_state_dict(old.state_dict())
+        >>> new.param_groups[0]["lr"]
+        0.5
         """
         if not isinstance(state_dict, dict) or set(state_dict) != {"state", "param_groups"}:
             got = list(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
