@@ -1,4 +1,12 @@
-"""tinygrad_bn: a minimal tensor and autograd engine with the whole normalization family in fused Numba kernels."""
+"""tinygrad_bn: a minimal tensor and autograd engine with the whole normalization family in fused Numba kernels.
+
+help() on any name says how to use it. The examples there presuppose these imports:
+
+    import numpy as np
+    import tinygrad_bn as tb
+    import tinygrad_bn.nn.functional as F
+    from tinygrad_bn import nn, optim
+"""
 
 __version__ = "0.1.0"
 

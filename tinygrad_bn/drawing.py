@@ -65,11 +65,10 @@ def draw(tensor: Tensor, model: Any = None, *, limit: int = 1000) -> Drawing:
     recorded for, and for a graph of more than limit boxes.
     Source: Sugiyama, Tagawa & Toda 1981 (the layout).
 
-    >>> from tinygrad_bn import draw, tensor
-    >>> w = tensor([1.0, 2.0], requires_grad=True)
+    >>> w = tb.tensor([1.0, 2.0], requires_grad=True)
     >>> loss = (w * w).sum()
     >>> loss.backward()
-    >>> picture = draw(loss, {"w": w})  # in a notebook this is shown; picture.save("graph.svg") writes it
+    >>> picture = tb.draw(loss, {"w": w})  # in a notebook this is shown; picture.save("graph.svg") writes it
     >>> picture
     Drawing of 2 ops and 1 leaf: .svg, .dot, .save(path)
     >>> print(picture.dot.splitlines()[3])

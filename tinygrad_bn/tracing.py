@@ -27,9 +27,8 @@ class trace:
     the innermost prints.
     Errors: TypeError for another model, or a file without write().
 
-    >>> from tinygrad_bn import tensor, trace
-    >>> x = tensor([3.0, 4.0], requires_grad=True)
-    >>> with trace({"x": x}):
+    >>> x = tb.tensor([3.0, 4.0], requires_grad=True)
+    >>> with tb.trace({"x": x}):
     ...     (x * x).sum().backward()
     sum                dy () |1|  ->  multiply (2,) |1.414|
     multiply           dy (2,) |1.414|  ->  x (2,) |5|, x (2,) |5|

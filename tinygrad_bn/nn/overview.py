@@ -116,8 +116,6 @@ def summary(model: Module, input: Any) -> Summary:
     Errors: TypeError for another model or input; whatever the model itself raises for this input.
     Source: the idea is torchinfo's.
 
-    >>> import numpy as np
-    >>> from tinygrad_bn import nn
     >>> net = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
     >>> table = nn.summary(net, np.zeros((32, 64), np.float32))
     >>> table.trainable, table.buffers

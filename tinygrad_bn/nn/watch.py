@@ -43,8 +43,6 @@ def slopes(activation: Module, z: Any) -> Array:
     activation: the module.
     Errors: TypeError for other arguments, ValueError for a module whose output has another shape than z.
 
-    >>> import numpy as np
-    >>> from tinygrad_bn import nn
     >>> nn.watch.slopes(nn.Sigmoid(), np.zeros(2, np.float32))
     array([0.25, 0.25], dtype=float32)
     """
@@ -86,8 +84,6 @@ def saturation(
     activations: the classes of modules that count as activations; they must work element by element.
     Errors: TypeError, ValueError for other arguments. Source: Glorot & Bengio 2010 (what saturation does).
 
-    >>> import numpy as np
-    >>> from tinygrad_bn import nn
     >>> net = nn.Sequential(nn.Identity(), nn.Sigmoid())
     >>> nn.watch.saturation(net, np.array([[-9.0, 0.0, 2.0, 5.0]]))
     {'1': 0.5}
@@ -116,8 +112,6 @@ def batch_statistics(model: Module, input: Any) -> Statistics:
     state is as before afterwards. Outputs without axis 1 are one channel.
     Errors: TypeError for another model or input.
 
-    >>> import numpy as np
-    >>> from tinygrad_bn import nn
     >>> nn.watch.batch_statistics(nn.Sequential(nn.ReLU()), np.array([[-1.0, 2.0], [3.0, 4.0]]))
     {'0': (array([1.5, 3. ]), array([1.5, 1. ]))}
     """
@@ -140,7 +134,6 @@ def running_statistics(model: Module) -> Statistics:
     Decorrelated batch norm, which has a matrix in place of running_var, is left out.
     Errors: TypeError for another model.
 
-    >>> from tinygrad_bn import nn
     >>> nn.watch.running_statistics(nn.Sequential(nn.BatchNorm1d(2)))
     {'0': (array([0., 0.]), array([1., 1.]))}
     """
@@ -160,8 +153,6 @@ def drift(before: Statistics, after: Statistics) -> dict[str, float]:
     them only are left out; nan where the number of channels differs. Source: Ioffe & Szegedy 2015, section 4.1, where
     "internal covariate shift" is shown by percentiles over time. Errors: TypeError for other arguments.
 
-    >>> import numpy as np
-    >>> from tinygrad_bn import nn
     >>> moved = nn.watch.drift({"a": (np.zeros(2), np.ones(2))}, {"a": (np.array([1.0, 3.0]), np.ones(2))})
     >>> round(moved["a"], 6)
     2.0
@@ -323,9 +314,6 @@ class Watch:
     Errors: TypeError, ValueError for other arguments; RuntimeError in a forward if step() was not called for 1,000
     forwards. The plots need Matplotlib, in the extra [demos], and raise ImportError without it.
 
-    >>> import numpy as np
-    >>> import tinygrad_bn as tb
-    >>> from tinygrad_bn import nn, optim
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 1))
     >>> sgd = optim.SGD(net.parameters(), lr=0.1)
     >>> with nn.Watch(net, every=2) as watch:
@@ -668,8 +656,6 @@ def update_ratio(before: Array, after: Array) -> float:
     About 1e-3 is healthy (Karpathy, CS231n).
     Errors: TypeError for what is no array of numbers, ValueError for two shapes.
 
-    >>> import numpy as np
-    >>> from tinygrad_bn import nn
     >>> nn.watch.update_ratio(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
     0.1
     """
