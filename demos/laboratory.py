@@ -149,11 +149,13 @@ def beyond(
 ) -> Criterion:
     """The criterion that an interval lies below a bound, or above one, and that p, after Holm's correction, is small.
 
-    p is two-sided unless the note says otherwise: a small one beside a FAIL can mean the opposite of the claim.
+    p is two-sided unless the note says otherwise: a small one can mean the opposite of the claim, which is then said.
     In the criterion's note `details` come before p, and `note` behind it.
     """
     side = f"below {below:g}" if below < math.inf else f"above {above:g}"
     words = f"{details}, Holm p {p:.2g}" if details else f"Holm p {p:.2g}"
+    if p < 0.05 and not above <= mean <= below:
+        words += " (two-sided: it is the other way)"
     passed = bool(above < ci[0] and ci[1] < below and p < 0.05)
     note = f"{words}; {note}" if note else words
     return Criterion(name, mean, ci, f"interval {side}, Holm p < 0.05", passed, headline, note)
