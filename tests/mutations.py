@@ -1,0 +1,785 @@
+"""Mutations: wrong edits of the package, one at a time, each of which the tests must notice.
+
+    python tests/mutations.py [--only WORD]     (an hour; with WORD the edits whose file or description holds it)
+
+Each edit is a mistake that is easily made in a backward, or beside it: a sign, a dropped term, another axis, another
+normalizer. A copy of the package gets the edit, and the tests of that part run on it: first without compilation, which
+is much quicker, and if all pass, compiled as well. Killed: a test failed (or hung). Survived: all passed; a test is
+missing. Invalid: pytest could not run at all, so that nothing is shown.
+
+Before that the same tests must pass on a copy without an edit. Every copy has a folder of its own, with an empty cache
+of machine code: no kernel of one edit is ever run for another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+NEEDED = ("tinygrad_bn", "tests", "docs/accuracy.md", "setup.cfg")
+TIME = 3600  # seconds after which a run of the tests counts as hanging
+AT_ONCE = 2
+ONLY_COMPILED = {"threads"}  # its arrays are large: plain Python would take hours
+
+
+class Edit(NamedTuple):
+    file: str  # in tinygrad_bn/
+    old: str  # occurs once in it
+    new: str
+    wrong: str  # what is wrong then
+    tests: tuple[str, ...]  # names of test files, those first that are quick or likely to notice
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.wrong}"
+
+
+EDITS: list[Edit] = []
+
+
+def edits(file: str, tests: str, *rows: tuple[str, str, str]) -> None:
+    EDITS.extend(Edit(file, old, new, wrong, tuple(tests.split())) for old, new, wrong in rows)
+
+
+# The ops
+
+
+edits(
+    "ops/elementwise.py",
+    "gradients engine properties truth random_graphs",
+    ("(dy, lambda: -dy)", "(dy, dy)", "subtract: the sign of db"),
+    ("(lambda: dy * b, lambda: dy * a)", "(lambda: dy * a, lambda: dy * b)", "multiply: a and b exchanged"),
+    ("lambda: dy / b, lambda: -dy * (y / b)", "lambda: dy / b, lambda: -dy / (b * b)", "divide: db without a"),
+    ("lambda: -dy * (y / b)", "lambda: -dy * (a / (b * b))", "divide: b b in db overflows"),
+    ("dy * (b * a ** (b - 1)) if b", "dy * a ** (b - 1) if b", "power: the factor b is missing"),
+    ("dy * (b * a ** (b - 1)) if b", "dy * (b * a**b) if b", "power: the exponent is not lowered"),
+    ("dy * np.where(zero, 0, b * a ** np.where(zero, 1, b - 1))", "dy * (b * a ** (b - 1))", "power: da at 0 ** 0"),
+    ("a**b * np.log(np.where(zero, 1, a))", "a**b", "power: db without the logarithm"),
+    ("(None, dy * a**b * slope)", "(None, dy * a**b)", "power of a number: db without the logarithm"),
+    ("return y, lambda dy: dy * y\n", "return y, lambda dy: dy * x\n", "exp: x in place of y"),
+    ("return np.log(x), lambda dy: dy / x", "return np.log(x), lambda dy: dy / np.log(x)", "log: y in place of x"),
+    ("dy / (2 * y)", "dy / y", "sqrt: the factor 2 is missing"),
+    ("dy * (1 - y * y)", "dy * (1 - y)", "tanh: y is not squared"),
+    ("lambda dy: dy * np.sign(x)", "lambda dy: np.where(x < 0, -dy, dy)", "absolute: 1 in place of 0 at 0"),
+    (
+        "lambda: np.where(a == b, dy * 0.5, np.where(a < b, 0, dy)),\n        lambda: np.where(a == b, dy * 0.5, np.w"
+        "here(a > b, 0, dy)),",
+        "lambda: np.where(a < b, 0, dy),\n        lambda: np.where(a > b, 0, dy),",
+        "maximum: both of two equal elements get all",
+    ),
+    (
+        "lambda: np.where(condition, dy, 0),\n        lambda: np.where(condition, 0, dy)",
+        "lambda: np.where(condition, 0, dy),\n        lambda: np.where(condition, dy, 0)",
+        "where: the branches exchanged",
+    ),
+    ("outside | (x < min)", "outside | (x <= min)", "clip: no gradient at the lower bound"),
+    ("outside = outside | (x > max)", "outside = outside", "clip: the upper bound lets the gradient pass"),
+)
+
+edits(
+    "ops/reduction.py",
+    "gradients engine properties truth",
+    (
+        "lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)), shape)",
+        "lambda dy: np.broadcast_to(dy, shape)",
+        "sum: spread along the wrong axis",
+    ),
+    ("dy.reshape(_kept(shape, axis)) / n, shape", "dy.reshape(_kept(shape, axis)), shape", "mean: dy / n without n"),
+    ("/ n, shape", "/ math.prod(shape), shape", "mean: divided by the number of all elements"),
+    ("centered * (2.0 * over)", "centered * over", "var: the factor 2 is missing"),
+    ("centered * (2.0 * over)", "centered * (2.0 / _count(x, axis))", "var: the gradient ignores ddof"),
+    ("_count(x, axis) - check_int", "_count(x, axis) - 0 * check_int", "var: value and gradient ignore ddof"),
+    ("centered = centered - centered.mean(axis=axis, keepdims=True)", "pass", "var: rounding of a large mean stays"),
+    ("chosen / chosen.sum(axis=axis, keepdims=True)", "chosen", "max: each of equal elements gets all of dy"),
+)
+
+edits(
+    "ops/shape.py",
+    "gradients engine properties truth",
+    ("np.argsort([a % x.ndim for a in axes])", "[a % x.ndim for a in axes]", "transpose: not the inverse permutation"),
+    ("lambda dy: np.swapaxes(dy, axis1, axis2)", "lambda dy: dy.reshape(x.shape)", "swapaxes: reshape in its place"),
+    ("np.add.at(y, index, x)", "y[index] = x", "getitem: of an index that comes twice only the last counts"),
+    ("index = copy.deepcopy(index)", "pass", "getitem: an index that is changed later moves the gradient"),
+    ("for i in range(len(arrays)))", "for i in reversed(range(len(arrays))))", "concatenate: parts in reverse order"),
+    ("for (before, _), n", "for (_, before), n", "pad: what stands after in place of what stands before"),
+)
+
+edits(
+    "ops/linear.py",
+    "golden gradients properties nn truth",
+    ("g = product(matrix(dy), np.swapaxes(column, -1, -2))", "g = product(matrix(dy), column)", "matmul: B for B^T"),
+    (
+        "product(dy.reshape(rows, outputs).T, x)",
+        "product(dy.reshape(rows, outputs).T, x) / max(rows, 1)",
+        "linear: dW averaged over the samples",
+    ),
+    ("lambda: dw(dy), lambda: db(dy))", "lambda: dw(dy), None)", "linear: the gradient of the bias is missing"),
+    (
+        "total[:] = 0\n    for n in range(len(dy)):",
+        "total[:] = 0\n    for n in range(1, len(dy)):",
+        "linear: db without the first sample",
+    ),
+    ("total[c] += row[c]", "total[c] = row[c]", "linear: db of the last sample alone"),
+)
+
+edits(
+    "ops/activation.py",
+    "golden special_values gradients properties nn truth",
+    ("0 if y[i] <= 0 else dy[i]", "0 if y[i] < 0 else dy[i]", "ReLU: the gradient at 0"),
+    ("0 if y[i] <= 0 else dy[i]", "0 if y[i] <= 0 else 1", "ReLU: dy is missing"),
+    ("return np.where(x <= 0, 0, x)", "return np.where(x < 0, 0, x)", "ReLU, create_graph: the gradient at 0"),
+    ("y[i] * (1 - y[i]) * dy[i]", "y[i] * dy[i]", "sigmoid: the factor 1 - y is missing"),
+    ("(1 - y[i] * y[i]) * dy[i]", "(1 - y[i]) * dy[i]", "tanh: y is not squared"),
+    ("y[r, j] * (dy[r, j] - total)", "y[r, j] * dy[r, j]", "softmax: the diagonal of the Jacobian alone"),
+    ("math.exp(y[r, j]) * total", "math.exp(y[r, j]) * dy[r, j]", "log-softmax: dy in place of its sum"),
+    (
+        "shifted = x - _detached(x).max(axis=dim, keepdims=True)",
+        "shifted = x",
+        "log-softmax, create_graph: the maximum is not subtracted",
+    ),
+    ("return np.moveaxis(dx, -1, dim)", "return dx.reshape(x.shape)", "softmax: the gradient lies along another axis"),
+    ("1 / (1 - p) if p < 1 else 0", "1", "dropout: what is kept is not scaled"),
+    ('not check_flag("training", training) or p', 'check_flag("training", training) or p', "dropout in eval alone"),
+)
+
+edits(
+    "ops/loss.py",
+    "golden special_values gradients properties truth",
+    ("dx[r, t] -= scale[r]", "dx[r, t] -= 1", "cross entropy: the one-hot term without dy / N"),
+    ("dx[r, t] -= scale[r]", "dx[r, t] += scale[r]", "cross entropy: the sign of the one-hot term"),
+    ("scale[:] = dy / count", "scale[:] = dy", "cross entropy: the gradient of the mean is not divided"),
+    ("kept or math.nan", "len(x) or math.nan", "cross entropy: the mean counts ignored samples"),
+    ("dx[r, j] = 0\n", "dx[r, j] = probability[r, j] * scale[r]\n", "cross entropy: ignored samples get a gradient"),
+    ("np.where(x >= 0, (1 - target) - s, s - target) * dy", "(s - target) * dy", "BCE: sigmoid(-|x|) for sigmoid(x)"),
+    ("lambda: -x * dy)", "None)", "BCE: no gradient for the target"),
+    ("_reduce(difference * difference,", "_reduce(difference * difference * 0.5,", "MSE: half of it"),
+    ("loss.sum() / float(kept.sum())", "loss.mean()", "NLL: the mean counts ignored samples"),
+)
+
+edits(
+    "ops/convolution.py",
+    "wrong_backward_rejected gradients images properties truth threads",
+    ("row[w] += values[q]", "row[w] = values[q]", "dx: overwritten where windows overlap"),
+    (
+        "h, values = p * stride_h + i * dilation_h - top,",
+        "h, values = p * stride_h + i * dilation_h,",
+        "dx: the padding above is forgotten",
+    ),
+    (
+        "- left\n                                if 0 <= w < W:\n                                    row[w] +=",
+        "- left\n                                if 0 <= w < W - 1:\n                                    row[w] +=",
+        "dx: the last column gets nothing",
+    ),
+    (
+        "w = q * stride_w + j * dilation_w - left\n                                if",
+        "w = q * stride_w + j - left\n                                if",
+        "dx: the dilation is forgotten",
+    ),
+    (
+        "patches(block).swapaxes(2, 3)).sum(axis=0)",
+        "patches(block).swapaxes(2, 3)).mean(axis=0)",
+        "dW averaged over the images",
+    ),
+    ("parts[k] += (", "parts[k] = (", "dW: overwritten by the next block of images"),
+    ("for block in blocks[k :: len(parts)]", "for block in blocks[k :: len(parts) + 1]", "dW: blocks are left out"),
+    ("result = np.zeros_like(x)", "result = np.empty_like(x)", "dx: not zeroed before it is added to"),
+    (
+        "reshape(weight.shape)\n\n    def pullback(dy: Any) -> Any:\n        dy = contiguous(dy)\n        "
+        "return lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3))",
+        "reshape(weight.shape)\n\n    def pullback(dy: Any) -> Any:\n        dy = contiguous(dy)\n        "
+        "return lambda: dx(dy), lambda: dweight(dy), lambda: dy.mean(axis=(0, 2, 3))",
+        "db: the mean in place of the sum",
+    ),
+    (
+        "astype(dy.dtype)\n\n    def pullback(dy: Any) -> Any:\n        dy = contiguous(dy)\n        "
+        "return lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3))",
+        "astype(dy.dtype)\n\n    def pullback(dy: Any) -> Any:\n        dy = contiguous(dy)\n        "
+        "return lambda: dx(dy), lambda: dweight(dy), None",
+        "direct: the gradient of the bias is missing",
+    ),
+    ("out[q * stride_w + j * dilation_w] += factor", "out[q * stride_w + j] += factor", "direct dx: no dilation"),
+    ("image = dx[n, o // outputs * G + g]", "image = dx[n, g]", "direct dx: always the first group"),
+    (
+        "result[:, :, top : top + H, left : left + W]",
+        "result[:, :, bottom : bottom + H, right : right + W]",
+        "direct dx: cut out by the padding of the other side",
+    ),
+    ("total += grad[q] * row[q * stride_w + j * dilation_w]", "total += grad[q] * row[q]", "direct dW: no stride"),
+    ("for p in pieces[k :: len(parts)]", "for p in pieces[k + 1 :: len(parts)]", "direct dW: images are left out"),
+)
+
+edits(
+    "ops/pooling.py",
+    "wrong_backward_rejected gradients images properties truth threads",
+    ("dx[p, h, w] += share", "dx[p, h, w] = share", "average: overwritten where windows overlap"),
+    (
+        "share = dy[p, i, j] * row_weight[i] * column_weight[j]",
+        "share = dy[p, i, j] / ((rows[i, 1] - rows[i, 0]) * (columns[j, 1] - columns[j, 0]))",
+        "average: the gradient counts what is inside the image alone",
+    ),
+    ("dx[p, index[p, k]] += dy[p, k]", "dx[p, index[p, k]] = dy[p, k]", "max: overwritten where windows overlap"),
+    ("if v > top or v != v", "if v >= top or v != v", "max: the last of equal elements"),
+    ("top, where = v, h * W + w", "top, where = v, h * _H + w", "max: the place is counted in heights"),
+    ("h, w = rows[i, 0], columns[j, 0]\n", "h, w = rows[i, 0], columns[0, 0]\n", "max: starts in the first window"),
+)
+
+edits(
+    "ops/normalization.py",
+    "norms golden norm_variants gradients norm_properties properties truth threads",
+    ("shift[c] = dbias[c] / m * scale[c]", "shift[c] = 0", "channels: the mean of g is missing"),
+    ("dbias[c] / m * factor, steep", "0.0, steep", "channels of positions: the mean of g is missing"),
+    ("dbias[c] / m * factor, steep", "dbias[c] / N * factor, steep", "channels: divided by N instead of N L"),
+    ("scale[c] * rstd[c] * dweight[c] / m", "0", "channels: the x_hat term is missing"),
+    ("factor * rstd[c] * dweight[c] / m", "-factor * rstd[c] * dweight[c] / m", "channels: the sign of the x_hat term"),
+    ("factor * rstd[c] * dweight[c] / m", "factor * rstd[c] * dweight[c] / (m - 1)", "channels: m - 1 in place of m"),
+    ("factor * rstd[c] * dweight[c] / m", "factor * dweight[c] / m", "channels: x - mean in place of x_hat"),
+    ("scale[c] = weight[c] * rstd[c]\n", "scale[c] = rstd[c]\n", "channels: dx without gamma"),
+    ("grad[c] * (row[c] - mean[c])", "grad[c] * row[c]", "dgamma with x in place of x_hat"),
+    ("t += grad[i] * (run[i] - center)", "t += grad[i] * run[i]", "dgamma of positions with x in place of x_hat"),
+    ("dweight[c] *= rstd[c]", "pass", "dgamma without rstd"),
+    ("if own else math.inf", "if True else math.inf", "eval: the gradient of training"),
+    ("gamma, m, mean[k], rstd[k]", "gamma, m, mean[0], rstd[0]", "ghosts: the statistics of the first for all"),
+    ("_total(dbias, x.dtype) if has_bias else None", "None", "channels: the gradient of the bias is missing"),
+    ("parts[0] if len(parts) == 1 else parts.sum(axis=0)", "parts[0]", "dgamma and dbeta of the first part alone"),
+    ("parts[0] if len(parts) == 1 else parts.sum(axis=0)", "parts.mean(axis=0)", "dgamma and dbeta averaged"),
+    ("mean_g / K if centered else 0.0", "mean_g / K", "RMS norm: the gradient of layer norm"),
+    ("slope = r * r * mean_g_xhat / K", "slope = r * mean_g_xhat / K", "rows: x - mean in place of x_hat"),
+    ("slope = r * r * mean_g_xhat / K", "slope = r * r * mean_g_xhat / J", "rows: divided by J instead of J L"),
+    ("mean_g += v\n", "mean_g += grad[j]\n", "rows: the mean of dy in place of gamma dy"),
+    ("mean_g += s * weight[g, j]", "mean_g += s", "rows of positions: the mean of dy in place of gamma dy"),
+    ("mean_g_xhat += t * weight[g, j]", "mean_g_xhat = t * weight[g, j]", "rows: the last channel of a group alone"),
+    ("center, r = mean[n, g], rstd[n, g]", "center, r = mean[n, 0], rstd[n, 0]", "rows: statistics of the first group"),
+    ("dweight[j] += grad * d[j] * rstd", "dweight[j] += grad * d[j]", "rows: dgamma with x - mean in place of x_hat"),
+    ("dbias[j] += grad\n", "dbias[j] += grad * weight[j]\n", "rows: dbeta with gamma dy in place of dy"),
+    (
+        "dweight[:] = 0\n    dbias[:] = 0\n    for n in range(first, last)",
+        "for n in range(first, last)",
+        "rows: dgamma and dbeta are not zeroed before they are added to",
+    ),
+    ("r = 1 / np.sqrt(total / K + eps)", "r = 1 / np.sqrt(total / (K - 1) + eps)", "rows: the unbiased variance"),
+    ("r = 1 / np.sqrt(total / K + eps)", "r = 1 / (np.sqrt(total / K) + eps)", "rows: eps outside of the root"),
+    ("var[c] /= m\n", "var[c] /= m - 1\n", "channels: the unbiased variance"),
+    (
+        "x = x - x.mean(axis=axes, keepdims=True)",
+        "x = x - x.mean(axis=axes, keepdims=True).detach()",
+        "create_graph: the mean is taken for a constant",
+    ),
+    (
+        "np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps)",
+        "np.sqrt((x * x).mean(axis=axes, keepdims=True).detach() + eps)",
+        "create_graph: the variance is taken for a constant",
+    ),
+    (
+        "dweight[:], dbias[:] = totals.sum(axis=1)",
+        "dweight[:], dbias[:] = totals.mean(axis=1)",
+        "large: dgamma averaged",
+    ),
+    ("var[:] = totals.sum(axis=0) / m", "var[:] = totals.sum(axis=0) / (m - 1)", "large: the unbiased variance"),
+)
+
+edits(
+    "ops/norms.py",
+    "norms golden norm_properties gradients properties truth",
+    (
+        "running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]",
+        "running[c] = momentum * running[c] + (1 - momentum) * factor * batch[c]",
+        "momentum is the weight of the old statistics",
+    ),
+    (
+        "update(running_var, var[0], momentum, m / (m - 1))",
+        "update(running_var, var[0], momentum)",
+        "biased running var",
+    ),
+    (
+        "keep=None)\n    check_writable(running_mean=running_mean, running_var=running_var)\n    m = x.size",
+        "keep=None)\n    m = x.size",
+        "batch norm: read-only statistics are found when the first has changed",
+    ),
+    (
+        'training=False, got None")\n        return channel_norm(x, weight, bias, mean=plain(running_mean), '
+        "var=plain(running_var), ",
+        'training=False, got None")\n        return channel_norm(x, weight, bias, mean=None, var=None, ',
+        "batch norm: eval mode with batch statistics",
+    ),
+    ("m = x.size // max(x.shape[1], 1)\n", "m = len(x)\n", "batch norm: positions are not counted"),
+    ("mean.mean(axis=0), momentum)", "mean[0], momentum)", "instance norm: running mean of the first sample"),
+    ("momentum, L / (L - 1))", "momentum)", "instance norm: biased running var"),
+    ("shape=(N, G, C // G, L), eps", "shape=(N, C // G, G, L), eps", "group norm: groups of G channels"),
+    ("eps=eps, centered=False, keep=None)", "eps=eps, centered=True, keep=None)", "RMS norm: centered"),
+    ("float(np.finfo(x.dtype).eps)", "float(np.finfo(np.float32).eps)", "RMS norm: eps of float32 for float64"),
+)
+
+edits(
+    "ops/norm_variants.py",
+    "norm_variants norm_properties gradients wrong_backward_rejected truth",
+    ("var * (m / (m - 1))[:, None]", "var", "ghosts: biased running var"),
+    ("np.average(mean, axis=0, weights=m)", "mean.mean(axis=0)", "ghosts: each counts the same, whatever its size"),
+    ("(samples - starts[-1]) * values == 1", "samples - starts[-1] == 1", "ghosts: a single image left over joins"),
+    ("(mean - plain(running_mean)) / sigma", "(plain(running_mean) - mean) / sigma", "renorm: the sign of d"),
+    ("1 / r_max, r_max).astype", "0, r_max).astype", "renorm: r has no lower limit"),
+    ("shift = d if weight is None else weight * d", "shift = d", "renorm: d without gamma"),
+    (
+        "mean, var = keep[0][0][0], keep[0][1][0]\n",
+        "mean, var = keep[0][0][0], keep[0][1][0]\n    update(running_mean, mean, momentum)\n    momentum = 0.0\n",
+        "renorm: d from the statistics after this batch",
+    ),
+    (
+        "update(running_var, var, momentum, m / (m - 1))",
+        "update(running_var, var, momentum)",
+        "renorm: biased running var",
+    ),
+    ("update(running_mean, mean.reshape(C), momentum)", "pass", "decorrelation: no running mean"),
+)
+
+edits(
+    "ops/whitening.py",
+    "norm_variants wrong_backward_rejected gradients norm_properties truth",
+    ("-(z @ _t(x) + _t(x) @ z), z", "-(z @ _t(x)), z", "lyapunov: a term of dS is missing"),
+    ("-(z @ _t(x) + _t(x) @ z), z", "z @ _t(x) + _t(x) @ z, z", "lyapunov: the sign of dS"),
+    ("b @ _symmetric(db) @ b", "b @ db @ b", "inverse square root: db is not made symmetric"),
+    ("-lyapunov(", "lyapunov(", "inverse square root: the sign"),
+    ("_symmetric(d @ inner @ _t(d))", "d @ inner @ _t(d)", "eigenvectors: the gradient is not made symmetric"),
+    ("np.where(same, 1, values - _t(values))", "np.where(same, 1, _t(values) - values)", "eigenvectors: the sign of F"),
+    ("f * (_t(d) @ dy[..., 1:, :])", "0", "eigenvectors: only the eigenvalues have a gradient"),
+    ("(2 / m) * dsigma @ c", "(1 / m) * dsigma @ c", "whiten: C C^T has one factor C"),
+    ("(2 / m) * dsigma @ c", "0", "whiten: W is taken for a constant"),
+    ("(dc - dc.mean(axis=-1, keepdims=True))", "dc", "whiten: the mean is taken for a constant"),
+    ("dc = _t(w) @ dy", "dc = w @ dy", "whiten: W in place of W^T"),
+)
+
+
+# The engine
+
+
+edits(
+    "engine.py",
+    "engine nn random_graphs gradients",
+    ("class _GradMode(threading.local):", "class _GradMode:", "no_grad reaches into other threads"),
+    (
+        "_mode.enabled = _mode.outside.pop()",
+        "_mode.outside.pop()\n        _mode.enabled = True",
+        "no_grad ends an outer no_grad",
+    ),
+    ("if inputs and _mode.enabled:", "if inputs:", "no_grad records"),
+    ("result._changes = self._changes\n", "pass\n", "detach: changes of one are not seen by the other"),
+    ("if counter[0] != seen and (again", "if counter[0] < seen and (again", "changes in place are not noticed"),
+    ("if y is a or (base is not None and (base is a or base is a.base))", "if y is a", "views: changes are not shared"),
+    (
+        "copy.grad = None if gradient is None else gradient.copy()",
+        "copy.grad = gradient",
+        "deepcopy shares the gradient",
+    ),
+    ("self._changes[0] += 1\n        return self", "return self", "in-place operators are not counted as a change"),
+    ("_node.retained = weakref.ref(self)", "_node.retained = lambda: None", "retain_grad keeps nothing"),
+)
+
+edits(
+    "backward.py",
+    "engine random_graphs gradients nn properties",
+    ("tuple(i + extra for i, n", "tuple(i for i, n", "broadcasting: summed over the wrong axis"),
+    ("g.sum(axis=axes, keepdims=True)", "g.mean(axis=axes, keepdims=True)", "broadcasting: the mean of the copies"),
+    ("table[key] = _add(table[key], g)", "table[key] = g", "a tensor used twice: overwritten instead of added"),
+    ("if leaf.grad is None else _add(leaf.grad, table[key])", "", "a second backward overwrites .grad"),
+    ("_add(table[key], seed) if key in table else seed", "seed", "an output named twice counts once"),
+    ("if t.grad is None else _add(t.grad, dy)", "", "retain_grad: overwritten instead of added"),
+    (
+        'sorted(found.values(), key=attrgetter("serial"))',
+        "list(found.values())[::-1]",
+        "nodes are visited before their gradient is complete",
+    ),
+    ("if not retain:\n", "if retain:\n", "retain_graph: the opposite"),
+    ("table[key] = g if alone else g.copy()", "table[key] = g", ".grad shares memory with what the pullback keeps"),
+    (
+        "with grad_enabled(create_graph), one_thread:",
+        "with grad_enabled(False), one_thread:",
+        "create_graph: no history",
+    ),
+    (
+        "args = [_alias(a) if isinstance(a, Tensor) else a for a in node.args]",
+        "args = list(node.args)",
+        "create_graph: the gradient of a fused op runs on into what its arguments come from",
+    ),
+    (
+        'walk([output], [_seed(output, gradient, "gradient")], None, retain_graph or create_graph,',
+        'walk([output], [_seed(output, gradient, "gradient")], None, retain_graph,',
+        "backward: create_graph does not keep the graph",
+    ),
+    (
+        "inputs, retain_graph or create_graph, create_graph)",
+        "inputs, retain_graph, create_graph)",
+        "grad: create_graph does not keep the graph",
+    ),
+    ("g is None or first[id(g)] == i else _copy(g)", "True else _copy(g)", "grad: an input named twice: one array"),
+)
+
+edits(
+    "operators.py",
+    "properties engine gradients random_graphs",
+    ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
+    ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
+    ("OPS[np.power](other, self)", "OPS[np.power](self, other)", "a ** t is t ** a"),
+    ("OPS[np.matmul](other, self)", "OPS[np.matmul](self, other)", "a @ t is t @ a"),
+    ("OPS[np.less_equal](self, other)", "OPS[np.less](self, other)", "t <= a is t < a"),
+    ("OPS[np.mean](self, axis=axis, keepdims=keepdims)", "OPS[np.mean](self, axis=axis)", "mean: keepdims is ignored"),
+    ("self, axis=axis, ddof=ddof,", "self, axis=axis, ddof=0,", "var: ddof is ignored"),
+    ("OPS[np.min](self, axis=axis", "OPS[np.max](self, axis=axis", "min is max"),
+)
+
+edits(
+    "gradient_checks.py",
+    "wrong_backward_rejected norm_backward_rejected engine gradients",
+    (
+        "for index in np.ndindex(t.shape):",
+        "for index in list(np.ndindex(t.shape))[1:]:",
+        "the first element is skipped",
+    ),
+    (
+        "for index in np.ndindex(t.shape):",
+        "for index in list(np.ndindex(t.shape))[:-1]:",
+        "the last element is skipped",
+    ),
+    ("<= atol + rtol * abs(numerical)", "<= atol + 100 * rtol * abs(numerical)", "the tolerance is 100 times as large"),
+    ("<= atol + rtol * abs(numerical)", "<= 1000 * atol + rtol * abs(numerical)", "atol is 1000 times as large"),
+    ("<= atol + rtol * abs(numerical)", "<= atol + rtol * abs(numerical) or numerical == 0", "zeros are not compared"),
+    (
+        "abs(analytic[index] - numerical) <= atol",
+        "abs(abs(analytic[index]) - abs(numerical)) <= atol",
+        "signs are ignored",
+    ),
+    ("rng.standard_normal(t.shape).astype", "np.ones(t.shape).astype", "the cotangent is 1"),
+    ("default_rng([seed, 7, stream])", "default_rng(seed)", "the cotangent is what inputs are drawn from"),
+    ("if not (close and math.isfinite(numerical))", "if not close", "an infinite derivative passes"),
+    ("work[index] = original[index]\n", "pass\n", "elements stay shifted while others are checked"),
+    (
+        "for i, g in zip(checked, analytic, strict=True):\n            _compare",
+        "for i, g in list(zip(checked, analytic, strict=True))[:1]:\n            _compare",
+        "only the first input is checked",
+    ),
+    (
+        "equal_nan=True):\n            array[...] = values",
+        "equal_nan=True) and False:\n            pass",
+        "an op that writes into its arguments passes",
+    ),
+    (
+        "if not np.array_equal(again.data, t.data, equal_nan=True):",
+        "if False:",
+        "a function that is not deterministic passes",
+    ),
+    (
+        "if g is not None and not np.allclose(doubled",
+        "if False and not np.allclose(doubled",
+        "a constant for dy passes",
+    ),
+    (
+        "if not np.allclose(found, expected, rtol, atol, equal_nan=True):",
+        "if False:",
+        "a definition that is another function passes",
+    ),
+    (
+        "return gradcheck(first, [*inputs, *cotangents], eps, atol, rtol, seed=seed)",
+        "return True",
+        "no second derivatives",
+    ),
+)
+
+
+# What is built on it
+
+
+edits(
+    "optim/sgd.py",
+    "golden nn lr_scheduler checkpoint engine special_values",
+    ("momentum * buffer[i] + dampening * d", "momentum * buffer[i] + d", "the dampening is forgotten"),
+    ("buffer[i] = d if first", "buffer[i] = dampening * d if first", "the first step is dampened"),
+    ("d + momentum * buffer[i] if nesterov", "buffer[i] + momentum * d if nesterov", "Nesterov: d and v exchanged"),
+    ("d += weight_decay * p[i]", "d -= weight_decay * p[i]", "the sign of the weight decay"),
+    ("p[i] -= lr * d", "p[i] += lr * d", "the sign of the step"),
+    ("number(1 - dampening)", "number(dampening)", "the dampening, in place of 1 less it"),
+    ("(-g if maximize else contiguous(g))", "contiguous(g)", "maximize is ignored"),
+    ("p.grad = None\n", "pass\n", "zero_grad does nothing"),
+    ("p._changes[0] += 1", "pass", "a step is not counted as a change"),
+    (
+        "self.param_groups, self._buffers = groups, buffers",
+        "self.param_groups = groups",
+        "loading forgets the momentum",
+    ),
+    ("first = buffer is None\n", "first = True\n", "every step is the first"),
+)
+
+edits(
+    "optim/lr_scheduler.py",
+    "lr_scheduler",
+    ("(t // self.step_size)", "((t + 1) // self.step_size)", "StepLR: a step early"),
+    ("bisect_right(self.milestones, t)", "bisect_right(self.milestones, t - 1)", "MultiStepLR: a step late"),
+    ("math.pi * t / self.T_max", "math.pi * (t + 1) / self.T_max", "cosine annealing: a step early"),
+    (
+        "self.eta_min + (initial - self.eta_min) * (1",
+        "self.eta_min + initial * (1",
+        "cosine annealing: starts too high",
+    ),
+    ("min(t, self.total_iters) /", "t /", "LinearLR: goes on behind the end"),
+    ('group["lr"] = lr', 'group["lr"] = rates[0]', "all groups get the rate of the first"),
+)
+
+edits(
+    "nn/module.py",
+    "nn norms norm_properties",
+    ("out = out if changed is None else changed", "pass", "forward hooks: what they return is ignored"),
+    ("args = changed if isinstance(changed, tuple) else (changed,)", "pass", "pre-hooks: what they return is ignored"),
+    (
+        "for module in self.modules():\n            module.training = mode",
+        "self.training = mode",
+        "train: not the children",
+    ),
+    ("parameter.grad = None\n\n    def to", "pass\n\n    def to", "zero_grad does nothing"),
+    ("target._changes[0] += 1\n", "pass\n", "load_state_dict is not counted as a change"),
+    ("name: np.array(v.data if isinstance(v, Tensor) else v)", "name: getattr(v, 'data', v)", "state_dict: no copies"),
+)
+
+edits(
+    "nn/normalization.py",
+    "norms nn norm_properties golden norm_variants",
+    ("not self.track_running_stats, 0.0)", "True, 0.0)", "batch norm: eval mode with batch statistics"),
+    (
+        "if not (self.training and self.track_running_stats):",
+        "if not self.track_running_stats:",
+        "eval mode is training",
+    ),
+    (
+        "seen = int(self.num_batches_tracked) + 1",
+        "seen = int(self.num_batches_tracked) + 2",
+        "cumulative average: off by one",
+    ),
+    (
+        "y = self.normalize(x, True, self._momentum())\n        self.num_batches_tracked += 1",
+        "y = self.normalize(x, True, self._momentum())",
+        "batches are not counted",
+    ),
+    (
+        "use_input = self.running_mean, self.running_var, self.training or self.running_mean is None",
+        "use_input = self.running_mean, self.running_var, True",
+        "instance norm: eval mode with the input's statistics",
+    ),
+    (
+        "momentum = 0.1 if self.momentum is None else self.momentum",
+        "momentum = 0.1",
+        "instance norm: its momentum is ignored",
+    ),
+    ('"running_var": np.ones(n, np.float32)', '"running_var": np.zeros(n, np.float32)', "the variance starts from 0"),
+    (
+        "F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)",
+        "F.layer_norm(x, self.normalized_shape, self.weight, None, self.eps)",
+        "layer norm: the bias is not used",
+    ),
+    (
+        "F.rms_norm(x, self.normalized_shape, self.weight, self.eps)",
+        "F.rms_norm(x, self.normalized_shape, self.weight)",
+        "RMS norm: eps is not used",
+    ),
+)
+
+edits(
+    "nn/norm_variants.py",
+    "norm_variants nn norm_properties nn_utils",
+    (
+        "int(self.num_batches_tracked) - self.warmup",
+        "int(self.num_batches_tracked) + 1 - self.warmup",
+        "renorm: opens a batch early",
+    ),
+    ("1 + (self.r_max - 1) * r", "self.r_max * r", "renorm: r_max rises from 0"),
+    (
+        "after / self.d_ramp, 1.0) if self.d_ramp",
+        "after / self.r_ramp, 1.0) if self.r_ramp",
+        "renorm: d_max rises with r_max",
+    ),
+    ("self.group_size,\n            self.method,", 'self.group_size,\n            "zca",', "decorrelation: PCA is ZCA"),
+    ("self.group_size,\n            self.method,", "None,\n            self.method,", "decorrelation: one group"),
+    (
+        "self.running_var,\n            self.weight,",
+        "self.running_mean,\n            self.weight,",
+        "ghosts: mean for var",
+    ),
+)
+
+edits(
+    "nn/convolution.py",
+    "images nn golden gradients",
+    (
+        "self.stride, self.padding, self.dilation, self.groups",
+        "self.stride, self.dilation, self.padding, self.groups",
+        "padding and dilation exchanged",
+    ),
+    ("init.fans(self.weight)[0]", "init.fans(self.weight)[1]", "initialized by fan_out"),
+    ("self.weight, self.bias, self.stride", "self.weight, None, self.stride", "the bias is not used"),
+    ("self.dilation, self.ceil_mode)", "(1, 1), self.ceil_mode)", "max pooling: the dilation is not used"),
+    (
+        "self.ceil_mode,\n            self.count_include_pad,",
+        "self.count_include_pad,\n            self.ceil_mode,",
+        "average pooling: flags exchanged",
+    ),
+    (
+        'self.kernel_size if stride is None else pair("stride", stride, 1)\n        self.padding, self',
+        '(1, 1) if stride is None else pair("stride", stride, 1)\n        self.padding, self',
+        "max pooling: stride 1 by default",
+    ),
+)
+
+edits(
+    "nn/utils.py",
+    "nn_utils norm_properties",
+    ("min(1.0, max_norm / (total + 1e-6))", "max_norm / (total + 1e-6)", "clipping: small gradients are scaled up"),
+    ("scale * centered + beta", "centered + beta", "folding: the bias is not scaled"),
+    ("totals.get(k, 0.0) + samples * v", "totals.get(k, 0.0) + v", "statistics: batches are not weighted"),
+    (
+        "(1 - weight) * source[id(norm)][name] + weight * value",
+        "weight * source[id(norm)][name] + (1 - weight) * value",
+        "adaptation: the weights exchanged",
+    ),
+)
+
+edits(
+    "preprocessing.py",
+    "preprocessing properties",
+    (
+        "var = (rest**2).mean(axis=0)",
+        "var = (rest**2).sum(axis=0) / max(n - 1, 1)",
+        "StandardScaler: the unbiased variance",
+    ),
+    ("s[:rank] / math.sqrt(n - 1)", "s[:rank] / math.sqrt(n)", "whitening: the biased covariance"),
+    ("np.hypot(std, math.sqrt(self.eps))", "np.hypot(std, self.eps)", "whitening: eps added to the deviation"),
+    ("self.components_.T / self.scale_", "self.components_.T * self.scale_", "whitening: multiplied by the deviation"),
+    ("y * self.scale_ @ self.components_", "y / self.scale_ @ self.components_", "whitening: the inverse divides"),
+    ("super()._transform(x) @ self.components_", "super()._transform(x)", "ZCA: not rotated back"),
+    (
+        "super()._inverse((y - low) / (high - low))",
+        "super()._inverse(y / (high - low))",
+        "MinMaxScaler: low in the inverse",
+    ),
+    ("np.median(x, axis=0)", "x.mean(axis=0)", "RobustScaler: the mean"),
+    ("return mean, rest - rest.mean(axis=0)", "return mean, rest", "rounding of a large mean stays"),
+    ("np.abs(axes).argmax(axis=1)", "axes.argmax(axis=1)", "whitening: the largest entry may be negative"),
+)
+
+edits(
+    "threads.py",
+    "threads",
+    (
+        "count * (i + 1) // pieces)",
+        "count * (i + 1) // pieces - (pieces > 1))",
+        "the last index of each piece is left out",
+    ),
+    ("for i in range(pieces)]", "for i in range(max(pieces - 1, 1))]", "the last piece is left out"),
+    ("helper.result()  # raises", "pass  # raises", "an error of a helper is lost"),
+)
+
+
+# The run
+
+
+class Result(NamedTuple):
+    verdict: str  # killed, survived or invalid
+    why: str
+
+
+def copy(folder: Path) -> None:
+    """What the tests need, without the caches of compiled code."""
+    for name in NEEDED:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+
+
+def mutated(edit: Edit) -> str:
+    """The source of the file with the edit."""
+    text = (ROOT / "tinygrad_bn" / edit.file).read_text(encoding="utf-8")
+    if text.count(edit.old) != 1:
+        raise ValueError(
+            f"{edit}: its text must occur once in the file, got {text.count(edit.old)} times: {edit.old!r}"
+        )
+    return text.replace(edit.old, edit.new)
+
+
+def run_tests(folder: Path, tests: tuple[str, ...], compiled: bool, *options: str) -> Result:
+    """pytest on the copy in this folder."""
+    files = [f"tests/test_{name}.py" for name in tests if compiled or name not in ONLY_COMPILED]
+    if not files:
+        return Result("survived", "")
+    chosen = "not long" if compiled else "not long and not slow"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, *options, *files]
+    variables = {name: value for name, value in os.environ.items() if name != "NUMBA_DISABLE_JIT"}
+    variables |= {"PYTHONPATH": str(folder), "NUMBA_CACHE_DIR": str(folder / "cache")}
+    variables |= {} if compiled else {"NUMBA_DISABLE_JIT": "1"}
+    try:
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=TIME)
+    except subprocess.TimeoutExpired:
+        return Result("killed", f"no end after {TIME} s")
+    failed = re.search(r"^FAILED tests/(.*?)( - |$)", done.stdout, re.MULTILINE)
+    if done.returncode == 1 and failed:
+        return Result("killed", failed[1])
+    if done.returncode == 0:
+        return Result("survived", "")
+    return Result("invalid", (done.stdout + done.stderr)[-2000:])
+
+
+def check_unmutated(chosen: list[Edit], compiled: bool) -> None:
+    """All tests that these edits run must pass without an edit: otherwise a failure would show nothing."""
+    tests = tuple(dict.fromkeys(name for edit in chosen for name in edit.tests))
+    with tempfile.TemporaryDirectory() as folder:
+        copy(Path(folder))
+        result = run_tests(Path(folder), tests, compiled)
+    if result.verdict != "survived":
+        raise RuntimeError(f"the tests must pass without an edit, got: {result.why}")
+
+
+def try_edit(edit: Edit, compiled: bool) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        copy(Path(folder))
+        (Path(folder) / "tinygrad_bn" / edit.file).write_text(mutated(edit), encoding="utf-8")
+        return run_tests(Path(folder), edit.tests, compiled, "-x")
+
+
+def try_all(chosen: list[Edit]) -> dict[Edit, Result]:
+    """What became of each edit; printed as it comes."""
+    results: dict[Edit, Result] = {}
+    left = chosen
+    for compiled in (False, True):
+        if left:
+            check_unmutated(left, compiled)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = pool.map(functools.partial(try_edit, compiled=compiled), left)
+            for edit, result in zip(left, found, strict=True):
+                results[edit] = result
+                if result.verdict != "survived" or compiled:
+                    print(f"{result.verdict:8} {edit} ({result.why})", flush=True)
+        left = [edit for edit in left if results[edit].verdict == "survived"]
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", metavar="WORD", default="", help="the edits whose file or description holds it")
+    word = parser.parse_args().only
+    chosen = [edit for edit in EDITS if word in str(edit)]
+    results = try_all(chosen)
+    counts = {verdict: sum(r.verdict == verdict for r in results.values()) for verdict in ("killed", "invalid")}
+    print(f"{counts['killed']} of {len(chosen)} wrong edits killed")
+    for edit, result in results.items():
+        if result.verdict != "killed":
+            print(f"{result.verdict}: {edit}")
+    return 0 if counts["killed"] == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
