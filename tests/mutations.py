@@ -55,7 +55,7 @@ def edits(file: str, tests: str, *rows: tuple[str, str, str]) -> None:
 
 edits(
     "ops/elementwise.py",
-    "gradients engine properties truth random_graphs",
+    "truth properties engine random_graphs gradients",
     ("(dy, lambda: -dy)", "(dy, dy)", "subtract: the sign of db"),
     ("(lambda: dy * b, lambda: dy * a)", "(lambda: dy * a, lambda: dy * b)", "multiply: a and b exchanged"),
     ("lambda: dy / b, lambda: -dy * (y / b)", "lambda: dy / b, lambda: -dy / (b * b)", "divide: db without a"),
@@ -87,7 +87,7 @@ edits(
 
 edits(
     "ops/reduction.py",
-    "gradients engine properties truth",
+    "truth properties engine gradients",
     (
         "lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)), shape)",
         "lambda dy: np.broadcast_to(dy, shape)",
@@ -104,7 +104,7 @@ edits(
 
 edits(
     "ops/shape.py",
-    "gradients engine properties truth",
+    "truth properties engine gradients",
     ("np.argsort([a % x.ndim for a in axes])", "[a % x.ndim for a in axes]", "transpose: not the inverse permutation"),
     ("lambda dy: np.swapaxes(dy, axis1, axis2)", "lambda dy: dy.reshape(x.shape)", "swapaxes: reshape in its place"),
     ("np.add.at(y, index, x)", "y[index] = x", "getitem: of an index that comes twice only the last counts"),
@@ -115,7 +115,7 @@ edits(
 
 edits(
     "ops/linear.py",
-    "golden gradients properties nn truth",
+    "golden truth properties nn gradients",
     ("g = product(matrix(dy), np.swapaxes(column, -1, -2))", "g = product(matrix(dy), column)", "matmul: B for B^T"),
     (
         "product(dy.reshape(rows, outputs).T, x)",
@@ -133,7 +133,7 @@ edits(
 
 edits(
     "ops/activation.py",
-    "golden special_values gradients properties nn truth",
+    "golden truth special_values properties nn gradients",
     ("0 if y[i] <= 0 else dy[i]", "0 if y[i] < 0 else dy[i]", "ReLU: the gradient at 0"),
     ("0 if y[i] <= 0 else dy[i]", "0 if y[i] <= 0 else 1", "ReLU: dy is missing"),
     ("return np.where(x <= 0, 0, x)", "return np.where(x < 0, 0, x)", "ReLU, create_graph: the gradient at 0"),
@@ -153,7 +153,7 @@ edits(
 
 edits(
     "ops/loss.py",
-    "golden special_values gradients properties truth",
+    "golden truth special_values properties gradients",
     ("dx[r, t] -= scale[r]", "dx[r, t] -= 1", "cross entropy: the one-hot term without dy / N"),
     ("dx[r, t] -= scale[r]", "dx[r, t] += scale[r]", "cross entropy: the sign of the one-hot term"),
     ("scale[:] = dy / count", "scale[:] = dy", "cross entropy: the gradient of the mean is not divided"),
@@ -167,7 +167,7 @@ edits(
 
 edits(
     "ops/convolution.py",
-    "wrong_backward_rejected gradients images properties truth threads",
+    "wrong_backward_rejected truth properties gradients images threads",
     ("row[w] += values[q]", "row[w] = values[q]", "dx: overwritten where windows overlap"),
     (
         "h, values = p * stride_h + i * dilation_h - top,",
@@ -219,7 +219,7 @@ edits(
 
 edits(
     "ops/pooling.py",
-    "wrong_backward_rejected gradients images properties truth threads",
+    "wrong_backward_rejected truth properties gradients images threads",
     ("dx[p, h, w] += share", "dx[p, h, w] = share", "average: overwritten where windows overlap"),
     (
         "share = dy[p, i, j] * row_weight[i] * column_weight[j]",
@@ -234,7 +234,7 @@ edits(
 
 edits(
     "ops/normalization.py",
-    "norms golden norm_variants gradients norm_properties properties truth threads",
+    "norms golden norm_variants truth norm_properties properties gradients threads",
     ("shift[c] = dbias[c] / m * scale[c]", "shift[c] = 0", "channels: the mean of g is missing"),
     ("dbias[c] / m * factor, steep", "0.0, steep", "channels of positions: the mean of g is missing"),
     ("dbias[c] / m * factor, steep", "dbias[c] / N * factor, steep", "channels: divided by N instead of N L"),
@@ -288,7 +288,7 @@ edits(
 
 edits(
     "ops/norms.py",
-    "norms golden norm_properties gradients properties truth",
+    "norms golden truth norm_properties properties gradients",
     (
         "running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]",
         "running[c] = momentum * running[c] + (1 - momentum) * factor * batch[c]",
@@ -320,7 +320,7 @@ edits(
 
 edits(
     "ops/norm_variants.py",
-    "norm_variants norm_properties gradients wrong_backward_rejected truth",
+    "norm_variants wrong_backward_rejected truth norm_properties gradients",
     ("var * (m / (m - 1))[:, None]", "var", "ghosts: biased running var"),
     ("np.average(mean, axis=0, weights=m)", "mean.mean(axis=0)", "ghosts: each counts the same, whatever its size"),
     ("(samples - starts[-1]) * values == 1", "samples - starts[-1] == 1", "ghosts: a single image left over joins"),
@@ -342,7 +342,7 @@ edits(
 
 edits(
     "ops/whitening.py",
-    "norm_variants wrong_backward_rejected gradients norm_properties truth",
+    "norm_variants wrong_backward_rejected truth norm_properties gradients",
     ("-(z @ _t(x) + _t(x) @ z), z", "-(z @ _t(x)), z", "lyapunov: a term of dS is missing"),
     ("-(z @ _t(x) + _t(x) @ z), z", "z @ _t(x) + _t(x) @ z, z", "lyapunov: the sign of dS"),
     ("b @ _symmetric(db) @ b", "b @ db @ b", "inverse square root: db is not made symmetric"),
@@ -384,7 +384,7 @@ edits(
 
 edits(
     "backward.py",
-    "engine random_graphs gradients nn properties",
+    "random_graphs engine nn properties gradients",
     ("tuple(i + extra for i, n", "tuple(i for i, n", "broadcasting: summed over the wrong axis"),
     ("g.sum(axis=axes, keepdims=True)", "g.mean(axis=axes, keepdims=True)", "broadcasting: the mean of the copies"),
     ("table[key] = _add(table[key], g)", "table[key] = g", "a tensor used twice: overwritten instead of added"),
@@ -423,7 +423,7 @@ edits(
 
 edits(
     "operators.py",
-    "properties engine gradients random_graphs",
+    "properties random_graphs engine gradients",
     ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
     ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
     ("OPS[np.power](other, self)", "OPS[np.power](self, other)", "a ** t is t ** a"),
@@ -612,7 +612,7 @@ edits(
 
 edits(
     "nn/convolution.py",
-    "images nn golden gradients",
+    "nn golden images gradients",
     (
         "self.stride, self.padding, self.dilation, self.groups",
         "self.stride, self.dilation, self.padding, self.groups",

@@ -1,4 +1,4 @@
-"""Wrong edits of the package (mutations.py), each of which the tests must notice; running them all is in the long part."""
+"""Wrong edits of the package (mutations.py), each of which the tests must notice; the long part runs them all."""
 
 import mutations
 import pytest

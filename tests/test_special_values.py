@@ -44,6 +44,8 @@ def test_relu_gradient_at_nan_and_zero():
     x = tensor([np.nan, 0.0, -0.0], requires_grad=True)
     F.relu(x).sum().backward()
     assert np.array_equal(x.grad[1:], [0, 0])  # PyTorch's choice at 0
+    (dx,) = grad(F.relu(x).sum(), x, create_graph=True)
+    assert np.array_equal(dx.data[1:], [0, 0])
 
 
 def test_losses():
@@ -104,6 +106,14 @@ def test_the_definition_of_sigmoid_keeps_small_values():
         1 + np.exp(-abs(x.astype(np.float64)))
     )
     np.testing.assert_allclose(sigmoid_definition(x), expected, rtol=1e-6)
+
+
+def test_the_definition_of_softmax_does_not_overflow():
+    x = tensor([800.0, 0.0, -800.0], requires_grad=True)
+    for function, expected in ((F.log_softmax, [-1, 1, 0]), (F.softmax, [0, 0, 0])):
+        with np.errstate(over="raise"):
+            (dx,) = grad(function(x), x, np.array([0, 1, 0], np.float32), create_graph=True)
+        assert np.array_equal(dx.data, expected)
 
 
 def test_sigmoid_in_float32_is_exact_to_three_roundings_everywhere():
