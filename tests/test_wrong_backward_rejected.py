@@ -1,4 +1,4 @@
-"""Deliberately wrong backwards, which the gradient check must reject: images, and the relatives of batch norm.
+"""Deliberately wrong backwards, which the gradient check must reject: images, the relatives of batch norm, one element.
 
 (Those of the norms themselves are in test_norm_backward_rejected.py.)
 """
@@ -226,3 +226,43 @@ def test_wrong_gradients_of_renorm_differ_from_finite_differences_with_r_and_d_c
         step[i] = 1e-6
         numerical[i] = (held(x0 + step).sum() - held(x0 - step).sum()) / 2e-6
     assert (np.abs(analytic - numerical).max() < 1e-8) == (mistake == "right")
+
+
+# What the check compares, and how closely
+
+
+@pytest.mark.parametrize("place", [(k, i, j) for k in range(2) for i in range(2) for j in range(3)])
+def test_gradcheck_looks_at_every_element_of_every_input(place):
+    """The gradient of the first input is 3, that of the second 0."""
+    right = np.array([[[3.0] * 3] * 2, [[0.0] * 3] * 2])
+    wrong = right.copy()
+    wrong[place] += 1e-4
+
+    op = differentiable(lambda a, b: (right[0] * a + right[1] * b, lambda dy: (dy * wrong[0], dy * wrong[1])))
+    inputs = [tensor(a, requires_grad=True) for a in np.random.default_rng(1).standard_normal((2, 2, 3))]
+    with pytest.raises(GradcheckError, match=rf"input {place[0]}, element \({place[1]}, {place[2]}\)"):
+        gradcheck(op, inputs)
+
+
+def test_gradcheck_keeps_to_its_tolerances():
+    def off_by(share, constant):
+        return differentiable(lambda a: (3 * a, lambda dy: 3 * dy * (1 + share) + constant))
+
+    x = tensor(np.array([1.0, 2.0, -1.0]), requires_grad=True)
+    assert gradcheck(off_by(1e-3, 0.0), x, atol=0.0, rtol=2e-3)
+    assert gradcheck(off_by(0.0, 1e-3), x, atol=2e-3, rtol=0.0)
+    for share, constant in ((1e-3, 0.0), (0.0, 1e-3)):
+        with pytest.raises(GradcheckError):
+            gradcheck(off_by(share, constant), x, atol=constant / 2, rtol=share / 2)
+
+
+def test_gradcheck_moves_one_element_at_a_time():
+    x, seen = tensor(np.array([1.0, 2.0, 3.0]), requires_grad=True), []
+
+    def square(a):
+        seen.append(a.data.copy())
+        return a * a
+
+    gradcheck(square, x)
+    assert max(np.count_nonzero(a != x.data) for a in seen) == 1
+    assert len({a.tobytes() for a in seen}) == 1 + 2 * x.size
