@@ -66,13 +66,13 @@ LAYERS: dict[str, Any] = {
 
 PRESETS = {
     "quick": {
-        "seeds": 6,
+        "seeds": 5,
         "images": 4000,
         "batches": [2, 8, 32],
         "lrs": LRS,
         "arms": ["CNN BN", "CNN LN", "MLP BN", "MLP LN"],
         "longer": [],
-        "limits": "six seeds and five epochs, which are 125 steps at m = 32; instance and group norm, and the longer "
+        "limits": "five seeds and five epochs, which are 125 steps at m = 32; instance and group norm, and the longer "
         "training, are left to the full preset",
     },
     "full": {
