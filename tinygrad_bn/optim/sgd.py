@@ -130,8 +130,7 @@ class SGD:
     def step(self) -> None:
         """Change every parameter that has a gradient, in place.
 
-        Errors: TypeError, ValueError for a gradient of another kind, shape or dtype, and settings that are no longer
-        valid.
+        Errors: TypeError, ValueError for a gradient of another kind, shape or dtype, and for settings made invalid.
 
         >>> w = tb.tensor([1.0], requires_grad=True)
         >>> (3 * w).backward()
