@@ -34,6 +34,7 @@ JUSTIFIED = {  # (file, what): why
         "demos/grid.py",
         "multiprocessing",
     ): "worker processes of its own; what they exchange is pickled between them alone",
+    ("demos/__init__.py", "importlib"): "asks whether packages are installed",
     ("demos/laboratory.py", "importlib"): "imports the demo that runs as a script under the name that workers know",
     ("demos/__main__.py", "importlib"): "imports demos from a list of its own",
     ("demos/report.py", "importlib"): "asks whether a package is installed",
