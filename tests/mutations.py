@@ -389,7 +389,6 @@ edits(
     ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
     ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
     ("OPS[np.power](other, self)", "OPS[np.power](self, other)", "a ** t is t ** a"),
-    ("OPS[np.matmul](other, self)", "OPS[np.matmul](self, other)", "a @ t is t @ a"),
     ("self, axis=axis, ddof=ddof,", "self, axis=axis, ddof=0,", "var: ddof is ignored"),
 )
 

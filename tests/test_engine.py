@@ -192,6 +192,13 @@ def test_grad_returns_and_leaves_dot_grad_alone():
     assert grad(x * 1, [unused], allow_unused=True) == (None,)
 
 
+def test_an_output_that_is_named_twice_counts_twice():
+    x = leaf(3.0)
+    y = x * x
+    assert grad([y, y], x, [np.array([1.0]), np.array([10.0])]) == ([66.0],)
+    assert grad([x, x], x) == ([2.0],)
+
+
 def test_higher_derivatives():
     x = leaf(2.0)
     (first,) = grad(x**4, x, create_graph=True)

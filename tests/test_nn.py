@@ -225,6 +225,14 @@ def test_linear_starts_uniform_within_one_over_root_fan_in():
         assert 0.97 / 20 < np.abs(p.data).max() <= 1 / 20
 
 
+def test_a_convolution_starts_uniform_within_one_over_root_fan_in():
+    """fan_in counts the channels of a group, and the places of the kernel."""
+    tb.manual_seed(0)
+    layer = nn.Conv2d(32, 200, (5, 5), groups=2)
+    for p in (layer.weight, layer.bias):
+        assert 0.97 / 20 < np.abs(p.data).max() <= 1 / 20
+
+
 def test_dropout_zeroes_a_share_p_and_keeps_the_mean():
     tb.manual_seed(0)
     x = tensor(np.ones(100_000), requires_grad=True)
