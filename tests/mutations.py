@@ -186,8 +186,6 @@ edits(
         "patches(block).swapaxes(2, 3)).mean(axis=0)",
         "dW averaged over the images",
     ),
-    ("parts[k] += (", "parts[k] = (", "dW: overwritten by the next block of images"),
-    ("for block in blocks[k :: len(parts)]", "for block in blocks[k :: len(parts) + 1]", "dW: blocks are left out"),
     ("result = np.zeros_like(x)", "result = np.empty_like(x)", "dx: not zeroed before it is added to"),
     (
         "reshape(weight.shape)\n\n    def pullback(dy: Any) -> Any:\n        dy = contiguous(dy)\n        "
@@ -202,6 +200,13 @@ edits(
         "result[:, :, bottom : bottom + H, right : right + W]",
         "direct dx: cut out by the padding of the other side",
     ),
+)
+
+edits(  # of many images
+    "ops/convolution.py",
+    "threads",
+    ("parts[k] += (", "parts[k] = (", "dW: overwritten by the next block of images"),
+    ("for block in blocks[k :: len(parts)]", "for block in blocks[k :: len(parts) + 1]", "dW: blocks are left out"),
 )
 
 edits(

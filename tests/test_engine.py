@@ -215,6 +215,12 @@ def test_retain_grad_and_accumulation():
     assert h.grad == [12.0] and x.grad == [36.0]
     (x * 1).backward()
     assert x.grad == [37.0]
+    h = x * 3
+    h.retain_grad()
+    y = h * h
+    y.backward(retain_graph=True)
+    y.backward()
+    assert h.grad == [24.0] and x.grad == [37.0 + 72.0]
 
 
 def test_mixing_dtypes_raises():
