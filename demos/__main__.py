@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> int:
         print()
     names = {"": HEADLINE, "all": DEMOS}.get(command)
     if names is None:
-        print(f"python -m demos: must be followed by nothing, all, report or export, got {command!r}", file=sys.stderr)
+        hint = f"; python -m demos.{command} runs that one" if command in DEMOS else ""
+        wanted = "must be followed by nothing, all, report or export"
+        print(f"python -m demos: {wanted}, got {command!r}{hint}", file=sys.stderr)
         return 2
     demos = [importlib.import_module(f"demos.{name}").DEMO for name in names]
     return lab.main(demos, rest, f"python -m demos {command}".rstrip())

@@ -19,6 +19,7 @@ for package in ("scipy", "tqdm", "matplotlib", "threadpoolctl"):
     pytest.importorskip(package, reason="pip install -e '.[demos]'")
 import toy_demo  # noqa: E402
 
+from demos import __main__ as commands  # noqa: E402
 from demos import datasets, grid, plots, statistics  # noqa: E402
 from demos import laboratory as lab  # noqa: E402
 
@@ -281,6 +282,14 @@ def test_help_says_what_to_install_with_and_without_it():
     assert (code, err) == (0, "") and "pip install -e '.[demos]'" in out and "--workers" in out
     missing = "the demos need matplotlib, scipy: pip install -e '.[demos]'\n"
     assert shown(["matplotlib", "scipy"]) == (1, "", missing)
+
+
+def test_the_name_of_one_demo_behind_all_of_them_is_explained(capsys):
+    assert commands.main(["saturation"]) == 2
+    words = "python -m demos: must be followed by nothing, all, report or export, got "
+    assert capsys.readouterr().err == f"{words}'saturation'; python -m demos.saturation runs that one\n"
+    assert commands.main(["nonsense"]) == 2
+    assert capsys.readouterr().err == f"{words}'nonsense'\n"
 
 
 def test_a_missing_file_is_one_line(capsys, tmp_path):
