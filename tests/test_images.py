@@ -108,6 +108,8 @@ def test_layers_pass_their_arguments_on():
         (nn.AvgPool2d(3, 2, 1, True, False), F.avg_pool2d(x, 3, 2, 1, True, False)),
         (nn.AvgPool2d(2, divisor_override=3), F.avg_pool2d(x, 2, divisor_override=3)),
         (nn.AdaptiveAvgPool2d((None, 3)), F.adaptive_avg_pool2d(x, (9, 3))),
+        (nn.MaxPool2d((2, 3)), F.max_pool2d(x, (2, 3), stride=(2, 3))),
+        (nn.AvgPool2d((2, 3)), F.avg_pool2d(x, (2, 3), stride=(2, 3))),
     ]
     for layer, expected in pairs:
         np.testing.assert_array_equal(layer(x).data, expected.data)

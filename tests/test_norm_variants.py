@@ -202,6 +202,14 @@ def test_running_matrices_average():
     np.testing.assert_allclose(layer.running_matrix[0], np.mean(matrices, axis=0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["zca", "pca"])
+def test_the_layer_whitens_by_its_method_and_in_its_groups(method):
+    x = tensor(correlated(50, 6))
+    layer = nn.DecorrelatedBatchNorm1d(6, group_size=3, method=method).double()
+    expected = F.decorrelated_batch_norm(x, training=True, group_size=3, method=method)
+    np.testing.assert_array_equal(layer(x).data, expected.data)
+
+
 def test_the_size_of_groups():
     sizes = {n: nn.DecorrelatedBatchNorm1d(n).group_size for n in (1, 6, 64, 65, 100, 67)}
     assert sizes == {1: 1, 6: 6, 64: 64, 65: 13, 100: 50, 67: 1}
