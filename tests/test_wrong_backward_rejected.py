@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import GradcheckError, differentiable, gradcheck, ops, tensor
+from tinygrad_bn import GradcheckError, Tensor, differentiable, gradcheck, gradgradcheck, ops, tensor
 
 SEED = 0
 GEOMETRY = ((2, 1), (1, 1, 0, 0), (1, 2), (3, 4))  # stride, padding, dilation, size of the output
@@ -266,3 +266,15 @@ def test_gradcheck_moves_one_element_at_a_time():
     gradcheck(square, x)
     assert max(np.count_nonzero(a != x.data) for a in seen) == 1
     assert len({a.tobytes() for a in seen}) == 1 + 2 * x.size
+
+
+def test_a_right_gradient_with_a_wrong_second_derivative_is_rejected():
+    @differentiable
+    def square(x):
+        constant = x.data if isinstance(x, Tensor) else x  # right, but 2 x has no history
+        return x * x, lambda dy: 2 * dy * constant
+
+    x = Tensor(np.array([0.5, -1.5]), requires_grad=True)
+    assert gradcheck(square, x)
+    with pytest.raises(GradcheckError):
+        gradgradcheck(square, x)
