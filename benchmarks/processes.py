@@ -128,6 +128,7 @@ def torch_run(config: dict[str, Any]) -> dict[str, Any]:
     import torch.nn.functional as F
 
     from demos import learning_rate
+    from demos.datasets import count_classes, load_parts
     from demos.training import batches
     from tinygrad_bn import nn
 
@@ -149,10 +150,10 @@ def torch_run(config: dict[str, Any]) -> dict[str, Any]:
         return getattr(torch.nn, type(layer).__name__)()
 
     torch.set_num_threads(1)
-    arrays = learning_rate.load(config["dataset"], config["seed"])
+    arrays = load_parts(config["dataset"], config["seed"], learning_rate.SIZES)
     data = {part: (torch.tensor(x), torch.tensor(y)) for part, (x, y) in arrays.items()}
     x, y = data["train"]
-    model = torch.nn.Sequential(*map(same, learning_rate.net(config, x.shape[1], int(y.max()) + 1)))
+    model = torch.nn.Sequential(*map(same, learning_rate.net(config, x.shape[1], count_classes(arrays))))
     sgd = torch.optim.SGD(model.parameters(), lr=config["lr"])
     finite = True
     for _, batch in zip(range(config["steps"]), batches(len(x), config["m"], config["seed"]), strict=False):
@@ -188,7 +189,7 @@ def grid(settings: Settings) -> Iterator[Row]:
     """A sample of the full preset: its first seed at every fourth learning rate, all nets and norms, all steps.
 
     The time is the workers' own, the runs' seconds divided by the number of workers: starting the workers counts
-    for nothing in a grid of 2,200 runs, but would in the sample.
+    for nothing in a grid of thousands of runs, but would in the sample.
     """
     row = Row("grid", "learning_rate demo, sample", "s", note="left out by --quick")
     lacking = [package for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm") if find_spec(package) is None]
@@ -217,7 +218,8 @@ def grid(settings: Settings) -> Iterator[Row]:
                 raise RuntimeError(failed)
             row.values[name] = row.values.get(name, 0) + sum(r["seconds"] for r in done) / workers
     some = f"seed {laboratory.FIRST_SEED}, lr {', '.join(f'{lr:g}' for lr in rates)}"
-    row.note = f"{len(configs)} of the full preset's 2,200 runs ({some}), all 1,500 steps; {workers} workers each"
+    total = len(learning_rate.plan(full | {"seeds": range(learning_rate.PRESETS["full"]["seeds"])}))
+    row.note = f"{len(configs)} of the full preset's {total:,} runs ({some}), all 1,500 steps; {workers} workers each"
     yield row
 
 
