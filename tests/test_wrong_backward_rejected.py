@@ -3,6 +3,8 @@
 (Those of the norms themselves are in test_norm_backward_rejected.py.)
 """
 
+import re
+
 import numpy as np
 import pytest
 
@@ -254,6 +256,14 @@ def test_gradcheck_keeps_to_its_tolerances():
     for share, constant in ((1e-3, 0.0), (0.0, 1e-3)):
         with pytest.raises(GradcheckError):
             gradcheck(off_by(share, constant), x, atol=constant / 2, rtol=share / 2)
+
+
+def test_the_message_has_both_values_for_the_same_dy_and_says_so():
+    half = differentiable(lambda x: (x**2, lambda dy: dy * x))
+    with pytest.raises(GradcheckError, match="random dy") as caught:
+        gradcheck(half, tensor(np.array([3.0]), requires_grad=True))
+    analytic, numerical = re.findall(r"gradient (\S+), numerical (\S+) ", str(caught.value))[0]
+    assert float(numerical) == pytest.approx(2 * float(analytic), rel=1e-6)
 
 
 def test_gradcheck_moves_one_element_at_a_time():

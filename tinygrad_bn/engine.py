@@ -583,12 +583,13 @@ def differentiable(rule: Callable[P, Any], *, definition: Callable[..., Any] | N
 def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
     """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
 
-    rule: the function. Its arguments may be tensors; numbers, None, arrays, and keyword-only arguments (after ``*``)
-        are constants and are passed on as they are: a constant array is neither copied nor watched, so leave it alone
-        until backward(). The pullback maps dy, an array of the result's shape, to the gradient of the first argument,
-        or to a tuple with one entry per positional argument: an array, None (no gradient), or a function without
-        arguments that computes the array only if that gradient is wanted. Where an argument was broadcast, the engine
-        sums the gradient back to the argument's shape. The arrays returned must be new, dy, or views of dy.
+    rule: a function of arrays that returns (result, pullback). The op's arguments may be tensors; numbers, None,
+        arrays, and keyword-only arguments (after ``*``) are constants and are passed on as they are: a constant array
+        is neither copied nor watched, so leave it alone until backward(). The pullback maps dy, an array of the
+        result's shape, to the gradient of the first argument, or to a tuple with one entry per positional argument: an
+        array, None (no gradient), or a function without arguments that computes the array only if that gradient is
+        wanted. Where an argument was broadcast, the engine sums the gradient back to the argument's shape. The arrays
+        returned must be new, dy, or views of dy.
     definition: the same formula composed of primitives. It takes the same arguments (as tensors) and returns one
         tensor. It is what create_graph=True differentiates, so a rule made of array kernels needs it; a rule written
         with operators and NumPy functions that tensors know does not (None): it is called once more, on tensors.
@@ -603,6 +604,11 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
     >>> cube(x).backward()
     >>> x.grad  # 3 times 2^2
     array([12.], dtype=float32)
+    >>> @tb.differentiable
+    ... def scaled(x, gain):
+    ...     return x * gain, lambda dy: (dy * gain, lambda: dy * x)  # the latter is computed only if it is wanted
+    >>> tb.grad(scaled(x, tb.tensor([5.0])), x)
+    (array([5.], dtype=float32),)
     """
     if definition is not None and not callable(definition):
         raise TypeError(f"definition must be callable or None, got {type(definition).__name__}")

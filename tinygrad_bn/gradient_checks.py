@@ -97,6 +97,7 @@ def gradcheck(
     sequence; those that require grad must be float64. eps: default 1e-6. The cotangent is drawn from N(0, 1) with seed
     (default 0).
     Passes where |analytic - numerical| <= atol + rtol |numerical| (1e-7 and 1e-5), and returns True.
+    Don't sum the outputs in fn: the sum of a normalized output is constant, and its gradient 0 whatever the backward.
     Errors: GradcheckError naming the input, the element, and both values. A value that is not finite fails, and so does
     an op that writes into one of these inputs, or its pullback into them or into dy. TypeError, ValueError for
     arguments.
@@ -148,7 +149,8 @@ def _compare(
             if not (close and math.isfinite(numerical)):  # inf <= inf holds, and shows nothing
                 raise GradcheckError(
                     f"input {i}, element {index}: analytic gradient {analytic[index]:.10g}, "
-                    f"numerical {numerical:.10g} (differ by {abs(analytic[index] - numerical):.3g})"
+                    f"numerical {numerical:.10g} (differ by {abs(analytic[index] - numerical):.3g}); "
+                    "both are of the sum of the outputs times a random dy, see help(gradcheck)"
                 )
     finally:
         t.data = original
