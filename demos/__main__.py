@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         return report.main(DEMOS, rest)
     if rest[:1] in (["-h"], ["--help"]) and not command:
         print(__doc__.strip())
-        print()
+        print(f"\npython -m demos.NAME runs one; NAME is {', '.join(DEMOS[:-1])} or {DEMOS[-1]}.\n")
     names = {"": HEADLINE, "all": DEMOS}.get(command)
     if names is None:
         hint = f"; python -m demos.{command} runs that one" if command in DEMOS else ""

@@ -71,6 +71,7 @@ def name(activation: str, norm: str) -> str:
 
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    lab.check_grid(settings, lrs=[FIXED_LR])
     return [
         {
             "arm": name(activation, norm),

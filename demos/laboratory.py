@@ -21,11 +21,14 @@ import json
 import math
 import os
 import platform
+import shlex
+import signal
 import sqlite3
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -99,6 +102,14 @@ class Demo:
 def learned(error: float, chance: float) -> bool:
     """Whether a net has learned something: at most half of the error (in percent) of guessing."""
     return error <= chance / 2
+
+
+def check_grid(settings: Settings, **needed: Iterable[Any]) -> None:
+    """ValueError if a setting lacks a value that the analysis will ask for: before the training, not after it."""
+    for name, values in needed.items():
+        lacking = [value for value in values if value not in settings[name]]
+        if lacking:
+            raise ValueError(f"the preset's {name} must contain {lacking[0]}, got {list(settings[name])}")
 
 
 def per_seed(runs: Iterable[dict[str, Any]], metric: str, *keys: str, **where: Any) -> dict[Any, np.ndarray]:
@@ -207,7 +218,7 @@ def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means
         effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
         printed = write_up(demo, settings, limits, effort, runs, analysis, folder)
     except (KeyboardInterrupt, BrokenExecutor) as error:
-        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped, {error}"
+        why = f"stopped, {error}" if isinstance(error, BrokenExecutor) else str(error) or "interrupted"
         count = len(set(keys) & set(kept.results(demo.name)))
         warn(
             f"{demo.name}: {why}; {count} of {len(set(keys))} runs are kept in {kept.path}, and the same "
@@ -384,7 +395,8 @@ def _colour(code: str, text: str) -> str:
 
 
 def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "") -> int:
-    """Run the demos; 0 whatever the verdicts, 1 if a run failed, 2 for bad arguments, 130 after Ctrl-C."""
+    """Run the demos; 0 whatever the verdicts, 1 if a run failed, 2 for bad arguments, 130 after Ctrl-C, 143 after
+    SIGTERM."""
     demos = [_by_name(demo) for demo in demos]
     parser = argparse.ArgumentParser(
         prog or f"python -m demos.{demos[0].name}", description="\n".join(f"{d.name}: {d.claim}" for d in demos)
@@ -415,6 +427,7 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "
             return 2
         codes = [code_version(demo.run) for demo in demos]  # now: what was imported is what the files hold
         means, good = Means(args.workers, executor, runs), []
+        stack.enter_context(_told_to_end())
         try:
             for demo, code in zip(demos, codes, strict=True):
                 if args.fresh:
@@ -435,18 +448,39 @@ def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "
             return 1
         except BrokenExecutor:
             return 1
-        except KeyboardInterrupt:
-            return 130
+        except KeyboardInterrupt as error:
+            return 143 if isinstance(error, Terminated) else 130
+    out = "" if args.out == parser.get_default("out") else f" --out {shlex.quote(str(args.out))}"
+    say(f"one page of all of it: python -m demos report{out}; the terms: docs/experiments.md")
     return 0 if all(good) else 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what is running ends as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated("terminated")
+
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def add_options(parser: argparse.ArgumentParser, demos: Sequence[Demo]) -> None:
     parser.add_argument("--preset", choices=_common_presets(demos), default="quick", help="default: quick")
     parser.add_argument("--seeds", type=_positive, metavar="N", help="default: the preset's number")
     parser.add_argument("--workers", type=_positive, metavar="N", default=_cores(), help="default: the cores")
-    parser.add_argument("--dataset", type=_dataset, default="digits", help="digits, glyphs or npz:FILE")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="for the files")
-    parser.add_argument("--fresh", action="store_true", help="forget the runs that DIR has of these demos")
+    parser.add_argument("--dataset", type=_dataset, default="digits", help="digits (default), glyphs or npz:FILE")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="default: demo_results")
+    parser.add_argument("--fresh", action="store_true", help="first delete the runs that DIR has of these demos")
     parser.add_argument(
         "--executor", default="local", metavar="E", help="local (default), dask://HOST:PORT or mpi: who runs the runs"
     )
@@ -464,9 +498,10 @@ def _settings(demo: Demo, args: argparse.Namespace) -> tuple[Settings, str]:
     settings = dict(demo.presets[args.preset])
     usual, limits = settings["seeds"], settings.pop("limits", "")
     count = args.seeds or usual
-    if count < usual:
-        fewer = f"Only {count} of the preset's {usual} seeds were run."
-        limits = f"{limits.rstrip('.')}. {fewer}" if limits else fewer
+    if count != usual:
+        only = "Only " if count < usual else ""
+        other = f"{only}{count} seeds were run, the preset has {usual}."
+        limits = f"{limits.rstrip('.')}. {other}" if limits else other
     seeds = list(range(FIRST_SEED, FIRST_SEED + count))
     return {**settings, "preset": args.preset, "dataset": args.dataset, "seeds": seeds}, limits
 

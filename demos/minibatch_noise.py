@@ -69,6 +69,7 @@ PRESETS = {
 
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    lab.check_grid(settings, lrs=[FIXED_LR])
     return [
         {
             "arm": arm,

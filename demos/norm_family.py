@@ -89,6 +89,7 @@ PRESETS = {
 
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    lab.check_grid(settings, batches=[SMALL, LARGER], lrs=[FIXED_LR])
     common = {"dataset": settings["dataset"]}
     facts = [{"arm": FACTS, "seed": seed, **common} for seed in settings["seeds"]]
     equally_many_images = [
@@ -345,7 +346,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
 
 def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
     error, best = lab.per_seed(runs, "test_error", "arm", "m", "lr"), at_best_lr(runs, settings)
-    batches, looks = settings["batches"], plots.looks(list(INDEX_SETS))
+    batches, looks = settings["batches"], plots.looks(list(dict.fromkeys(arm.split()[1] for arm in settings["arms"])))
     nets = [kind for kind in ("CNN", "MLP") if f"{kind} BN" in settings["arms"]]
     fig, axes = plots.panels(nets, (11, 4.5), "m, images in a batch", "test error (%), at each arm's best lr")
     for ax, kind in zip(axes, nets, strict=True):

@@ -83,7 +83,8 @@ def render(summaries: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
     rows = [(claim, evidence(claim, summaries)) for claim in CLAIMS]
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     missing = [name for name in names if name not in summaries]
-    return template.render(summaries=summaries, ledger=[row(*pair, summaries) for pair in rows], missing=missing)
+    ledger = sorted((row(*pair, summaries) for pair in rows), key=lambda r: r["status"] == "open")  # these at the end
+    return template.render(summaries=summaries, ledger=ledger, missing=missing)
 
 
 def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -99,7 +100,10 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[st
             criteria = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
             notes = [note for note in summaries[demo]["notes"] if note.startswith(beginning)]
             if not criteria and not notes:
-                raise ValueError(f"the claim {claim.text!r} names what {demo} has not measured: {beginning!r}")
+                raise ValueError(
+                    f"the claim {claim.text!r} names what {demo} has not measured: {beginning!r}. If its results "
+                    "are of an older version, run the demo again"
+                )
             found += [{"demo": demo, "criterion": c, "note": None, "where": where} for c in criteria]
             found += [{"demo": demo, "criterion": None, "note": note, "where": where} for note in notes]
     return found
@@ -112,7 +116,7 @@ def row(claim: Claim, found: list[dict[str, Any]], summaries: dict[str, dict[str
     It is preliminary where a demo was not run as planned: in full, on the digits, with all of its seeds."""
     failed = [f for f in found if f["criterion"] and not f["criterion"]["passed"]]
     against = [f for f in failed if not f["criterion"]["name"].startswith(claim.fails)]
-    missing = [f for f in found if not f["criterion"] and not f["note"]]
+    missing = [f["demo"] for f in found if not f["criterion"] and not f["note"]]
     otherwise = [name for name in claim.fails if not any(f["criterion"]["name"].startswith(name) for f in failed)]
     status = "open" if missing else "against" if against else "otherwise" if otherwise else claim.verdict
     tested = sum(1 for f in found if f["criterion"])
@@ -123,6 +127,7 @@ def row(claim: Claim, found: list[dict[str, Any]], summaries: dict[str, dict[str
         "status": status,
         "failed": failed,
         "tested": tested,
+        "missing": missing,
         "preliminary": preliminary,
     }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import signal
@@ -182,13 +183,38 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
+def test_a_preset_that_lacks_what_the_analysis_asks_for_is_refused_before_the_training():
+    settings = {"lrs": [0.03, 0.3], "batches": [2, 8]}
+    lab.check_grid(settings, lrs=[0.3], batches=[2, 8])
+    with pytest.raises(ValueError, match=r"the preset's lrs must contain 0\.1, got \[0\.03, 0\.3\]"):
+        lab.check_grid(settings, batches=[2], lrs=[0.3, 0.1])
+
+
+@pytest.mark.parametrize("name", ["minibatch_noise", "covariate_shift", "norm_family"])
+def test_a_grid_without_the_fixed_rate_is_refused(name):
+    demo = importlib.import_module(f"demos.{name}").DEMO
+    settings = {**demo.presets["full"], "seeds": [0], "dataset": "digits"}
+    assert demo.plan(settings)
+    with pytest.raises(ValueError, match=r"lrs must contain 0\.1"):
+        demo.plan({**settings, "lrs": [0.03, 0.3]})
+
+
+def test_more_seeds_than_the_preset_has_are_said_too(tmp_path):
+    assert lab.main([toy_demo.demo()], ["--workers", "1", "--seeds", "4", "--out", str(tmp_path)]) == 0
+    summary = strict((tmp_path / "toy" / "summary.json").read_text())
+    assert summary["limits"] == "A toy concludes nothing. 4 seeds were run, the preset has 3."
+
+
 def test_a_fail_is_a_result(tmp_path, capsys):
     assert lab.main([toy_demo.demo()], ["--workers", "1", "--out", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert "PASS  a below b: measured -1 [-1.5, -0.5], wanted < 0  * headline\n" in out
     assert "FAIL  b below a: measured 1 [0.5, 1.5], wanted < 0\n      as it should be\n" in out
     assert "preset quick, digits, 3 seeds from 2000, 6 runs" in out
-    assert "limits: A toy concludes nothing.\n" in out and "note: seeds [2000, 2001, 2002]\n" in out
+    assert "limits: A toy concludes nothing.\n" in out and out.endswith(
+        f"one page of all of it: python -m demos report --out {tmp_path}; the terms: docs/experiments.md\n"
+    )
+    assert "note: seeds [2000, 2001, 2002]\n" in out
     assert str(tmp_path / "toy") in out and "\033" not in out
     # no terminal: no bar, one line before and one after
     first, last = err.splitlines()
@@ -206,7 +232,7 @@ def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
     assert summary["figures"] == [{"name": "toy", "caption": "The error of each arm."}]
     assert (summary["demo"], summary["preset"], summary["dataset"]) == ("toy", "quick", "digits")
     assert summary["seeds"] == [2000, 2001] and summary["usual_seeds"] == 3
-    assert summary["limits"] == "A toy concludes nothing. Only 2 of the preset's 3 seeds were run."
+    assert summary["limits"] == "A toy concludes nothing. Only 2 seeds were run, the preset has 3."
     assert set(summary["versions"]) == {"python", "numpy", "numba", "tinygrad_bn"}
     values = [toy_demo.run({"arm": "a", "seed": seed})["error_rate"] for seed in (2000, 2001)]
     assert summary["arms"][0] == {"arm": "a", "error_rate": values, "nll": [None]}
@@ -490,8 +516,13 @@ def test_run_is_described_in_few_words():
     assert grid.describe({"arm": "S=8", "seed": 1000, "lr": 0.1, "steps": 5}) == "S=8, lr 0.1, seed 1000"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_ends_cleanly(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(
+    "number, to, code, word",
+    [(signal.SIGINT, os.killpg, 130, "interrupted"), (signal.SIGTERM, os.kill, 143, "terminated")],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_sweep_that_is_told_to_end_says_what_is_kept(number, to, code, word, tmp_path):
     # as in a terminal, SIGINT goes to the whole group: the parent and its workers
     process = subprocess.Popen(
         [sys.executable, "-m", "toy_demo", "--workers", "2", "--out", str(tmp_path)],
@@ -507,10 +538,10 @@ def test_ctrl_c_ends_cleanly(tmp_path):
     assert process.stderr is not None
     assert process.stderr.readline() == "toy: 6 runs, workers: 2\n"
     time.sleep(1.5)  # the workers are starting or sleeping
-    os.killpg(process.pid, signal.SIGINT)
+    to(process.pid, number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert out == "" and err.startswith("toy: interrupted; 0 of 6 runs are kept in ")
+    assert process.returncode == code
+    assert out == "" and err.startswith(f"toy: {word}; 0 of 6 runs are kept in ")
     assert err.endswith("runs.sqlite, and the same command goes on from there\n")
     with pytest.raises(ProcessLookupError):  # nobody is left in the group
         for _ in range(50):

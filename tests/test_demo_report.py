@@ -37,11 +37,11 @@ def claims(monkeypatch):
     """Claims about the toy demo: one that its criteria support, one that they don't, one that was not measured."""
     toys = [
         Claim("a is below b", {"toy": ["a below b"]}, "Books say <so>.", "supported", "It is."),
+        Claim("there are others", {"toy": ["a below b"], "other_demo": ["c"]}, "", "contested", "Who knows."),
         Claim("a differs from b", {"toy": ["a below b", "b below a"]}, "", "true with conditions", "At times."),
         Claim("b is below a", {"toy": ["a below b", "b below a"]}, "", "refuted", "No, b fails.", fails=("b below",)),
         Claim("b is above a", {"toy": ["a below b"]}, "", "refuted", "No, it fails.", fails=("a below",)),
         Claim("a note will do", {"toy": ["seeds [2000"]}, "", "supported", "It will."),
-        Claim("there are others", {"toy": ["a below b"], "other_demo": ["c"]}, "", "contested", "Who knows."),
     ]
     monkeypatch.setattr(report, "CLAIMS", toys)
     return toys
@@ -80,7 +80,7 @@ class Text(HTMLParser):
 
 def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_path, capsys, claims):
     rows = Text(page(folder, tmp_path, capsys)).rows
-    below, differs, counted, otherwise, noted, others = (
+    below, others, differs, counted, otherwise, noted = (
         next(r for r in rows if f"\N{LEFT DOUBLE QUOTATION MARK}{c.text}" in r) for c in claims
     )
     assert "supported (preliminary) It is." in below and "FAIL" not in below and "Books say <so>." in below
@@ -95,7 +95,8 @@ def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_pat
     assert "no criterion" not in below
     html = page(folder, tmp_path, capsys)
     assert "</span> It is." in html and "no criterion)</span> It will." in html  # a space between
-    assert "not measured" in others and "other_demo was not run in this folder" in others and "Who knows" not in others
+    assert "undecided : other_demo was not run." in others and rows[6].endswith(others), "undecided claims come last"
+    assert "other_demo was not run in this folder" in others and "Who knows" not in others
 
 
 @pytest.mark.parametrize(
