@@ -89,6 +89,7 @@ def test_infinity_reaches_its_neighbours_and_nothing_else(groups):
     assert np.isfinite(a.grad[0, 0][~infinite]).all()
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_weight_takes_no_memory_per_image():
     """Sixteen times the images, and not sixteen times the partial sums."""
     weight = tensor(np.zeros((64, 64, 3, 3), np.float32), requires_grad=True)

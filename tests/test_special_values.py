@@ -129,6 +129,7 @@ def test_sigmoid_in_float32_is_exact_to_three_roundings_everywhere():
     np.testing.assert_array_equal(ends, [0, 1, np.nan])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh"])
 def test_large_activations_are_the_small_ones_piece_by_piece(name):
     x = np.random.default_rng(0).standard_normal((3, 400_001)).astype(np.float32)

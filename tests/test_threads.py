@@ -169,6 +169,7 @@ NORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMS)
 def test_the_same_bits_on_any_number_of_threads(name):
     """On arrays that are large enough to be shared out; the first two also equal the formula."""
@@ -190,6 +191,7 @@ def test_the_same_bits_on_any_number_of_threads(name):
         np.testing.assert_allclose(results[0][0], exact, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_large_batch_norm_equals_the_small_one():
     """The pieces of a large array, and a single call for each eight of its channels, compute the same function."""
     rng = np.random.default_rng(0)
@@ -218,6 +220,7 @@ IMAGE_OPS = {  # each image by itself
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGE_OPS)
 def test_large_batches_equal_the_images_one_by_one(name):
     op, shape, weights = IMAGE_OPS[name]
