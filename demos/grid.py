@@ -260,9 +260,13 @@ def open_executor(name: str) -> Iterator[Executor | None]:
         yield None
     elif name == "mpi":
         try:
+            from mpi4py import MPI
             from mpi4py.futures import MPIPoolExecutor
         except ImportError as error:
             raise ImportError(f"--executor mpi needs mpi4py and an MPI: pip install -e '.[mpi]' ({error})") from error
+        if MPI.COMM_WORLD.Get_size() < 2:  # MPI would start processes of its own, one after the other
+            start = "mpiexec -n RANKS python -m mpi4py.futures -m demos.NAME --executor mpi"
+            raise ValueError(f"mpi needs at least two ranks, got one: {start}")
         with MPIPoolExecutor() as executor:
             yield executor
     elif name.startswith("dask://"):

@@ -390,6 +390,15 @@ def listens(port):
 
 
 @pytest.mark.skipif(shutil.which("mpiexec") is None, reason="no mpiexec: install Open MPI")
+def test_mpi_with_one_rank_is_refused_before_anything_runs(tmp_path):
+    pytest.importorskip("mpi4py", reason="mpi extra")
+    command = [sys.executable, str(HERE / "toy_demo.py"), "--executor", "mpi", "--out", str(tmp_path)]
+    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 2 and "at least two ranks, got one: mpiexec -n RANKS" in process.stderr
+    assert rows(tmp_path) == []
+
+
+@pytest.mark.skipif(shutil.which("mpiexec") is None, reason="no mpiexec: install Open MPI")
 def test_mpi_gives_the_same_bits(tmp_path):
     pytest.importorskip("mpi4py", reason="mpi extra")
     assert main(toy_demo.demo(sleep=0.3), tmp_path / "local", "--seeds", "4") == 0
