@@ -479,7 +479,8 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             "one_unit",
             "One unit of the last hidden layer, one seed: the 15th, 50th and 85th percentiles, over training images, "
             f"of its input to the activation (no unit) against the step, every {EVERY} steps at lr {FIXED_LR}, as in "
-            "figure 1 of Ioffe & Szegedy 2015. Flat lines are what batch norm promises; with noise they jump.",
+            "figure 1 of Ioffe & Szegedy 2015; each panel has its own scale. "
+            "Flat lines are what batch norm promises; with noise they jump.",
             fig,
         )
     )
