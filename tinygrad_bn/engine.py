@@ -406,7 +406,7 @@ def plain_array(data: Array, name: str = "data") -> Array:
     """A memory-mapped array as it is; other subclasses give operators meanings of their own (matrix, masked array)."""
     if type(data) not in (np.ndarray, np.memmap):
         kind = type(data).__name__
-        raise TypeError(f"{name} must be a plain NumPy array, got {kind}; np.asarray({name}) makes it one")
+        raise TypeError(f"{name} must be a plain NumPy array, got {kind}; np.asarray makes it one")
     return np.asarray(data)
 
 
@@ -647,7 +647,7 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
                 args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
             if isinstance(a, np.ndarray):
                 if type(a) is not np.ndarray:
-                    a = plain_array(a, positional[i][0] if i < count else variadic[0])
+                    a = plain_array(a, f"{positional[i][0] if i < count else variadic[0]} of {op.__name__}")
                 if a.dtype is not dtype and a.dtype.kind == "f":
                     if dtype is not None and a.dtype != dtype:
                         raise TypeError(
