@@ -900,11 +900,12 @@ def _(w: World) -> Call:
     given = shape[0] if len(shape) == 1 and w.coin() else w.pick(tuple, list)(shape)
 
     def formula(x: Any, shape: Any, weight: Any, eps: Any) -> Any:
-        y = x / np.sqrt((x * x).mean(axis=trailing(shape), keepdims=True) + (1e-7 if eps is None else eps))
+        y = x / np.sqrt((x * x).mean(axis=trailing(shape), keepdims=True) + (default if eps is None else eps))
         return y if weight is None else y * weight
 
     args = {"x": w.either(*w.shape(0, 2), *shape), "normalized_shape": given, "weight": w.maybe(w.either(*shape))}
-    return Call(F.rms_norm, {**args, "eps": w.pick(1e-5, 0.1)}, formula=formula)
+    default = float(np.finfo(args["x"].dtype).eps)  # the formula itself gets x in float64
+    return Call(F.rms_norm, {**args, "eps": w.pick(1e-5, 0.1, None)}, formula=formula)
 
 
 # Modules: how to make one, and an input for it
