@@ -335,6 +335,18 @@ def test_gradcheck_names_a_function_that_is_not_deterministic():
         tb.gradcheck(lambda a: F.dropout(a, 0.5), leaf(*range(1, 20)))
 
 
+def test_powers_of_and_by_booleans_and_small_integers():
+    """Their logarithm is taken in the result's dtype (NumPy's of an int8 is a float16), and so is b - 1."""
+    x = tensor([1.5, 2.0], requires_grad=True)
+    for dtype in (np.int8, bool):
+        k = np.array([3, 1], dtype)
+        for y, expected in ((k**x, k**x.data * np.log(k.astype(float))), (x**k, k * x.data ** (k.astype(float) - 1))):
+            x.grad = None
+            y.sum().backward()
+            assert x.grad.dtype == np.float32
+            np.testing.assert_allclose(x.grad, expected, rtol=1e-6)
+
+
 def test_powers_at_zero():
     """As in PyTorch: a^0 is constant also at a = 0, and 0^b has no slope in b."""
     a, b = leaf(0.0, 0.0, 2.0), leaf(0.0, 2.0, 0.0)

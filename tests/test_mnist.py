@@ -801,6 +801,7 @@ BAD_ARGUMENTS = [
     ({"attempts": 0}, ValueError, ["attempts", "0"]),
     ({"attempts": 1.5}, TypeError, ["attempts", "an int", "1.5"]),
     ({"attempts": True}, TypeError, ["attempts", "True"]),
+    ({"progress": 1}, TypeError, ["progress", "bool", "1"]),
 ]
 
 

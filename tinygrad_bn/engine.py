@@ -449,6 +449,8 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
         array = np.asarray(plain_array(data) if isinstance(data, np.ndarray) else data)
     except ValueError:
         raise ValueError("data must be a rectangular nest of numbers, got rows of different lengths") from None
+    except RuntimeError as error:  # a tensor in a list
+        raise TypeError(f"data must be a nest of numbers: {error}") from None
     if array.dtype not in FLOATS and array.dtype.kind not in "biu":
         raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {array.dtype}")
     keeps = isinstance(data, (np.ndarray, np.generic)) and array.dtype in FLOATS
@@ -661,7 +663,7 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
         try:
             answer = rule(*arrays, **kwargs)
-        except (TypeError, OverflowError) as error:
+        except (TypeError, ArithmeticError) as error:  # ZeroDivisionError: of an array of Python's numbers
             better = explained(error, op.__name__, [name for name, _ in positional], arrays)
             if better is None:
                 raise

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ..checks import check_path
+from ..checks import check_flag, check_path
 from ..engine import Array
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's mirror
@@ -179,7 +179,7 @@ def download_mnist(
             raise TypeError(f"{name} must be {'an int' if len(types) == 1 else 'a number'}, got {value!r}")
         if not 0 < value <= LONGEST:
             raise ValueError(f"{name} must be above 0 and at most {LONGEST:g}, got {value!r:.40}")
-    if progress:
+    if check_flag("progress", progress):
         try:
             from tqdm import tqdm  # type: ignore
         except ImportError as error:

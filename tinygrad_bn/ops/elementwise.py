@@ -76,7 +76,10 @@ def power(a: Any, b: Any) -> Any:
     if isinstance(a, (int, float)):  # 2**x
         slope = math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
         return a**b, lambda dy: (None, dy * a**b * slope)
-    return a**b, lambda dy: (lambda: da(dy), lambda: db(dy))
+    y = a**b
+    # booleans and small integers in y's dtype: their b - 1 would make a float64, their logarithm a float16
+    a, b = (v.astype(y.dtype) if isinstance(v, np.ndarray) and v.dtype.kind in "biu" else v for v in (a, b))
+    return y, lambda dy: (lambda: da(dy), lambda: db(dy))
 
 
 @implements(np.exp)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_input, check_int
-from ..engine import Array, Tensor, differentiable, plain_array
+from ..engine import Array, Tensor, as_array, differentiable, plain_array
 from ..jit import contiguous, elementwise, kernel
 from .activation import log_softmax_definition
 
@@ -41,7 +41,7 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
             "target must be an integer array of classes, got a Tensor of floats: pass the labels as they are, "
             "without tensor(); labels.astype(int) converts an array of floats"
         )
-    target = np.asarray(target)
+    target = as_array(target)
     if target.dtype.kind not in "iu":
         raise TypeError(f"target must be an integer array of classes, got {target.dtype}: target.astype(int) converts")
     if target.shape != x.shape[:1]:

@@ -84,10 +84,10 @@ class SGD:
         for group in groups:
             if not isinstance(group, dict):
                 raise TypeError(f"params must be all Tensors or all dicts, got a dict and a {type(group).__name__}")
-            unknown = sorted(set(group) - {"params", "name", "initial_lr", *defaults})
+            unknown = group.keys() - {"params", "name", "initial_lr", *defaults}
             if "params" not in group or unknown:
                 wanted = f"the key 'params', and may have {sorted(defaults)}"
-                raise ValueError(f"a parameter group must have {wanted}, got {sorted(group)}")
+                raise ValueError(f"a parameter group must have {wanted}, got {list(group)}")
         self.param_groups: list[dict[str, Any]] = [self._group({**defaults, **group}) for group in groups]
         self._buffers: dict[int, Array] = {}  # momentum, by the identity of the parameter
         self._check_once()
