@@ -498,7 +498,8 @@ def _(w: World) -> Call:
         "allow_unused": w.coin(),
     }
     keep = ("outputs", "inputs")
-    return Call(tb.grad, args, kw, errors=(RuntimeError,), words=("backward",), keep=keep)
+    # an input that is not used may have another dtype
+    return Call(tb.grad, args, kw, errors=(RuntimeError,), words=("backward",), keep=keep, converts=True)
 
 
 def checker(check: Any) -> Builder:
@@ -513,7 +514,7 @@ def checker(check: Any) -> Builder:
             args,
             kw,
             errors=errors,
-            words=("<lambda>", "Tensor", "multiply", "matmul", "forward", "argument", "broadcast"),
+            words=("a", "b", "<lambda>", "Tensor", "multiply", "matmul", "forward", "argument", "broadcast"),
         )
 
     return builder
@@ -645,10 +646,20 @@ def reduced(loss: Any, reduction: str) -> Any:
 
 
 def nll(logs: Any, target: Any, ignore_index: int, reduction: str) -> Any:
-    target = np.asarray(target).astype(np.int64)
+    target = np.asarray(target)
     kept = target != ignore_index
+    if target.dtype.kind not in "iu" or target.shape != logs.shape[:1]:
+        raise TypeError("these are no classes")
+    if (kept & ((target < 0) | (target >= logs.shape[1]))).any():
+        raise ValueError("there is no such class")
     loss = np.where(kept, -logs[np.arange(len(target)), np.where(kept, target, 0)], 0)
     return loss.sum() / kept.sum() if reduction == "mean" else reduced(loss, reduction)
+
+
+def alike(x: Any, target: Any) -> Any:
+    if x.shape != target.shape or target.dtype.kind != "f":
+        raise ValueError("nothing is broadcast")
+    return target
 
 
 def class_loss(fn: Any, formula: Any) -> Builder:
@@ -672,7 +683,10 @@ def pair_loss(fn: Any, formula: Any) -> Builder:
         x = w.tensor(*shape) if isinstance(target, np.ndarray) else w.either(*shape)
         kw = {"reduction": w.pick("mean", "sum", "none")}
         return Call(
-            fn, {"x": x, "target": target}, kw, formula=lambda x, t, reduction: reduced(formula(x, t), reduction)
+            fn,
+            {"x": x, "target": target},
+            kw,
+            formula=lambda x, t, reduction: reduced(formula(x, alike(x, t)), reduction),
         )
 
     return builder
@@ -1336,6 +1350,8 @@ def _(w: World) -> Call:
 
     def prepare(call: Call) -> None:
         last.grad = call.args["grad"]
+        if isinstance(last.grad, np.generic):  # what NumPy's sums give, unlike a float
+            call.keep = ("grad",)
         group.update({name: call.args[name] for name in call.args if name != "grad"})
 
     args = {"grad": w.pick(w.array(*last.shape), Tensor(w.array(*last.shape))), "lr": 0.1, "momentum": w.pick(0, 0.9)}

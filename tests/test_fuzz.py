@@ -102,6 +102,14 @@ def wrong_backward(x):
     return tb.differentiable(lambda x: (x * 1, lambda dy: dy[..., 5]))(x)
 
 
+def backward_writes(x):
+    return tb.differentiable(lambda x: (x * 1, lambda dy: np.multiply(dy, 2, out=dy)))(x)
+
+
+def backward_depends_on_layout(x):
+    return tb.differentiable(lambda x: (x * 1, lambda dy: dy * (1.0 if dy.flags.c_contiguous else 0.5)))(x)
+
+
 def warns(x):
     return Tensor(x.data + np.array(1j).astype(np.float32))
 
@@ -116,6 +124,8 @@ DEFECTS = {
     depends_on_layout: "on clean copies",
     wrong: "NumPy's formula",
     wrong_backward: "backward",
+    backward_writes: "wrote into",
+    backward_depends_on_layout: "the gradient is",
     warns: "ComplexWarning",
 }
 
@@ -128,6 +138,31 @@ def test_the_oracle_sees(defect):
 
     with pytest.raises(Failure, match=DEFECTS[defect]):
         run(target, defect.__name__, 20)
+
+
+def test_the_oracle_sees_what_remains_in_what_is_meant_to_change():
+    def forgets(x):
+        x.data[...] = 2 if x.data.flags.c_contiguous else 0
+
+    def target(w: World) -> Call:
+        return Call(forgets, {"x": Tensor(np.ones((3, 4), np.float32, order="F"))}, inplace=("x",))
+
+    with pytest.raises(Failure, match="there remains"):
+        run(target, "forgets", 20)
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_the_oracle_sees_what_the_formula_refuses(value):
+    """Also where the numbers are not to be compared."""
+
+    def refuses(x):
+        raise ValueError("no such thing")
+
+    def target(w: World) -> Call:
+        return Call(lambda x: x * 1, {"x": Tensor(np.full(3, value))}, formula=refuses)
+
+    with pytest.raises(Failure, match="no such thing"):
+        run(target, "target", 20)
 
 
 def test_what_is_frozen_and_cleaned():
