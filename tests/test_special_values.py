@@ -60,6 +60,20 @@ def test_losses():
     )
 
 
+@pytest.mark.parametrize("row", [[np.inf, 0, 1], [0, -np.inf, 1], [-np.inf] * 3, [0, np.nan, 1]])
+@pytest.mark.parametrize("target", range(3))
+def test_cross_entropy_of_infinite_logits_is_that_of_log_softmax(row, target):
+    """Beside +inf no probability is a number, also that of a class which has a finite logit."""
+    found = []
+    for loss in (F.cross_entropy, lambda x, t: F.nll_loss(F.log_softmax(x), t)):
+        x = tensor(np.array([row]), requires_grad=True)
+        y = loss(x, np.array([target]))
+        y.backward()
+        found.append((y.item(), x.grad))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-15)
+
+
 def test_sgd_carries_nan_into_the_parameter():
     p = tensor([1.0, 1.0], requires_grad=True)
     p.grad = np.array([np.nan, 1.0], np.float32)
