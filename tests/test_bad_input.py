@@ -105,6 +105,11 @@ TABLE = [
     (lambda: F.cross_entropy(X, np.zeros(4)), TypeError, ["target.astype(int)"]),
     (lambda: F.cross_entropy(X, tensor([0, 1, 2, 3])), TypeError, ["target", "integer array", "without tensor()"]),
     (lambda: F.cross_entropy(X, np.array([0, 1, 2, 6])), ValueError, ["target", "[0, 6)", "6"]),
+    (
+        lambda: F.cross_entropy(X, np.full(4, 2**64 - 100, np.uint64)),
+        ValueError,
+        ["target", "[0, 6)", str(2**64 - 100)],
+    ),
     (lambda: F.cross_entropy(X, np.array([0, -1, 2, 5])), ValueError, ["target", "[0, 6)", "-1"]),
     (lambda: F.nll_loss(X, np.array([0, 1, 2, 6])), ValueError, ["target", "[0, 6)", "6"]),
     (lambda: F.cross_entropy(X, [[1], [1, 2]]), TypeError, ["target", "integer array"]),
