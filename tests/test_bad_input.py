@@ -459,6 +459,20 @@ def test_numpys_scalars_do_not_bring_their_precision_along():
         init(ours, np.float32(0.3), np.random.default_rng(0))
         init(again, float(np.float32(0.3)), np.random.default_rng(0))
         assert (ours.data == again.data).all()
+    x, number = np.random.default_rng(0).standard_normal((8, 3)) * 30, np.float32(1.1)
+    mean, var = np.zeros(3), np.ones(3)
+    ours, again = (
+        F.batch_renorm(Tensor(x), mean, var, training=True, momentum=0.0, r_max=n, d_max=n)
+        for n in (number, float(number))
+    )
+    assert (ours.data == again.data).all()
+    ours, again = (
+        nn.utils.adapt_statistics(nn.BatchNorm1d(3).double(), x, weight).running_mean
+        for weight in (number - 1, float(number - 1))
+    )
+    assert (ours == again).all()
+    ours, again = (F.dropout(Tensor(x), p, True, np.random.default_rng(0)) for p in (number - 1, float(number - 1)))
+    assert (ours.data == again.data).all()
 
 
 def test_minus_zero_is_zero():

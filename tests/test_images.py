@@ -171,6 +171,13 @@ def test_overlapping_windows_add_up_their_gradients():
     np.testing.assert_array_equal(x.grad[0, 0, 0], [0, 8, 0])
 
 
+@pytest.mark.parametrize("pool", [F.max_pool2d, F.avg_pool2d])
+def test_rounding_up_adds_no_window_that_begins_beyond_the_image(pool):
+    """Three of size 1 would begin at 0, 2 and 4; the image ends at 4."""
+    x = tensor(np.arange(16.0).reshape(1, 4, 4))
+    assert pool(x, 1, 2, ceil_mode=True).data.tolist() == [[[0, 2], [8, 10]]]
+
+
 def test_infinity_and_nan_in_pooling():
     x = np.array([[[[-np.inf, -np.inf, 1.0, np.nan, 5.0, 2.0]]]])
     np.testing.assert_array_equal(F.max_pool2d(tensor(x), (1, 2)).data[0, 0, 0], [-np.inf, np.nan, 5])

@@ -169,7 +169,7 @@ def adapt_statistics(model: Module, batch: Any, weight: float) -> Module:
     >>> net[0].running_mean, net[0].running_var  # a quarter of the way to 2 and 2
     (array([0.5], dtype=float32), array([1.25], dtype=float32))
     """
-    check_number("weight", weight, 0, 1)
+    weight = check_number("weight", weight, 0, 1)
     x = _batch(batch, "batch")
     if len(x) == 0:
         raise ValueError(f"batch must hold at least one sample, got shape {x.shape}")

@@ -286,7 +286,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.
     tensor([1., 2.])
     """
     check_input(x)
-    check_number("p", p, 0, 1)
+    p = check_number("p", p, 0, 1)
     check_generator(generator)
     if not check_flag("training", training) or p == 0:
         return x

@@ -117,8 +117,7 @@ def batch_renorm(
     tensor([[1.],
             [3.]])
     """
-    check_number("r_max", r_max, 1)
-    check_number("d_max", d_max, 0)
+    r_max, d_max = check_number("r_max", r_max, 1), check_number("d_max", d_max, 0)
     if running_mean is None or running_var is None:
         raise ValueError("running_mean and running_var must be given, got None")
     if not check_flag("training", training):
