@@ -17,6 +17,7 @@ import functools
 import inspect
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 from fuzz_targets import public_names
@@ -196,6 +197,14 @@ def test_everything_public_is_looked_at():
         thing = functools.reduce(getattr, path, roots[root])
         assert ">>> " in (inspect.getdoc(thing) or ""), name
     assert set(IMPORTS) >= {"np", "tb", "F", "nn", "optim"}
+
+
+def test_the_page_of_public_names_has_every_module():
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    for module in MODULES.values():
+        assert f".. automodule:: {module.__name__}\n   :members:\n" in page
+    for kind in RETURNED.values():
+        assert f".. autoclass:: {kind.__module__}.{kind.__qualname__}\n   :members:\n" in page
 
 
 # The rules themselves: a docstring without what they ask for is found
