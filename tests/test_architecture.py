@@ -1,6 +1,7 @@
 """Who may import whom (docs/architecture.md has the same table), and that the core needs NumPy and Numba alone."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_imports_go_up_only(file):
         elif not of_the_package:
             allowed = {"numpy", "numba"} | sys.stdlib_module_names
             assert part(module) in allowed, f"{mine} imports {module}"
+
+
+def test_the_page_shows_these_layers():
+    page = PACKAGE.parent / "docs" / "architecture.md"
+    shown = []
+    for layer, modules in re.findall(r"^\| (\d*) *\| (`[^|]*) \|", page.read_text(encoding="utf-8"), re.M):
+        shown += [[]] if layer else []
+        shown[-1] += dict.fromkeys(part(module) for module in re.findall(r"`([^`]+)`", modules))
+    assert [list(dict.fromkeys(names)) for names in shown] == LAYERS[:-1]  # all but what a user imports
 
 
 def test_no_cycles_within_ops_and_nn():

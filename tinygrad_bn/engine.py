@@ -8,8 +8,9 @@ such a function to tensors and records one ``Node`` per call:
     def multiply(a, b):
         return a * b, lambda dy: (dy * b, dy * a)
 
-Tensor -> its node -> the node's input tensors -> their nodes ... is the whole graph. Nodes never point at their
-outputs, so there are no reference cycles: what is no longer used is freed at once, without the garbage collector.
+Tensor -> its node -> the node's input tensors -> their nodes ... is the whole graph. Nodes never point at the
+tensor that they made, so there are no reference cycles: what is no longer used is freed at once, without the garbage
+collector.
 
 Read in this order: ``Tensor``, ``Node``, ``differentiable``; then backward.py, the walk back along the tape.
 """
