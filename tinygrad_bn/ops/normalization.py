@@ -37,7 +37,7 @@ from .shape import concatenate
 
 # What both layouts share: a run, contiguous positions that have one mean, one scale and one shift.
 #
-# Sums are float64, and so is what is then done to each element: mean, scale and shift are float64, so x - mean is too,
+# Sums are float64, and so is what is then done to each element: mean and scale are float64, so x - mean is too,
 # and a float32 result is rounded once, at the end. It is the exact one up to half a unit in its last place, whatever
 # the mean, and where the terms of dx cancel (docs/accuracy.md). In float32 every step would round, and save only a few
 # percent of the time.
@@ -184,7 +184,7 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignor
     else:
         for n in range(N):
             for c in range(C):
-                factor = weight[c] * rstd[c]
+                factor = weight[c] * rstd[c]  # scale and slope of the one channel: to Numba a name has one type
                 steep = factor * rstd[c] * dweight[c] / m
                 backward_run(x[n, c], dy[n, c], mean[c], factor, dbias[c] / m * factor, steep, dx[n, c])
 
@@ -203,7 +203,7 @@ def channel_forward(x, weight, bias, eps, own, mean, var, rstd, y):  # type: ign
             var[c] /= m
     for c in range(C):
         rstd[c] = 1 / np.sqrt(var[c] + eps)
-    channel_normalize(x, weight, bias, mean, rstd, y)
+    channel_normalize(x, weight, bias, mean, rstd, y)  # (4), (5) of docs/2-batch-norm.md
 
 
 @kernel
