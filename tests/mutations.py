@@ -461,8 +461,8 @@ edits(
 edits(
     "optim/sgd.py",
     "golden nn lr_scheduler checkpoint engine special_values",
-    ("momentum * buffer[i] + dampening * d", "momentum * buffer[i] + d", "the dampening is forgotten"),
-    ("buffer[i] = d if first", "buffer[i] = dampening * d if first", "the first step is dampened"),
+    ("momentum * buffer[i] + undamped * d", "momentum * buffer[i] + d", "the dampening is forgotten"),
+    ("buffer[i] = d if first", "buffer[i] = undamped * d if first", "the first step is dampened"),
     ("d + momentum * buffer[i] if nesterov", "buffer[i] + momentum * d if nesterov", "Nesterov: d and v exchanged"),
     ("d += weight_decay * p[i]", "d -= weight_decay * p[i]", "the sign of the weight decay"),
     ("(-g if maximize else contiguous(g))", "contiguous(g)", "maximize is ignored"),
@@ -522,11 +522,7 @@ edits(
         "use_input = self.running_mean, self.running_var, True",
         "instance norm: eval mode with the input's statistics",
     ),
-    (
-        "momentum = 0.1 if self.momentum is None else self.momentum",
-        "momentum = 0.1",
-        "instance norm: its momentum is ignored",
-    ),
+    ("self._momentum() if track else 0.0", "0.1 if track else 0.0", "instance norm: its momentum is ignored"),
 )
 
 edits(

@@ -227,13 +227,9 @@ class _InstanceNorm(_Running):
         self._check(x)
         mean, var, use_input = self.running_mean, self.running_var, self.training or self.running_mean is None
         track = self.training and mean is not None
-        momentum = 0.1 if self.momentum is None else self.momentum
-        if track and self.momentum is None:
-            momentum = self._momentum()
-        if not track and use_input:
-            mean = var = None
+        momentum = self._momentum() if track else 0.0  # without tracking it is not used
         y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input, momentum, self.eps)
-        if track and self.momentum is None:
+        if track and self.momentum is None:  # the average needs the count; otherwise it stays 0, as PyTorch's does
             self.num_batches_tracked += 1
         return y.reshape(y.shape[1:]) if single else y
 

@@ -18,13 +18,14 @@ from ..jit import contiguous, kernel
 
 
 @kernel
-def sgd_kernel(p, g, buffer, lr, momentum, dampening, weight_decay, nesterov, first):  # type: ignore[no-untyped-def]
+def sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, first):  # type: ignore[no-untyped-def]
+    """The formula of SGD; undamped is 1 - dampening."""
     for i in range(p.size):
         d = g[i]
         if weight_decay != 0:  # 0 times infinity would be NaN
             d += weight_decay * p[i]
         if momentum != 0:
-            buffer[i] = d if first else momentum * buffer[i] + dampening * d
+            buffer[i] = d if first else momentum * buffer[i] + undamped * d
             d = d + momentum * buffer[i] if nesterov else buffer[i]
         p[i] -= lr * d
 
@@ -106,7 +107,9 @@ class SGD:
         for name in ("nesterov", "maximize"):
             check_flag(name, group[name])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+            raise ValueError(
+                f"nesterov needs momentum > 0 and dampening = 0, got {group['momentum']} and {group['dampening']}"
+            )
         return group
 
     def _check_once(self) -> None:
