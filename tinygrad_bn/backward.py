@@ -241,7 +241,8 @@ def walk(
                     table[key] = _copy(g)
                 else:
                     # What is given away must not be anyone else's memory: not dy, nor part of something, nor an array
-                    # that a closure or a variable elsewhere holds too. That shows in its count of references.
+                    # that a closure or a variable elsewhere holds too. That shows in its count of references (one of
+                    # which is the tuple's, unless a function has computed g just now).
                     here, whole = _references(g)
                     alone = here <= ALONE + (g is gradients[i]) and whole <= WHOLE_ALONE
                     table[key] = g if alone else g.copy()
@@ -263,7 +264,8 @@ def walk(
 @implements("backward")
 def backward(output: Tensor, gradient: Any, retain_graph: bool, create_graph: bool) -> None:
     """What Tensor.backward() does: one walk that ends in the .grad of the leaves."""
-    check_flag("retain_graph", retain_graph), check_flag("create_graph", create_graph)
+    check_flag("retain_graph", retain_graph)
+    check_flag("create_graph", create_graph)
     walk([output], [_seed(output, gradient, "gradient")], None, retain_graph or create_graph, create_graph)
 
 

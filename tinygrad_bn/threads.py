@@ -101,7 +101,7 @@ def for_each(task: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
         pool = _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="tinygrad_bn")
     waiting = deque(chunks)  # popleft is atomic
     tasks = [task]  # emptied at the end: a helper holds on to its last work for a moment, and must not to the arrays
-    warnings = np.geterr()  # NumPy's settings hold per thread
+    settings = np.geterr()  # NumPy's hold per thread
 
     def work() -> None:
         try:
@@ -115,14 +115,14 @@ def for_each(task: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
             waiting.clear()  # the caller's error or a helper's: nobody starts another chunk
             raise
 
-    def help() -> None:
-        with np.errstate(**warnings):
+    def work_as_helper() -> None:
+        with np.errstate(**settings):
             work()
 
     helpers: list[Future[None]] = []
     try:
         with suppress(RuntimeError):  # no more threads: at the end of the program, or at the system's limit
-            helpers += (pool.submit(help) for _ in range(min(threads, len(chunks)) - 1))
+            helpers += (pool.submit(work_as_helper) for _ in range(min(threads, len(chunks)) - 1))
         work()
     finally:
         waiting.clear()  # Ctrl-C before its own work

@@ -28,13 +28,12 @@ from .layers import Identity, Linear
 from .module import Module, Parameter, Sequential
 from .norm_variants import _BatchRenorm, _DecorrelatedBatchNorm
 from .normalization import _BatchNorm, _Running
+from .probe import check_model
 
 
 def _norms(model: Any) -> list[_Running]:
     """The layers of model that track running statistics."""
-    if not isinstance(model, Module):
-        raise TypeError(f"model must be a Module, got {type(model).__name__}")
-    return [m for m in model.modules() if isinstance(m, _Running) and m.track_running_stats]
+    return [m for m in check_model(model).modules() if isinstance(m, _Running) and m.track_running_stats]
 
 
 def _statistics(norm: _Running) -> dict[str, Array]:

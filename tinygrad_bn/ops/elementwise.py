@@ -216,7 +216,7 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
         raise ValueError("clip needs min or max, got None for both")
 
     def pullback(dy: Any) -> Any:
-        outside = (x != x) & False
+        outside: Any = np.zeros(x.shape, bool)
         if min is not None:
             outside = outside | (x < min)
         if max is not None:

@@ -132,7 +132,8 @@ def cross_entropy(x: Any, target: Any, *, ignore_index: int = -100, reduction: s
 
     x: logits (N, C); target: integer array (N,) of classes in [0, C). ignore_index: default -100.
     reduction: "mean" (default), "sum", or "none" for the loss of each sample.
-    dx = (softmax(x) - onehot(target)) dy / N. Softmax and logarithm are one kernel, so large logits are safe.
+    dx = (softmax(x) - onehot(target)) dy / N for "mean", with N the number of samples that are not ignored. Softmax and
+    logarithm are one kernel, so large logits are safe.
     Errors: TypeError for targets that are not integers, ValueError for classes out of range. No sample left
     gives NaN for "mean", as in PyTorch. Source: torch.nn.functional.cross_entropy.
 
@@ -224,7 +225,7 @@ def _bce(x: Any, target: Any) -> Any:
     y = np.maximum(x, 0) - x * target + np.log1p(e)
 
     def dx(dy: Any) -> Any:
-        s = e / (1 + e)  # sigmoid(-|x|): small where x is large, so that 1 - s - 1 need not be formed
+        s = e / (1 + e)  # sigmoid(-|x|); where t = 1 and x is large, (1 - t) - s is -s, and 1 - s - t rounds to 0
         return np.where(x >= 0, (1 - target) - s, s - target) * dy
 
     return y, lambda dy: (lambda: dx(dy), lambda: -x * dy)

@@ -183,7 +183,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     if C % G:
         raise ValueError(f"num_groups must divide the {C} channels, got {num_groups}")
     check_channels(x, weight=weight, bias=bias)
-    more_than_one(N * (C // G) * L, x.shape, "group")
+    more_than_one(N * (C // G) * L, x.shape, "group")  # N is counted: PyTorch's rule
     return row_norm(x, weight, bias, shape=(N, G, C // G, L), eps=eps, centered=True, keep=None)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..checks import check_int, check_size, check_tensors
 from ..engine import Tensor, differentiable
-from ..operators import OPS, implements
+from ..operators import implements
 
 MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
 
@@ -176,7 +176,6 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     return concatenate([a.reshape((*a.shape[:at], 1, *a.shape[at:])) for a in arrays], axis=at)
 
 
-@implements("pad")
 @differentiable
 def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
     """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad.
@@ -196,7 +195,7 @@ def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> 
         check_size("pad_width", before, 0), check_size("pad_width", after, 0)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     if isinstance(x, Tensor):
-        y: Any = OPS["pad"](x, pad_width, value=value)
+        y: Any = pad(x, pad_width, value=value)
     else:
         y = np.pad(x, pad_width, constant_values=value)
     return y, lambda dy: dy[inside]
