@@ -118,7 +118,10 @@ class DataLoader:
         ):
             raise ValueError(f"order must be a permutation of range({len(rows)}), got {order}")
         if (generator is None) != (self._generator is None):
-            raise ValueError("generator must be given to a loader with a seed, and only to one")
+            wanted = (
+                "None, for this loader has no seed" if self._generator is None else "given, for this loader has a seed"
+            )
+            raise ValueError(f"generator must be {wanted}, got {generator!r:.40}")
         if generator is not None:
             self._generator = generator_from(generator, "generator")
         self._running = None if order is None else order.copy(), int(position)

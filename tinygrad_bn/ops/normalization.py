@@ -373,7 +373,7 @@ def row_norm_definition(x: Any, weight: Any, bias: Any, *, shape: Any, eps: floa
 # The ops: allocate, call the kernels
 
 
-def _affine(value: Any, n: int, default: float, dtype: Any) -> Array:
+def _or_default(value: Any, n: int, default: float, dtype: Any) -> Array:
     return np.full(n, default, dtype) if value is None else contiguous(value)
 
 
@@ -395,7 +395,7 @@ def channel_norm(
     shape = x.shape
     N, C = shape[:2]
     x = contiguous(x).reshape(N, C, math.prod(shape[2:]))
-    gamma, beta = _affine(weight, C, 1, x.dtype), _affine(bias, C, 0, x.dtype)
+    gamma, beta = _or_default(weight, C, 1, x.dtype), _or_default(bias, C, 0, x.dtype)
     has_weight, has_bias = weight is not None, bias is not None
     parts = [slice(0, N)] if parts is None else parts
     own = mean is None
@@ -432,8 +432,8 @@ def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered
     given = x.shape
     N, G, J, L = shape
     x = contiguous(x).reshape(shape)
-    gamma = _affine(weight, G * J, 1, x.dtype).reshape(G, J)
-    beta = _affine(bias, G * J, 0, x.dtype).reshape(G, J)
+    gamma = _or_default(weight, G * J, 1, x.dtype).reshape(G, J)
+    beta = _or_default(bias, G * J, 0, x.dtype).reshape(G, J)
     weight_shape, bias_shape = None if weight is None else weight.shape, None if bias is None else bias.shape
     mean, rstd, var = np.empty((N, G)), np.empty((N, G)), np.empty((N, G))
     y = np.empty_like(x)

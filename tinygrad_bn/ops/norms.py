@@ -69,6 +69,7 @@ def update(running: Any, batch: Array, momentum: float, factor: float = 1.0) -> 
 
 
 def plain(a: Any) -> Array:
+    """A copy in float64 of an array, or of a Tensor's."""
     return (a.data if isinstance(a, Tensor) else a).astype(np.float64)
 
 
