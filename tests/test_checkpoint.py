@@ -298,7 +298,7 @@ def test_other_files_are_told_from_checkpoints(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     np.save(tmp_path / "a.npy", np.zeros(3))
     for path in (tmp_path / "a.npz", tmp_path / "a.npy", write(tmp_path / "a", b""), write(tmp_path / "b", b"PK")):
-        assert "no checkpoint" in refused(path)
+        assert "not a checkpoint" in refused(path)
 
 
 def corrupt(rng, content):
@@ -513,7 +513,7 @@ def test_a_hostile_file_can_only_raise(tmp_path, monkeypatch, kind):
     finally:
         tracemalloc.stop()
     print(message, peak)
-    assert "is no valid checkpoint" in message and REASONS.get(kind, "") in message
+    assert "is not a valid checkpoint" in message and REASONS.get(kind, "") in message
     assert peak < 100 * len(HOSTILE[kind]) + 5_000_000
     assert [os.listdir(f) for f in (folder, tmp_path)] == [["a"], ["folder"]]
 

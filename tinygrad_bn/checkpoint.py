@@ -95,7 +95,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path}: must be a file, got a folder or a device")
     data = path.read_bytes()
     if data[-64 - len(MARK) : -64] != MARK:
-        raise ValueError(f"{path}: is no checkpoint written by save(), or its end is missing")
+        raise ValueError(f"{path}: is not a checkpoint written by save(), or its end is missing")
     if data[-64:] != hashlib.sha256(memoryview(data)[:-64]).hexdigest().encode():
         raise ValueError(f"{path}: is damaged, its SHA-256 digest is not the one that was written")
     try:
@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         if arrays:
             raise ValueError(f"the tree does not mention the arrays {sorted(arrays)[:5]}")
     except Exception as error:  # zipfile, json and NumPy's header parser raise a dozen kinds on what they cannot read
-        raise ValueError(f"{path}: is no valid checkpoint: {str(error) or type(error).__name__}") from error
+        raise ValueError(f"{path}: is not a valid checkpoint: {str(error) or type(error).__name__}") from error
     return value
 
 

@@ -173,7 +173,7 @@ class Tensor(Operators):
     def requires_grad(self) -> bool:
         """Whether operations on this tensor are recorded; may be set on a leaf.
 
-        Errors: TypeError for what is no bool; RuntimeError for switching it off on a computed tensor.
+        Errors: TypeError for what is not a bool; RuntimeError for switching it off on a computed tensor.
 
         >>> x = tb.tensor([1.0])
         >>> x.requires_grad = True
@@ -191,7 +191,7 @@ class Tensor(Operators):
         self._requires_grad = flag
 
     def requires_grad_(self, flag: bool = True) -> Tensor:
-        """Set requires_grad to flag (default True); returns the tensor. Errors: TypeError for what is no bool.
+        """Set requires_grad to flag (default True); returns the tensor. Errors: TypeError for what is not a bool.
 
         >>> tb.tensor([1.0]).requires_grad_()
         tensor([1.], requires_grad=True)
@@ -412,7 +412,7 @@ def plain_array(data: Array, name: str = "data") -> Array:
 
 
 def as_array(value: Any) -> Array:
-    """An array of what is no array: a list, one of NumPy's scalars. Of other things NumPy makes objects or strings."""
+    """An array of a list, or of one of NumPy's scalars. Of other things NumPy makes objects or strings."""
     try:
         return np.asarray(value)
     except Exception:  # lists of different lengths, and so on

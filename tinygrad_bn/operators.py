@@ -165,7 +165,7 @@ class Operators:
     def clip(self, min: Any = None, max: Any = None) -> Tensor:
         """min(max(x, min), max), element by element; None (default) leaves a side open. The gradient passes inside.
 
-        Errors: TypeError for bounds that are no numbers, ValueError for none.
+        Errors: TypeError for bounds that are not numbers, ValueError for none.
 
         >>> tb.tensor([-2.0, 0.5, 3.0]).clip(0, 1)
         tensor([0. , 0.5, 1. ])
@@ -268,7 +268,7 @@ class Operators:
         return OPS[np.transpose](self)
 
     def swapaxes(self, axis1: int, axis2: int) -> Tensor:
-        """The axes axis1 and axis2 exchanged. Shares memory. Errors: TypeError, ValueError for what is no axis.
+        """The axes axis1 and axis2 exchanged. Shares memory. Errors: TypeError, ValueError for what is not an axis.
 
         >>> tb.tensor(np.zeros((2, 3, 4))).swapaxes(0, 2).shape
         (4, 3, 2)

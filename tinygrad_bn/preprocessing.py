@@ -159,7 +159,7 @@ class StandardScaler(_Scaler):
     constant: its scale_ is 1, so that it becomes 0 and not 0 / 0.
     Attributes: mean_, var_, scale_ (features,), None where not used; n_samples_seen_, n_features_in_.
 
-    Errors: TypeError for flags that are no bools. Source: sklearn.preprocessing.StandardScaler.
+    Errors: TypeError for flags that are not bools. Source: sklearn.preprocessing.StandardScaler.
 
     >>> tb.preprocessing.StandardScaler().fit_transform(np.array([[1.0, 7.0], [3.0, 7.0]]))
     array([[-1.,  0.],

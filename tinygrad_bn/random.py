@@ -66,7 +66,7 @@ def generator_from(state: Any, name: str = "state") -> np.random.Generator:
     try:
         generator.bit_generator.state = state
         taken = generator.bit_generator.state == state  # NumPy ignores unknown keys and cuts numbers that are too large
-    except Exception as error:  # NumPy raises half a dozen kinds on what is no state
+    except Exception as error:  # NumPy raises half a dozen kinds on what is not a state
         raise ValueError(
             f"{name} must be the state of a {type(generator.bit_generator).__name__}: {error!r}"
         ) from error

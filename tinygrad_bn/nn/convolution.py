@@ -86,7 +86,7 @@ class MaxPool2d(Module):
     kernel_size, stride (None, the default, is kernel_size), padding (default 0) and dilation (default 1): ints or
     pairs.
     ceil_mode: round the number of windows up (default False).
-    Errors: ValueError for windows that do not fit, TypeError for what is no int or pair.
+    Errors: ValueError for windows that do not fit, TypeError for what is not an int or pair.
 
     >>> nn.MaxPool2d(2)(tb.tensor([[[1, 2], [3, 4]]]))
     tensor([[[4.]]])
@@ -117,7 +117,7 @@ class AvgPool2d(Module):
     kernel_size, stride (None, the default, is kernel_size), padding (default 0): an int or a pair. ceil_mode: round the
     number of windows up (default False). count_include_pad: padding counts as zeros (default True). divisor_override:
     divide by this instead of the number of elements (default None).
-    Errors: ValueError for windows that do not fit, TypeError for what is no int or pair.
+    Errors: ValueError for windows that do not fit, TypeError for what is not an int or pair.
 
     >>> nn.AvgPool2d(2)(tb.tensor([[[1, 2], [3, 4]]]))
     tensor([[[2.5]]])
@@ -159,7 +159,7 @@ class AdaptiveAvgPool2d(Module):
     """Averages over as many windows as output_size says; AdaptiveAvgPool2d(1) is the global average.
 
     output_size: an int or a pair; None in a pair keeps the input's size. See functional.adaptive_avg_pool2d.
-    Errors: ValueError for sizes below 1, TypeError for what is no int or pair.
+    Errors: ValueError for sizes below 1, TypeError for what is not an int or pair.
 
     >>> nn.AdaptiveAvgPool2d(1)(tb.tensor([[[1, 2], [3, 6]]]))
     tensor([[[3.]]])

@@ -62,7 +62,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def fans(t: Any) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight t of shape (out, in, ...): in x positions and out x positions.
 
-    Errors: TypeError for what is no Tensor, ValueError for fewer than 2 axes or no elements.
+    Errors: TypeError for what is not a Tensor, ValueError for fewer than 2 axes or no elements.
 
     >>> nn.init.fans(nn.Conv2d(3, 8, kernel_size=5).weight)  # 3 times 25, and 8 times 25
     (75, 200)
@@ -80,7 +80,7 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator =
     """Fill tensor, in place, with U(a, b) (default a = 0, b = 1), and return it.
 
     generator: draw from it; None (default) is the one of manual_seed.
-    Errors: TypeError for what is no Tensor or number, ValueError unless a <= b.
+    Errors: TypeError for what is not a Tensor or number, ValueError unless a <= b.
 
     >>> t = nn.init.uniform_(tb.tensor(np.zeros(1000)), -1, 1)
     >>> bool((abs(t.data) <= 1).all())
@@ -96,7 +96,7 @@ def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generat
     """Fill tensor, in place, with N(mean, std^2) (default mean 0, std 1), and return it.
 
     generator: draw from it; None (default) is the one of manual_seed.
-    Errors: TypeError for what is no Tensor or number, ValueError for std < 0.
+    Errors: TypeError for what is not a Tensor or number, ValueError for std < 0.
 
     >>> nn.init.normal_(tb.tensor([0.0, 0.0]), mean=3, std=0)
     tensor([3., 3.])
@@ -108,7 +108,7 @@ def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generat
 def constant_(tensor: Any, val: float) -> Tensor:
     """Fill tensor, in place, with val, which may be infinite or NaN, and return it.
 
-    Errors: TypeError for what is no Tensor or number, ValueError for a number that is too large.
+    Errors: TypeError for what is not a Tensor or number, ValueError for a number that is too large.
 
     >>> nn.init.constant_(tb.tensor([0.0, 0.0]), 5)
     tensor([5., 5.])
@@ -119,7 +119,7 @@ def constant_(tensor: Any, val: float) -> Tensor:
 
 
 def zeros_(tensor: Any) -> Tensor:
-    """Fill tensor, in place, with 0, and return it. Errors: TypeError for what is no Tensor.
+    """Fill tensor, in place, with 0, and return it. Errors: TypeError for what is not a Tensor.
 
     >>> nn.init.zeros_(tb.tensor([1.0, 2.0]))
     tensor([0., 0.])
@@ -128,7 +128,7 @@ def zeros_(tensor: Any) -> Tensor:
 
 
 def ones_(tensor: Any) -> Tensor:
-    """Fill tensor, in place, with 1, and return it. Errors: TypeError for what is no Tensor.
+    """Fill tensor, in place, with 1, and return it. Errors: TypeError for what is not a Tensor.
 
     >>> nn.init.ones_(tb.tensor([2.0, 3.0]))
     tensor([1., 1.])

@@ -55,7 +55,7 @@ class Linear(Module):
 
 
 class ReLU(Module):
-    """max(x, 0), see functional.relu. Errors: TypeError for what is no Tensor or array of floats.
+    """max(x, 0), see functional.relu. Errors: TypeError for what is not a Tensor or array of floats.
 
     >>> nn.ReLU()(tb.tensor([-1.0, 2.0]))
     tensor([0., 2.])
@@ -66,7 +66,7 @@ class ReLU(Module):
 
 
 class Sigmoid(Module):
-    """1 / (1 + exp(-x)), see functional.sigmoid. Errors: TypeError for what is no Tensor or array of floats.
+    """1 / (1 + exp(-x)), see functional.sigmoid. Errors: TypeError for what is not a Tensor or array of floats.
 
     >>> nn.Sigmoid()(tb.tensor([0.0, 100.0]))
     tensor([0.5, 1. ])
@@ -77,7 +77,7 @@ class Sigmoid(Module):
 
 
 class Tanh(Module):
-    """tanh(x), see functional.tanh. Errors: TypeError for what is no Tensor or array of floats.
+    """tanh(x), see functional.tanh. Errors: TypeError for what is not a Tensor or array of floats.
 
     >>> nn.Tanh()(tb.tensor([0.0, 100.0]))
     tensor([0., 1.])
@@ -101,7 +101,7 @@ class Identity(Module):
 class Dropout(Module):
     """In training, zero each element with probability p and scale the rest by 1 / (1 - p); x in eval.
 
-    p: default 0.5. See functional.dropout. Errors: ValueError for p outside [0, 1], TypeError for what is no number.
+    p: default 0.5. See functional.dropout. Errors: ValueError for p outside [0, 1], TypeError for what is not a number.
 
     >>> layer = nn.Dropout(0.75)
     >>> sorted(set(layer(tb.tensor([1.0] * 100)).data.tolist()))
@@ -124,7 +124,7 @@ class Dropout(Module):
 class Flatten(Module):
     """Axes start_dim .. end_dim become one; by default (1 and -1) all but the batch.
 
-    Errors: ValueError for what is no axis of the input, TypeError for what is no int.
+    Errors: ValueError for what is not an axis of the input, TypeError for what is not an int.
 
     >>> nn.Flatten()(tb.tensor(np.zeros((5, 2, 3)))).shape
     (5, 6)

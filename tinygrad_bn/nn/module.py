@@ -148,7 +148,7 @@ class Module:
     def register_buffer(self, name: str, value: Array | None) -> None:
         """Keep value, an array (or None), as the attribute name: saved in state_dict, not learned.
 
-        Errors: ValueError for a name that is no identifier or taken, TypeError for what is no array.
+        Errors: ValueError for a name that is not an identifier or taken, TypeError for what is not an array.
 
         >>> net = nn.Module()
         >>> net.register_buffer("seen", np.zeros(2))
@@ -188,7 +188,7 @@ class Module:
     def named_modules(self, prefix: str = "", _seen: set[int] | None = None) -> Iterator[tuple[str, Module]]:
         """(path, module) of this module and of all that are in it, each once.
 
-        prefix: the path of this one (default ""). Errors: TypeError for a prefix that is no str.
+        prefix: the path of this one (default ""). Errors: TypeError for a prefix that is not a str.
 
         >>> net = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Tanh())
         >>> [path for path, _ in net.named_modules()]
@@ -277,7 +277,7 @@ class Module:
     def train(self, mode: bool = True) -> Module:
         """Set this module and all in it to training mode (mode=True, the default) or eval mode; returns this module.
 
-        Batch norms and dropout do different things in the two. Errors: TypeError for what is no bool.
+        Batch norms and dropout do different things in the two. Errors: TypeError for what is not a bool.
 
         >>> nn.Dropout(0.5).eval().train().training
         True
@@ -298,7 +298,7 @@ class Module:
     def requires_grad_(self, flag: bool = True) -> Module:
         """Set requires_grad of all parameters to flag (default True): False freezes them. Returns this module.
 
-        Errors: TypeError for what is no bool.
+        Errors: TypeError for what is not a bool.
 
         >>> frozen = nn.Linear(2, 1).requires_grad_(False)
         >>> frozen(tb.tensor([[1.0, 2.0]])).requires_grad
@@ -457,8 +457,8 @@ class _Numbered(Module):
 class Sequential(_Numbered):
     """The modules one after the other: y = f_n(... f_2(f_1(x))).
 
-    modules: any number; net[i], net[i:j] and len(net) work. Errors: TypeError for what is no Module. A note on an error
-    in the forward says in which of them it was raised (Python >= 3.11).
+    modules: any number; net[i], net[i:j] and len(net) work. Errors: TypeError for what is not a Module. A note on an
+    error in the forward says in which of them it was raised (Python >= 3.11).
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> net(tb.tensor(np.zeros((5, 4), np.float32))).shape
@@ -486,7 +486,7 @@ class Sequential(_Numbered):
 class ModuleList(_Numbered):
     """A list of modules whose parameters belong to the module that holds it.
 
-    modules: an iterable (default: none). Errors: TypeError for what is no Module.
+    modules: an iterable (default: none). Errors: TypeError for what is not a Module.
 
     >>> layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
     >>> len(layers), len(list(layers.parameters()))
@@ -499,7 +499,7 @@ class ModuleList(_Numbered):
             self._add(module)
 
     def append(self, module: Module) -> ModuleList:
-        """Add a module at the end; returns the list. Errors: TypeError for what is no Module.
+        """Add a module at the end; returns the list. Errors: TypeError for what is not a Module.
 
         >>> len(nn.ModuleList([nn.ReLU()]).append(nn.Tanh()))
         2

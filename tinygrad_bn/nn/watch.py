@@ -250,7 +250,7 @@ class LayerRecord:
     """What was seen of a layer in one step.
 
     type: its class. mean, std: of its output, per channel. activation: the histogram of its output, and gradient that
-    of the loss's gradient with respect to it, or None. flat: share of flat units; None if the layer is no activation.
+    of the loss's gradient with respect to it, or None. flat: share of flat units; None but for activations.
 
     >>> net = nn.Sequential(nn.ReLU())
     >>> watch = nn.Watch(net)
@@ -654,7 +654,7 @@ def update_ratio(before: Array, after: Array) -> float:
 
     before, after: a parameter's values around a step. Infinite where all of before is 0, and nan if after is 0 as well.
     About 1e-3 is healthy (Karpathy, CS231n).
-    Errors: TypeError for what is no array of numbers, ValueError for two shapes.
+    Errors: TypeError for what is not an array of numbers, ValueError for two shapes.
 
     >>> nn.watch.update_ratio(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
     0.1

@@ -49,7 +49,7 @@ def relu_definition(x: Any) -> Any:
 def relu(x: Any) -> Any:
     """max(x, 0);  dx = dy where x > 0, else 0 (0 at 0; NaN passes through)
 
-    Errors: TypeError for what is no Tensor or array of floats. Source: Nair & Hinton 2010.
+    Errors: TypeError for what is not a Tensor or array of floats. Source: Nair & Hinton 2010.
 
     >>> x = tb.tensor([-1.0, 2.0], requires_grad=True)
     >>> y = F.relu(x)
@@ -122,7 +122,7 @@ def sigmoid_definition(x: Any) -> Any:
 def sigmoid(x: Any) -> Any:
     """y = 1 / (1 + exp(-x)),  dx = y (1 - y) dy
 
-    Errors: TypeError for what is no Tensor or array of floats. Source: torch.sigmoid.
+    Errors: TypeError for what is not a Tensor or array of floats. Source: torch.sigmoid.
 
     >>> x = tb.tensor([0.0], requires_grad=True)
     >>> y = F.sigmoid(x)
@@ -159,8 +159,8 @@ def tanh_definition(x: Any) -> Any:
 def tanh(x: Any) -> Any:
     """y = tanh(x),  dx = (1 - y^2) dy
 
-    Errors: TypeError for what is no Tensor or array of floats. Source: LeCun et al. 1998, Efficient BackProp, section
-    4.4.
+    Errors: TypeError for what is not a Tensor or array of floats. Source: LeCun et al. 1998, Efficient BackProp,
+    section 4.4.
 
     >>> x = tb.tensor([0.0], requires_grad=True)
     >>> y = F.tanh(x)
@@ -277,7 +277,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.
 
     The mean is unchanged, the variance is not. p: default 0.5. generator: draw from it; None (default) is the one of
     manual_seed. Source: Srivastava et al. 2014.
-    Errors: ValueError where p is outside [0, 1]; TypeError for what is no Tensor, number, bool or generator.
+    Errors: ValueError where p is outside [0, 1]; TypeError for what is not a Tensor, number, bool or generator.
 
     >>> y = F.dropout(tb.tensor([1.0] * 100), p=0.75)
     >>> sorted(set(y.data.tolist()))  # 1 / (1 - 0.75) is 4

@@ -204,7 +204,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     """min(max(x, min), max) for numbers min and max; the gradient passes where min <= x <= max (and where x is NaN).
 
-    None (default) leaves a side open. Errors: TypeError for bounds that are no numbers, ValueError for none.
+    None (default) leaves a side open. Errors: TypeError for bounds that are not numbers, ValueError for none.
 
     >>> tb.clip(tb.tensor([-2.0, 0.5, 3.0]), 0, 1)
     tensor([0. , 0.5, 1. ])

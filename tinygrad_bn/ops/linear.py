@@ -22,7 +22,7 @@ def matmul(a: Any, b: Any) -> Any:
 
     a, b: (..., n, k) and (..., k, m). A vector on the left is a row, on the right a column, and its axis does not
     appear in the result. Leading axes are a stack of matrices and broadcast.
-    Errors: TypeError for what is no Tensor or array; ValueError for shapes that do not fit.
+    Errors: TypeError for what is not a Tensor or array; ValueError for shapes that do not fit.
 
     >>> a = tb.tensor([[1, 2], [3, 4]])
     >>> tb.matmul(a, tb.tensor([1.0, 10.0]))  # 1 + 20, 3 + 40

@@ -56,7 +56,7 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
 
 @kernel
 def first_bad(target, classes, ignore_index):  # type: ignore[no-untyped-def]
-    """The place of the first target that is no class and not to be ignored, or -1."""
+    """The place of the first target that is neither a class nor to be ignored, or -1."""
     for r in range(target.size):
         if not 0 <= target[r] < classes and target[r] != ignore_index:
             return r

@@ -119,7 +119,7 @@ def avg_pool2d(
     ceil_mode: round the number of windows up, not down: the last may hang out over the end (default False).
     count_include_pad: padding counts as zeros (default); False divides by the number of elements inside the image.
     divisor_override: divide by this instead (default None). Source: torch.nn.functional.avg_pool2d.
-    Errors: ValueError for windows that do not fit, TypeError for what is no int or pair.
+    Errors: ValueError for windows that do not fit, TypeError for what is not an int or pair.
 
     >>> F.avg_pool2d(tb.tensor(np.arange(16.0).reshape(1, 4, 4)), 2)  # (0 + 1 + 4 + 5) / 4 ...
     tensor([[[ 2.5,  4.5],
@@ -146,7 +146,7 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
 
     x: (N, C, H, W) or (C, H, W). output_size: an int or a pair (rows, columns); None keeps the input's size. Window i
     of n along an axis of length L goes from floor(i L / n) to ceil((i + 1) L / n).
-    Errors: ValueError for an image without rows or columns, TypeError for what is no int or pair.
+    Errors: ValueError for an image without rows or columns, TypeError for what is not an int or pair.
     Source: torch.nn.functional.adaptive_avg_pool2d.
 
     >>> F.adaptive_avg_pool2d(tb.tensor([[[1, 2], [3, 6]]]), 1)
@@ -236,7 +236,7 @@ def max_pool2d(
     x: (N, C, H, W) or (C, H, W). kernel_size, stride (None, the default, is kernel_size), padding (never chosen),
     dilation: an int or a pair. ceil_mode: round the number of windows up, not down: the last may hang out over the end
     (default False). NaN counts as the largest. Source: torch.nn.functional.max_pool2d.
-    Errors: ValueError for windows that do not fit, TypeError for what is no int or pair.
+    Errors: ValueError for windows that do not fit, TypeError for what is not an int or pair.
 
     >>> F.max_pool2d(tb.tensor(np.arange(16.0).reshape(1, 4, 4)), 2)
     tensor([[[ 5.,  7.],

@@ -76,7 +76,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 def broadcast_to(x: Any, shape: Any) -> Any:
     """x repeated along new and length-1 axes; the engine sums the gradient back.
 
-    shape: a tuple of ints. Errors: ValueError for a shape that x does not broadcast to, TypeError for what is no shape.
+    shape: a tuple of ints. Errors: ValueError for one that x does not broadcast to, TypeError for what is not a shape.
 
     >>> x = tb.tensor([1.0, 2.0], requires_grad=True)
     >>> tb.broadcast_to(x, (3, 2)).sum().backward()
@@ -140,7 +140,7 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays joined along an axis that they have.
 
     arrays: a sequence of Tensors or arrays of one shape but for this axis. axis: default 0.
-    Errors: TypeError for what is no sequence of these; ValueError for none, and for shapes or an axis that do not fit.
+    Errors: TypeError for what is not such a sequence; ValueError for none, and for shapes or an axis that do not fit.
 
     >>> tb.concatenate([tb.tensor([[1, 2]]), tb.tensor([[3, 4]])], axis=1)
     tensor([[1., 2., 3., 4.]])
@@ -161,7 +161,7 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays of one shape joined along a new axis.
 
     arrays: a sequence of Tensors or arrays. axis: where the new one comes in the result (default 0).
-    Errors: TypeError for what is no sequence of these; ValueError for none, and for shapes or an axis that do not fit.
+    Errors: TypeError for what is not such a sequence; ValueError for none, and for shapes or an axis that do not fit.
 
     >>> tb.stack([tb.tensor([1, 2]), tb.tensor([3, 4])])
     tensor([[1., 2.],
