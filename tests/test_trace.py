@@ -213,3 +213,15 @@ def test_bad_arguments():
             tb.trace(wrong)
     with pytest.raises(TypeError, match=r"file must have write\(\), or be None, got str"):
         tb.trace(file="out.txt")
+
+
+def test_a_name_never_goes_to_another_op():
+    """Where a named tensor is gone, the next one may be made in its place in memory, and have its identity."""
+    a = tb.tensor([2.0], requires_grad=True)
+    for _ in range(20):
+        named = {"product": a * a}
+        tracer = tb.trace(named, file=io.StringIO())
+        del named
+        with tracer:
+            (a + a).backward()
+        assert tracer._file.getvalue().startswith("add ")

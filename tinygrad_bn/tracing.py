@@ -7,6 +7,7 @@ from typing import Any, TextIO
 from .backward import observer
 from .engine import Node
 from .labels import leaf_name, names_of, norm, op_name
+from .nn.module import Module
 
 
 class trace:
@@ -20,7 +21,7 @@ class trace:
     A receiver that is used several times gets several gradients, and adds them up.
 
     model: a Module, whose parameters' names are used; a dict {name: Tensor}; None (default): leaves are called
-        Parameter or leaf.
+        Parameter or leaf. What has a name stays alive as long as the trace.
     file: where to write; None (default) is sys.stdout.
     The current thread is traced, others are not. An op that hands nothing on has no line. With create_graph=True a
     fused op is differentiated through its definition, whose lines come before its own. Reusable, and can be nested:
@@ -36,6 +37,8 @@ class trace:
 
     def __init__(self, model: Any = None, file: TextIO | None = None) -> None:
         self._names = names_of(model)
+        # what has a name stays alive: the identity of what is gone may come again, and another op would have its name
+        self._named = list(model.parameters() if isinstance(model, Module) else (model or {}).values())
         if file is not None and not callable(getattr(file, "write", None)):
             raise TypeError(f"file must have write(), or be None, got {type(file).__name__}")
         self._file = file
