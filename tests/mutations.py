@@ -590,6 +590,34 @@ edits(
 )
 
 
+# Survivors of a review, which looked where the fuzzer had not
+
+
+edits(
+    "ops/loss.py",
+    "special_values bad_input",
+    ("if not math.isfinite(top):\n            rest = math.nan", "pass", "cross entropy: a number at +inf"),
+    ("given.astype(np.int64)", "given.astype(np.int64, copy=False)", "cross entropy: labels that change later count"),
+    ("np.minimum(target, np.uint64(2**63 - 1)) if", "target if", "cross entropy: uint64 wraps to ignore_index"),
+)
+edits(
+    "ops/activation.py",
+    "special_values",
+    ("dx[i] = 0 if y[i] <= 0 else dy[i]", "dx[i] = dy[i] if y[i] > 0 else 0", "ReLU: no gradient at NaN"),
+)
+edits(
+    "optim/sgd.py",
+    "special_values nn",
+    ("if not p._data.flags.carray:", "if False:", "SGD: the step of a parameter in another layout is lost"),
+    ("for i in range(p.size):", "for i in range(p.size - 1):", "SGD: the last element is left out"),
+)
+edits(
+    "ops/pooling.py",
+    "images",
+    ("if ceil_mode and (count - 1) * stride >= size + padding:", "if False:", "pooling: a window beyond the image"),
+)
+
+
 # The run
 
 

@@ -4,6 +4,7 @@ A failure is printed with the command that repeats it: PYTHONPATH=. python tests
 """
 
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -222,6 +223,24 @@ def test_bounds_are_checked_there():
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": cache, "NUMBA_BOUNDSCHECK": "1"}
         done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
     assert "IndexError" in done.stderr
+
+
+@pytest.mark.long
+def test_large_arrays_with_bounds_checked():
+    """The fuzzer's arrays are small: these files take the ways of large ones, in pieces and on several threads."""
+    files = [f"tests/test_{name}.py" for name in ("threads", "images", "golden", "gradients", "norm_variants")]
+    with tempfile.TemporaryDirectory() as cache:
+        variables = {**os.environ, "NUMBA_CACHE_DIR": cache, "NUMBA_BOUNDSCHECK": "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.long
+def test_a_seed_that_nobody_has_seen(figure):
+    """It is in the message where it fails: python tests/fuzzing.py --calls 20000 --seed ... runs it again."""
+    seed = secrets.randbits(20)
+    figure(f"fuzzer, fresh seed {seed}", in_a_process("--calls", 20_000, "--seed", seed))
 
 
 @pytest.mark.long
