@@ -514,7 +514,19 @@ def checker(check: Any) -> Builder:
             args,
             kw,
             errors=errors,
-            words=("a", "b", "<lambda>", "Tensor", "multiply", "matmul", "forward", "argument", "broadcast"),
+            # of the op inside fn, or of what fn was replaced by: int(a, b), len(a, b)
+            words=(
+                "<lambda>",
+                "Tensor",
+                "multiply",
+                "matmul",
+                "forward",
+                "argument",
+                "broadcast",
+                "int",
+                "integer",
+                "len",
+            ),
         )
 
     return builder

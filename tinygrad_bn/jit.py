@@ -30,7 +30,7 @@ def kernel(function: Callable[..., None]) -> Any:
     return _compiled(function, FLAGS)
 
 
-def elementwise(function: Callable[..., None]) -> Any:
+def kernel_as_written(function: Callable[..., None]) -> Any:
     """The same without leave to reorder sums or to turn a / b into a (1 / b): where a - b - c is not a - (b + c)."""
     return _compiled(function, AS_WRITTEN)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_generator, check_input, check_number
+from ..checks import check_flag, check_generator, check_input, check_int, check_number
 from ..engine import Array, differentiable
-from ..jit import contiguous, elementwise, kernel
+from ..jit import contiguous, kernel, kernel_as_written
 from ..random import default_generator
 from ..threads import LARGE, for_each, spans
 
@@ -72,7 +72,7 @@ def relu(x: Any) -> Any:
 # Sigmoid
 
 
-@elementwise
+@kernel_as_written
 def sigmoid_forward_32(x, y):  # type: ignore[no-untyped-def]
     """float32, with an exp that the compiler can vectorize: six times as fast as calling math.exp.
 
@@ -184,7 +184,7 @@ def tanh(x: Any) -> Any:
 # the other exponentials add to its 1 is summed by itself: log1p keeps it, however small.
 
 
-@elementwise
+@kernel_as_written
 def softmax_forward(x, y, log):  # type: ignore[no-untyped-def]
     rows, n = x.shape
     for r in range(rows):
@@ -229,8 +229,8 @@ def softmax_definition(x: Any, dim: int = -1) -> Any:
 
 def _softmax(x: Any, dim: int, log: bool) -> Any:
     check_input(x)
-    if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"dim must be an int in [{-x.ndim}, {x.ndim - 1}] for shape {x.shape}, got {dim!r}")
+    if not -x.ndim <= check_int("dim", dim, None, None) < x.ndim:
+        raise ValueError(f"dim must be in [{-x.ndim}, {x.ndim - 1}] for shape {x.shape}, got {dim!r}")
     rows = contiguous(np.moveaxis(x, dim, -1))
     y = np.empty_like(rows)
     flat = (-1, rows.shape[-1]) if rows.size else (0, 1)

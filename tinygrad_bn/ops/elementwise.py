@@ -184,7 +184,7 @@ def minimum(a: Any, b: Any) -> Any:
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where condition (a boolean array) holds, b elsewhere.
 
-    Errors: TypeError for another condition; x > 0 of a Tensor is one.
+    Errors: TypeError for another condition (x > 0 of a Tensor is one), and for a and b that are no numbers.
 
     >>> x = tb.tensor([-1.0, 2.0])
     >>> tb.where(x > 0, x, 10 * x)
@@ -192,6 +192,9 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     """
     if isinstance(condition, Tensor) or as_array(condition).dtype.kind != "b":
         raise TypeError(f"condition must be a boolean array, got {getattr(condition, 'dtype', type(condition))}")
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, Tensor) and as_array(value).dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be a Tensor, an array of numbers or a number, got {value!r:.40}")
     return np.where(condition, a, b), lambda dy: (
         None,
         lambda: np.where(condition, dy, 0),

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_input, check_int
 from ..engine import Array, Tensor, as_array, differentiable, plain_array
-from ..jit import contiguous, elementwise, kernel
+from ..jit import contiguous, kernel, kernel_as_written
 from .activation import log_softmax_definition
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -63,7 +63,7 @@ def first_bad(target, classes, ignore_index):  # type: ignore[no-untyped-def]
     return -1
 
 
-@elementwise
+@kernel_as_written
 def cross_entropy_forward(x, target, ignore_index, probability, loss):  # type: ignore[no-untyped-def]
     """Fills probability and loss; returns the number of rows that are not ignored."""
     rows, n = x.shape

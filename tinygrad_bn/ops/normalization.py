@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import Array, differentiable
-from ..jit import contiguous, elementwise, kernel
+from ..jit import contiguous, kernel, kernel_as_written
 from ..threads import LARGE, for_each, spans
 from .shape import concatenate
 
@@ -45,34 +45,34 @@ from .shape import concatenate
 # These functions are compiled without leave to reorder sums, or to multiply by 1 / m instead of dividing by m.
 
 
-@elementwise
+@kernel_as_written
 def ratio(total, m):  # type: ignore[no-untyped-def]
     """total / m, rounded once: the mean of m equal values is that value, and what is left of them is exactly 0."""
     return total / m
 
 
-@elementwise
+@kernel_as_written
 def normalize_run(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
     """y = (x - mean) scale + shift"""
     for i in range(x.size):
         y[i] = (x[i] - mean) * scale + shift
 
 
-@elementwise
+@kernel_as_written
 def backward_run(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
     """dx = dy scale - shift - (x - mean) slope"""
     for i in range(x.size):
         dx[i] = dy[i] * scale - shift - (x[i] - mean) * slope
 
 
-@elementwise
+@kernel_as_written
 def normalize_columns(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
     """normalize_run where each element has a mean, scale and shift of its own."""
     for c in range(x.size):
         y[c] = (x[c] - mean[c]) * scale[c] + shift[c]
 
 
-@elementwise
+@kernel_as_written
 def backward_columns(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
     for c in range(x.size):
         dx[c] = dy[c] * scale[c] - shift[c] - (x[c] - mean[c]) * slope[c]
@@ -245,14 +245,14 @@ def pieces(x: Array) -> list[tuple[int, slice]]:
 # d is x - mean of one row in float64: the sums need it, and what follows needs it once more. Its own mean is 0.
 
 
-@elementwise
+@kernel_as_written
 def normalize_row(d, rstd, weight, bias, y):  # type: ignore[no-untyped-def]
     """y = weight d rstd + bias, with a weight and a bias for each element"""
     for j in range(d.size):
         y[j] = d[j] * rstd * weight[j] + bias[j]
 
 
-@elementwise
+@kernel_as_written
 def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):  # type: ignore[no-untyped-def]
     """dx = (dy weight - mean_g) rstd - d slope; adds dy x_hat to dweight and dy to dbias, both float64"""
     for j in range(d.size):
