@@ -206,7 +206,7 @@ def coupling(model: nn.Sequential, x: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(np.mean((after - before)[1:] ** 2)) / before.std())
 
 
-def drift(before: list[dict[str, np.ndarray]], after: list[dict[str, np.ndarray]]) -> float:
+def percentile_drift(before: list[dict[str, np.ndarray]], after: list[dict[str, np.ndarray]]) -> float:
     """How far percentiles move from each before[i] to after[i], in standard deviations of the unit.
 
     A mean over percentiles, units, layers and times; nan where nothing finite was measured.
@@ -252,8 +252,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     with np.errstate(all="ignore"):
         return {
             **result,
-            "drift": drift(now[:-1], now[1:]),
-            "drift_of_a_step": drift(now[: len(one_later)], one_later),
+            "drift": percentile_drift(now[:-1], now[1:]),
+            "drift_of_a_step": percentile_drift(now[: len(one_later)], one_later),
             "gradient_cosine": mean_of_finite([cosine for cosine, _ in shifts]),
             "gradient_distance": mean_of_finite([distance for _, distance in shifts]),
             "growth_at_start": at_start,

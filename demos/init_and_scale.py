@@ -132,14 +132,10 @@ def train_cell(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
     result = train(model, data, config, watch=watch)
     with np.errstate(all="ignore"):  # how far the hidden weights went, in units of where they started
-        moved = float(np.mean([relative(layer.weight.data, w) for layer, w in zip(hidden(model), start, strict=True)]))
+        pairs = zip(start, hidden(model), strict=True)
+        moved = float(np.mean([nn.watch.update_ratio(before, layer.weight.data) for before, layer in pairs]))
     curve += [result["chance"]] * (len(at) - len(curve))  # diverged on the way
     return {**result, "curve": curve, "moved": moved if np.isfinite(moved) else None}
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    """||a - b|| / ||b||"""
-    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b))
 
 
 def check_identities(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +195,8 @@ def run_difference(model: nn.Sequential, scaled: nn.Sequential, a: int, loss: fl
     """The largest relative difference of the loss and of the hidden weights; 1 at most, and for nan."""
     with np.errstate(all="ignore"):
         pairs = zip(hidden(model), hidden(scaled), strict=True)
-        worst = max(abs(scaled_loss / loss - 1), *(relative(v.weight.data / a, w.weight.data) for w, v in pairs))
+        apart = [nn.watch.update_ratio(w.weight.data, v.weight.data / a) for w, v in pairs]
+        worst = max(abs(scaled_loss / loss - 1), *apart)
     return min(worst, 1.0) if np.isfinite(worst) else 1.0
 
 

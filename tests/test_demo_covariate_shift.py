@@ -144,9 +144,9 @@ def test_drift_is_in_standard_deviations_of_the_unit():
     def at(shift):
         return {"percentiles": np.zeros((3, 2, 4)) + shift, "std": np.full((2, 4), 2.0)}
 
-    assert demo.drift([at(0), at(1)], [at(1), at(-1)]) == pytest.approx((0.5 + 1.0) / 2)
-    assert demo.drift([at(0), at(1)], [at(1), at(np.nan)]) == pytest.approx(0.5)
-    assert math.isnan(demo.drift([], []))
+    assert demo.percentile_drift([at(0), at(1)], [at(1), at(-1)]) == pytest.approx((0.5 + 1.0) / 2)
+    assert demo.percentile_drift([at(0), at(1)], [at(1), at(np.nan)]) == pytest.approx(0.5)
+    assert math.isnan(demo.percentile_drift([], []))
 
 
 def test_a_diverged_run_counts_as_chance():
