@@ -64,6 +64,7 @@ def name(depth: int | str, activation: str, variant: str) -> str:
 
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    lab.check_grid(settings, lrs=[FIXED_LR])
     nets = [(d, a, v, 64, 32, "steps") for d in DEPTHS for a in LABELS for v in VARIANTS]
     nets += [(REPLICA, "sigmoid", v, 100, 60, "replica_steps") for v in ("none", "BN")]
     return [

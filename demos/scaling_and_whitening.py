@@ -74,6 +74,7 @@ PRESETS = {
 
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    lab.check_grid(settings, lrs=[FIXED_LR])
     problems = [(frame, k) for frame in ("scales", "rotated") for k in settings["conditions"]] + [("dataset", 0)]
     descent = {"part": "descent", "steps": settings["descent_steps"]}
     net = {"part": "net", "m": M, "steps": settings["steps"]}

@@ -190,13 +190,16 @@ def test_a_preset_that_lacks_what_the_analysis_asks_for_is_refused_before_the_tr
         lab.check_grid(settings, batches=[2], lrs=[0.3, 0.1])
 
 
-@pytest.mark.parametrize("name", ["minibatch_noise", "covariate_shift", "norm_family"])
+@pytest.mark.parametrize(
+    "name", ["minibatch_noise", "covariate_shift", "norm_family", "saturation", "scaling_and_whitening"]
+)
 def test_a_grid_without_the_fixed_rate_is_refused(name):
-    demo = importlib.import_module(f"demos.{name}").DEMO
+    module = importlib.import_module(f"demos.{name}")
+    demo = module.DEMO
     settings = {**demo.presets["full"], "seeds": [0], "dataset": "digits"}
     assert demo.plan(settings)
-    with pytest.raises(ValueError, match=r"lrs must contain 0\.1"):
-        demo.plan({**settings, "lrs": [0.03, 0.3]})
+    with pytest.raises(ValueError, match=rf"lrs must contain {module.FIXED_LR}"):
+        demo.plan({**settings, "lrs": [0.03]})
 
 
 def test_more_seeds_than_the_preset_has_are_said_too(tmp_path):
