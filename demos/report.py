@@ -23,7 +23,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def main(names: Sequence[str], argv: Sequence[str] | None = None) -> int:
-    """Write the page of the demos `names`, in that order; 0, or 2 for bad arguments."""
+    """Write the page of the demos `names`, in that order, and of others that are there; 0, or 2 for bad arguments."""
     parser = argparse.ArgumentParser("python -m demos report", description="One HTML page of a folder of results.")
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="the folder")
     parser.add_argument("--html", type=Path, metavar="FILE", help="default: DIR/report.html")
@@ -33,7 +33,9 @@ def main(names: Sequence[str], argv: Sequence[str] | None = None) -> int:
         return 2
     target = args.html or args.out / "report.html"
     try:
-        summaries = {name: read(args.out / name) for name in names if (args.out / name / "summary.json").is_file()}
+        others = sorted({file.parent.name for file in args.out.glob("*/summary.json")} - {*names})  # of one's own
+        there = [name for name in (*names, *others) if (args.out / name / "summary.json").is_file()]
+        summaries = {name: read(args.out / name) for name in there}
         if not summaries:
             raise FileNotFoundError(f"--out: {args.out} has no results: run a demo first, or python -m demos all")
         page = render(summaries, names)
@@ -42,7 +44,8 @@ def main(names: Sequence[str], argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{len(summaries)} of {len(names)} demos in {target}")
+    own = f", and {len(others)} more" if others else ""
+    print(f"{len(summaries) - len(others)} of {len(names)} demos{own} in {target}")
     return 0
 
 
@@ -52,6 +55,9 @@ def read(folder: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         all_seeds = len(summary["seeds"]) >= summary["usual_seeds"]
         summary["as_planned"] = summary["preset"] == "full" and summary["dataset"] == "digits" and all_seeds
+        own = {name: v for name, v in summary["settings"].items() if name not in ("preset", "dataset", "seeds")}
+        lists = {name: ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in own.items()}
+        summary["described"] = "; ".join(f"{name} {value}" for name, value in lists.items())
         for figure in summary["figures"]:
             text = (folder / f"{figure['name']}.svg").read_text(encoding="utf-8")
             figure["svg"] = inline(text, f"{summary['demo']}-{figure['name']}", figure["caption"])

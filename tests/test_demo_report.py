@@ -28,7 +28,7 @@ from demos.plots import INK  # noqa: E402
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
-    assert lab.main([toy_demo.demo()], ["--workers", "1", "--out", str(out)]) == 0
+    assert lab.main([toy_demo.demo(arms=["a", "b"])], ["--workers", "1", "--out", str(out)]) == 0
     return out
 
 
@@ -76,6 +76,15 @@ class Text(HTMLParser):
     def handle_data(self, data):
         if self.rows:
             self.rows[-1] = " ".join(f"{self.rows[-1]} {data}".split())
+
+
+def test_a_demo_of_ones_own_is_on_the_page_too_with_its_settings(folder, tmp_path, capsys, claims):
+    target = tmp_path / "report.html"
+    claims[:] = []  # the ledger speaks of the project's own demos
+    assert report.main(["other_demo"], ["--out", str(folder), "--html", str(target)]) == 0
+    assert capsys.readouterr().out.startswith("0 of 1 demos, and 1 more in ")
+    html = target.read_text(encoding="utf-8")
+    assert '<section id="toy">' in html and "<dt>settings</dt><dd>arms a, b</dd>" in html
 
 
 def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_path, capsys, claims):
