@@ -339,6 +339,7 @@ TABLE = [
     (lambda: grad(P * 1, P, allow_unused="no"), TypeError, ["allow_unused", "'no'"]),
     (lambda: (P * 1).backward(retain_graph="no"), TypeError, ["retain_graph", "'no'"]),
     (lambda: gradcheck(3, P), TypeError, ["fn", "int"]),
+    (lambda: gradcheck(lambda a, b: a * b, P, P), TypeError, ["eps", "gradcheck(fn, [x, w])"]),
     (lambda: gradcheck(F.relu, 3), TypeError, ["inputs", "3"]),
     (lambda: gradgradcheck(F.relu, P, seed=-1), ValueError, ["seed", "-1"]),
     (lambda: differentiable(3), TypeError, ["rule", "int"]),

@@ -50,6 +50,8 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
         isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer))
     ):
         raise TypeError(f"{name} must be a number, got {_got(value)}")
+    if isinstance(value, np.generic):
+        value = value.item()  # a float16 would take the bounds for infinite
     if not (-math.inf < value < math.inf and least <= value <= most):  # false for NaN, and holds for ints of any size
         lower = "" if least == -math.inf else f" and >= {least:g}"
         upper = "" if most == math.inf else f" and <= {most:g}"

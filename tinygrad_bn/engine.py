@@ -590,9 +590,9 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
         arrays, and keyword-only arguments (after ``*``) are constants and are passed on as they are: a constant array
         is neither copied nor watched, so leave it alone until backward(). The pullback maps dy, an array of the
         result's shape, to the gradient of the first argument, or to a tuple with one entry per positional argument: an
-        array, None (no gradient), or a function without arguments that computes the array only if that gradient is
-        wanted. Where an argument was broadcast, the engine sums the gradient back to the argument's shape. The arrays
-        returned must be new, dy, or views of dy.
+        array, None (for one that never requires a gradient), or a function without arguments that computes the array
+        only if that gradient is wanted. Where an argument was broadcast, the engine sums the gradient back to the
+        argument's shape. The arrays returned must be new, dy, or views of dy.
     definition: the same formula composed of primitives. It takes the same arguments (as tensors) and returns one
         tensor. It is what create_graph=True differentiates, so a rule made of array kernels needs it; a rule written
         with operators and NumPy functions that tensors know does not (None): it is called once more, on tensors.

@@ -44,6 +44,8 @@ def _outputs(fn: Callable[..., Any], inputs: Sequence[Any]) -> list[Tensor]:
 def _check_settings(fn: Any, eps: Any, atol: Any, rtol: Any, seed: Any) -> None:
     if not callable(fn):
         raise TypeError(f"fn must be callable, got {type(fn).__name__}")
+    if isinstance(eps, Tensor):
+        raise TypeError("eps must be a number, got a Tensor: several inputs go in a list, gradcheck(fn, [x, w])")
     for name, number in (("eps", eps), ("atol", atol), ("rtol", rtol)):
         check_number(name, number, 0)
     if eps == 0:
