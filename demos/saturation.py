@@ -320,8 +320,7 @@ def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str,
             f"Share (%) of outputs with a derivative below {FLAT} (ReLU: of zeros) in layers 1, 2, 4 and 8 of nets of "
             f"depth 8, against the step (0, then logarithmic), at lr {FIXED_LR}; mean over seeds with its 95 % band, a "
             "gap where a run has diverged; each row has its own scale, that of the lines (a band may go beyond). "
-            "Look whether the nets that don't learn are "
-            "those with many flat outputs.",
+            "Look whether the nets that don't learn are those with many flat outputs.",
             fig,
         )
     )
