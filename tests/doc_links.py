@@ -2,7 +2,7 @@
 
 A link to a line carries that line, or a part of it, as its title:
 
-    [the three terms](../tinygrad_bn/ops/normalization.py#L62 "dx[i] = dy[i] * factor")
+    [the three terms](../tinygrad_bn/ops/norm_kernels.py#L62 "dx[i] = dy[i] * factor")
 
 `stale` says which links no longer point at their code; `python tests/doc_links.py` mends the numbers where the code is
 still found exactly once in the file, and names the links that need a person.

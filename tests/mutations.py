@@ -224,7 +224,7 @@ edits(
 )
 
 edits(
-    "ops/normalization.py",
+    "ops/norm_kernels.py",
     "norms golden norm_variants truth norm_properties properties gradients",
     ("shift[c] = dbias[c] / m * scale[c]", "shift[c] = 0", "channels: the mean of g is missing"),
     ("dbias[c] / m * factor, steep", "0.0, steep", "channels of positions: the mean of g is missing"),
@@ -265,7 +265,7 @@ edits(
 )
 
 edits(  # of large arrays, which no other file has
-    "ops/normalization.py",
+    "ops/norm_kernels.py",
     "threads",
     (
         "dweight[:], dbias[:] = totals.sum(axis=1)",
@@ -336,23 +336,28 @@ edits(
 
 
 edits(
-    "engine.py",
+    "tensors.py",
     "engine nn random_graphs gradients",
     ("class _GradMode(threading.local):", "class _GradMode:", "no_grad reaches into other threads"),
     (
-        "_mode.enabled = _mode.outside.pop()",
-        "_mode.outside.pop()\n        _mode.enabled = True",
+        "grad_mode.enabled = grad_mode.outside.pop()",
+        "grad_mode.outside.pop()\n        grad_mode.enabled = True",
         "no_grad ends an outer no_grad",
     ),
-    ("if inputs and _mode.enabled:", "if inputs:", "no_grad records"),
     ("result._changes = self._changes\n", "pass\n", "detach: changes of one are not seen by the other"),
-    ("if counter[0] != seen and (again", "if counter[0] < seen and (again", "changes in place are not noticed"),
-    ("if y is a or (base is not None and (base is a or base is a.base))", "if y is a", "views: changes are not shared"),
     (
         "copy.grad = None if gradient is None else gradient.copy()",
         "copy.grad = gradient",
         "deepcopy shares the gradient",
     ),
+)
+
+edits(
+    "tape.py",
+    "engine nn random_graphs gradients",
+    ("if inputs and grad_mode.enabled:", "if inputs:", "no_grad records"),
+    ("if counter[0] != seen and (again", "if counter[0] < seen and (again", "changes in place are not noticed"),
+    ("if y is a or (base is not None and (base is a or base is a.base))", "if y is a", "views: changes are not shared"),
 )
 
 edits(

@@ -1,6 +1,6 @@
 """Inputs that are hard on a norm in float32, and how far a library's results are from the exact ones.
 
-The exact results are the formula of ops/normalization.py on the same float32 inputs in long double (64 bits of
+The exact results are the formula of ops/norm_kernels.py on the same float32 inputs in long double (64 bits of
 mantissa on x86, never less than float64), in two passes. On these inputs x - mean loses at most the digits of a mean of
 1e8 beside noise of 1, about 27 bits: 26 correct bits and more are left, and a float32 has 24.
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tinygrad_bn"
 LAYERS = [
     ["operators", "jit", "memory"],
-    ["engine"],
+    ["tensors", "tape"],
     ["checks", "threads", "random", "blas"],
     ["backward"],
     ["ops"],
@@ -94,11 +94,11 @@ def test_no_cycles_within_ops_and_nn():
 
 def test_the_check_notices(tmp_path, monkeypatch):
     (tmp_path / "ops").mkdir()
-    (tmp_path / "engine.py").write_text("from .backward import walk\nfrom scipy import stats\n")
+    (tmp_path / "tape.py").write_text("from .backward import walk\nfrom scipy import stats\n")
     (tmp_path / "ops" / "a.py").write_text("from ..nn import layers\nfrom . import b\ndef f():\n    import scipy\n")
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
-    assert list(imported(tmp_path / "engine.py")) == [("backward", True), ("scipy", False)]
+    assert list(imported(tmp_path / "tape.py")) == [("backward", True), ("scipy", False)]
     assert list(imported(tmp_path / "ops" / "a.py")) == [("nn", True), ("ops.b", True)]
-    for file in (tmp_path / "engine.py", tmp_path / "ops" / "a.py"):
+    for file in (tmp_path / "tape.py", tmp_path / "ops" / "a.py"):
         with pytest.raises(AssertionError):
             test_imports_go_up_only(file)

@@ -35,7 +35,7 @@ def largest(x):
 
 def ghosts(x, w, b):
     parts = [slice(0, 3), slice(3, 7)]
-    return ops.normalization.channel_norm.rule(x, w, b, mean=None, var=None, eps=1e-3, keep=None, parts=parts)
+    return ops.norm_kernels.channel_norm.rule(x, w, b, mean=None, var=None, eps=1e-3, keep=None, parts=parts)
 
 
 def whiten(x):
@@ -101,7 +101,7 @@ def change(i, how):
 
 def one_ghost(pullback, dy, x, w, b):
     """The backward of the whole batch in place of the ghosts'."""
-    rule = ops.normalization.channel_norm.rule
+    rule = ops.norm_kernels.channel_norm.rule
     return rule(x, w, b, mean=None, var=None, eps=1e-3, keep=None)[1](dy)
 
 

@@ -14,13 +14,14 @@ from . import data, nn, optim, preprocessing
 from .backward import grad
 from .checkpoint import load, save
 from .drawing import draw
-from .engine import Tensor, differentiable, enable_grad, is_grad_enabled, no_grad, tensor
 from .gradient_checks import GradcheckError, gradcheck, gradgradcheck
 from .memory import keep_freed_memory
 from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, where
 from .ops.linear import matmul
 from .ops.shape import broadcast_to, concatenate, pad, stack
 from .random import get_rng_state, manual_seed, set_rng_state
+from .tape import differentiable
+from .tensors import Tensor, enable_grad, is_grad_enabled, no_grad, tensor
 from .threads import get_num_threads, set_num_threads
 from .tracing import trace
 

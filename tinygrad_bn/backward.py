@@ -17,8 +17,9 @@ import numpy as np
 
 from .blas import one_thread
 from .checks import check_flag, check_gradient, check_iterable
-from .engine import Node, Pullback, Tensor, differentiable, grad_enabled, plain_array
 from .operators import implements
+from .tape import Node, Pullback, differentiable
+from .tensors import Tensor, grad_enabled, plain_array
 
 
 def _references(g: Any) -> tuple[int, int]:

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from .checks import check_path
-from .engine import Array, Tensor
+from .tensors import Array, Tensor
 
 MARK = b"tinygrad_bn checkpoint 1, sha256 "
 TREE = "tree.json"

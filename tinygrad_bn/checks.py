@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import FLOATS, Array, Tensor, plain_array
+from .tensors import FLOATS, Array, Tensor, plain_array
 
 
 def _got(value: Any) -> str:

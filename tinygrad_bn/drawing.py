@@ -1,6 +1,6 @@
 """draw(): the recorded graph as a picture.
 
-What is drawn is the tape of engine.py: a box for every node and every leaf, an arrow for every entry of a node's
+What is drawn is the tape of tape.py: a box for every node and every leaf, an arrow for every entry of a node's
 ``inputs``. The layout is the one of Sugiyama et al. 1981, in three steps: give every box a layer, such that arrows go
 one way; order each layer so that few arrows cross; move boxes sideways until arrows are short and straight.
 """
@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from .checkpoint import write_file
 from .checks import check_int, check_path
-from .engine import Node, Tensor
 from .labels import leaf_name, names_of, norm, op_name
+from .tape import Node
+from .tensors import Tensor
 
 
 class Box(NamedTuple):

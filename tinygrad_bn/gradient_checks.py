@@ -15,7 +15,7 @@ import numpy as np
 
 from .backward import grad
 from .checks import check_int, check_iterable, check_number
-from .engine import Array, Tensor, enable_grad, no_grad
+from .tensors import Array, Tensor, enable_grad, no_grad
 
 
 class GradcheckError(AssertionError):

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Node, Tensor
 from .nn.module import Module, Parameter
+from .tape import Node
+from .tensors import Tensor
 
 
 def names_of(model: Any) -> dict[int, str]:

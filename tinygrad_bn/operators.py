@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from .engine import Tensor
+    from .tensors import Tensor
 
 Op = TypeVar("Op", bound=Callable[..., Any])
 Axis = int | tuple[int, ...] | None

@@ -29,7 +29,7 @@ import numpy as np
 
 from .blas import one_thread
 from .checks import check_flag, check_int, check_number
-from .engine import FLOATS, Array
+from .tensors import FLOATS, Array
 
 EPS = float(np.finfo(np.float64).eps)
 LARGEST = 1e100  # squares and their sums stay far from overflow

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, TextIO
 
 from .backward import observer
-from .engine import Node
 from .labels import leaf_name, names_of, norm, op_name
 from .nn.module import Module
+from .tape import Node
 
 
 class trace:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine import Array
+from ..tensors import Array
 
 
 def load_digits() -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import check_path
-from ..engine import Array
+from ..tensors import Array
 
 
 def load_npz(path: str | Path) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import check_int, check_number, check_size
-from ..engine import Array
+from ..tensors import Array
 
 SIDE = 12
 FONT = """

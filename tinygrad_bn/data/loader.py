@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int
-from ..engine import Array, plain_array
 from ..random import default_generator, generator_from
+from ..tensors import Array, plain_array
 
 
 class DataLoader:

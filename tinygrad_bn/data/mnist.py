@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..checks import check_flag, check_path
-from ..engine import Array
+from ..tensors import Array
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's mirror
 MNIST_FILES = {  # name: bytes, SHA-256

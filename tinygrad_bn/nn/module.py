@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int, check_iterable
-from ..engine import FLOATS, Array, Tensor, as_array, float_dtype, plain_array
+from ..tensors import FLOATS, Array, Tensor, as_array, float_dtype, plain_array
 
 
 class Parameter(Tensor):

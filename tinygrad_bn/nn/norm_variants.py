@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_int, check_number, check_size
-from ..engine import Array
 from ..ops.whitening import MATRIX
+from ..tensors import Array
 from . import functional as F
 from .normalization import _BatchNorm, described
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..checks import check_flag, check_input, check_int, check_size
-from ..engine import Array
 from ..ops.norms import check_eps, check_momentum
+from ..tensors import Array
 from . import functional as F
 from .module import Module, Parameter
 

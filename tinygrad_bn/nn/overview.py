@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Tensor
+from ..tensors import Tensor
 from .module import Module, Parameter
 from .normalization import _BatchNorm, _Norm, _Running
 from .probe import as_arguments, check_model, undisturbed

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import FLOATS, Tensor, no_grad, plain_array
 from ..random import default_generator
+from ..tensors import FLOATS, Tensor, no_grad, plain_array
 from .module import Module
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..blas import one_thread
 from ..checks import check_flag, check_gradient, check_iterable, check_number
-from ..engine import FLOATS, Array, Tensor, no_grad, plain_array
+from ..tensors import FLOATS, Array, Tensor, no_grad, plain_array
 from .convolution import Conv2d
 from .layers import Identity, Linear
 from .module import Module, Parameter, Sequential

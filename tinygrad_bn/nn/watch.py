@@ -22,7 +22,7 @@ import numpy as np
 
 from ..backward import grad
 from ..checks import check_int, check_iterable, check_number, check_size
-from ..engine import Array, Tensor, enable_grad, is_grad_enabled
+from ..tensors import Array, Tensor, enable_grad, is_grad_enabled
 from .layers import ReLU, Sigmoid, Tanh
 from .module import Module
 from .normalization import _Running

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_generator, check_input, check_int, check_number
-from ..engine import Array, differentiable
 from ..jit import contiguous, kernel, kernel_as_written
 from ..random import default_generator
+from ..tape import differentiable
+from ..tensors import Array
 from ..threads import LARGE, for_each, spans
 
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from ..blas import one_thread
 from ..checks import check_array, check_input, check_int, check_size
-from ..engine import Array, Tensor, differentiable
 from ..jit import contiguous, kernel
+from ..tape import differentiable
+from ..tensors import Array, Tensor
 from ..threads import for_each, spans
 from .shape import pad
 

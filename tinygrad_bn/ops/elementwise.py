@@ -1,7 +1,7 @@
 """Elementwise primitives: arithmetic, powers, exp and log, and choices between two values.
 
 Each is the derivative rule of a first calculus course, written with operators and NumPy functions, so that it reads
-the same for arrays and for tensors (which makes it differentiable again, see engine.py). Arguments broadcast as in
+the same for arrays and for tensors (which makes it differentiable again, see tape.py). Arguments broadcast as in
 NumPy; the engine sums the gradients back.
 """
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Tensor, as_array, differentiable, explained, plain_array
 from ..operators import OPS, implements
+from ..tape import differentiable, explained
+from ..tensors import Tensor, as_array, plain_array
 
 
 @implements(np.add)

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..blas import one_thread, product
 from ..checks import check_array, check_input
-from ..engine import Tensor, differentiable
 from ..jit import contiguous, kernel
 from ..operators import implements
+from ..tape import differentiable
+from ..tensors import Tensor
 
 
 @implements(np.matmul)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_input, check_int
-from ..engine import Array, Tensor, as_array, differentiable, plain_array
 from ..jit import contiguous, kernel, kernel_as_written
+from ..tape import differentiable
+from ..tensors import Array, Tensor, as_array, plain_array
 from .activation import log_softmax_definition
 
 REDUCTIONS = ("mean", "sum", "none")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_array, check_flag, check_int, check_number
-from .normalization import affine, channel_norm, channel_shape
+from .norm_kernels import affine, channel_norm, channel_shape
 from .norms import (
     ONE_ROW,
     batch_norm,

@@ -1,6 +1,6 @@
 """The five normalization functions: check the arguments, choose the index set, track the statistics.
 
-The mathematics and the kernels are in normalization.py; PyTorch's names, argument order and defaults.
+The mathematics and the kernels are in norm_kernels.py; PyTorch's names, argument order and defaults.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_array, check_flag, check_input, check_int, check_number
-from ..engine import Array, Tensor
 from ..jit import contiguous, kernel
-from .normalization import channel_norm, row_norm
+from ..tensors import Array, Tensor
+from .norm_kernels import channel_norm, row_norm
 
 
 def check_eps(eps: Any) -> float:

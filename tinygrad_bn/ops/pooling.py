@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int
-from ..engine import Array, differentiable
 from ..jit import contiguous, kernel
+from ..tape import differentiable
+from ..tensors import Array
 from ..threads import for_each, spans
 from .convolution import check_images, pair
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int
-from ..engine import differentiable
 from ..operators import implements
+from ..tape import differentiable
 
 MOST_AXES = 64  # NumPy's limit
 

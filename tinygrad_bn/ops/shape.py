@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_int, check_size, check_tensors
-from ..engine import Tensor, differentiable
 from ..operators import implements
+from ..tape import differentiable
+from ..tensors import Tensor
 
 MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
 

@@ -24,7 +24,8 @@ import numpy as np
 
 from ..backward import grad
 from ..blas import one_thread
-from ..engine import Array, Tensor, differentiable
+from ..tape import differentiable
+from ..tensors import Array, Tensor
 
 
 def _t(a: Any) -> Any:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_gradient, check_iterable, check_number, copied
-from ..engine import Array, Tensor
 from ..jit import contiguous, kernel
+from ..tensors import Array, Tensor
 
 
 @kernel

@@ -30,8 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Array, differentiable
 from ..jit import contiguous, kernel, kernel_as_written
+from ..tape import differentiable
+from ..tensors import Array
 from ..threads import LARGE, for_each, spans
 from .shape import concatenate
 

@@ -1,0 +1,272 @@
+"""The tape: each call of an op records a node, which says where a tensor came from.
+
+An op is a function from arrays to ``(result, pullback)``. The pullback takes dy, the gradient of the final scalar
+with respect to the result, and returns the gradients with respect to the op's inputs. ``@differentiable`` lifts
+such a function to tensors and records one ``Node`` per call:
+
+    @differentiable
+    def multiply(a, b):
+        return a * b, lambda dy: (dy * b, dy * a)
+
+Tensor -> its node -> the node's input tensors -> their nodes ... is the whole graph. Nodes never point at the
+tensor that they made, so there are no reference cycles: what is no longer used is freed at once, without the garbage
+collector.
+
+Read in this order: ``Node``, ``differentiable``; then backward.py, the walk back along the tape.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import re
+import types
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, ParamSpec, overload
+
+import numpy as np
+
+from .tensors import FLOATS, Array, Tensor, grad_mode, plain_array, wrap
+
+Pullback = Callable[[Any], Any]
+P = ParamSpec("P")  # what an op takes: the arguments of its rule
+
+_serials = itertools.count(1)
+
+
+def explained(error: Exception, op: str, names: list[str], args: list[Any]) -> Exception | None:
+    """What NumPy or Python says of the operands, with their names and kinds; None for an error that names one itself.
+
+    OverflowError is of a Python int that no dtype holds: a wrong value.
+    """
+    if isinstance(error, TypeError) and re.match(rf"({'|'.join([*names, 'input'])})\b.* must ", str(error)):
+        return None
+    got = [f"{a.dtype} array {a.shape}" if isinstance(a, np.ndarray) else f"{type(a).__name__} {a!r:.40}" for a in args]
+    kinds = ", ".join(f"{name}: {kind}" for name, kind in itertools.zip_longest(names, got, fillvalue="..."))
+    return (ValueError if isinstance(error, OverflowError) else TypeError)(f"{op}({kinds}): {error}")
+
+
+_HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.generic, np.dtype, np.ufunc)
+_HOLD_NO_ARRAYS += (types.NoneType, types.EllipsisType, types.BuiltinFunctionType, types.ModuleType)
+
+
+# args, kwargs and changes of freed nodes; shared, nobody changes them
+_FREED: tuple[tuple[Any, ...], dict[str, Any], list[Any]] = (), {}, []
+
+
+class Node:
+    """One recorded operation: where a tensor came from, and how to pull a gradient back through it.
+
+    inputs: (i, source) for each args[i] that a gradient flows to; the source is the node that made it, or the leaf.
+    serial: counts up, so that a node is younger than all it was computed from.
+    changes: (counter, what it showed, array) of every tensor involved, the result last, for ``check``.
+    retained: a weak reference to the result, if it asked for its .grad.
+    outline: what describe() says, from free() on, when the arrays are gone.
+    """
+
+    __slots__ = ("args", "changes", "inputs", "kwargs", "op", "outline", "pullback", "retained", "serial")
+
+    def __init__(
+        self,
+        op: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pullback: Pullback,
+        inputs: list[tuple[int, Any]],
+        changes: list[tuple[list[int], int, Array]],
+    ) -> None:
+        self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
+        self.inputs, self.changes = inputs, changes
+        self.serial = next(_serials)
+        self.retained: Any = None
+
+    def check(self, again: bool = False) -> None:
+        """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since.
+
+        again: the op is to be computed once more, from its arguments: then none of them may have changed.
+        """
+        if self.pullback is None:
+            raise RuntimeError(
+                f"the graph behind {self.op.__name__} was freed by an earlier backward(); "
+                "to go through it again, say retain_graph=True the first time"
+            )
+        for counter, seen, array in self.changes[:-1] if again else self.changes:
+            if counter[0] != seen and (again or self.keeps(array)):
+                raise RuntimeError(
+                    f"an array of shape {array.shape} that the gradient of {self.op.__name__} needs was changed "
+                    f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
+                )
+
+    def keeps(self, array: Array) -> bool:
+        """Whether the pullback can reach this array, or one that shares its memory.
+
+        It is looked for in closures, default and bound arguments, and containers. An object that cannot be looked
+        into may hold anything: then the answer is yes.
+        """
+        stack: list[Any] = [self.pullback]
+        seen: set[int] = set()
+        while stack:
+            value = stack.pop()
+            if isinstance(value, np.ndarray):
+                if np.may_share_memory(array, value):
+                    return True
+            elif isinstance(value, _HOLD_NO_ARRAYS) or id(value) in seen:
+                continue
+            elif isinstance(value, types.FunctionType):
+                for cell in value.__closure__ or ():
+                    with suppress(ValueError):  # the cell of a variable that was never assigned
+                        stack.append(cell.cell_contents)
+                stack += [value.__defaults__, value.__kwdefaults__]
+            elif isinstance(value, functools.partial):
+                stack += [value.func, value.args, value.keywords]
+            elif isinstance(value, (tuple, list, dict)):
+                stack += value.values() if isinstance(value, dict) else value
+            elif isinstance(value, Tensor):
+                stack.append(value._data)
+            else:
+                return True
+            seen.add(id(value))
+        return False
+
+    def describe(self) -> tuple[Any, Any, Sequence[Any]]:
+        """The result's shape and dtype, and (i, shape, dtype) of each args[i] that is a tensor without gradient."""
+        if self.pullback is None:
+            return self.outline
+        y, constants = self.changes[-1][2], []
+        if len(self.changes) - 1 > len(self.inputs):  # more tensors than inputs
+            with_gradient = {i for i, _ in self.inputs}
+            tensors = ((i, a) for i, a in enumerate(self.args) if isinstance(a, Tensor) and i not in with_gradient)
+            constants = [(i, a.shape, a.dtype) for i, a in tensors]
+        return y.shape, y.dtype, constants
+
+    def free(self) -> None:
+        """Let go of the arrays.
+
+        Where the gradients went stays known, so that a second walk finds what is missing; and shapes, for drawings.
+        """
+        y = self.changes[-1][2]
+        few = len(self.changes) - 1 == len(self.inputs)  # nearly always; then this is quicker than a call
+        self.outline: Any = (y.shape, y.dtype, ()) if few else self.describe()
+        self.pullback = None  # type: ignore[assignment]
+        self.args, self.kwargs, self.changes = _FREED
+
+
+@overload  # @differentiable
+def differentiable(rule: Callable[P, Any]) -> Callable[P, Any]: ...
+@overload  # @differentiable(definition=...)
+def differentiable(
+    *, definition: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
+@overload  # differentiable(rule, definition=...)
+def differentiable(rule: Callable[P, Any], *, definition: Callable[..., Any] | None) -> Callable[P, Any]: ...
+def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
+    """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
+
+    rule: a function of arrays that returns (result, pullback). The op's arguments may be tensors; numbers, None,
+        arrays, and keyword-only arguments (after ``*``) are constants and are passed on as they are: a constant array
+        is neither copied nor watched, so leave it alone until backward(). The pullback maps dy, an array of the
+        result's shape, to the gradient of the first argument, or to a tuple with one entry per positional argument: an
+        array, None (for one that never requires a gradient), or a function without arguments that computes the array
+        only if that gradient is wanted. Where an argument was broadcast, the engine sums the gradient back to the
+        argument's shape. The arrays returned must be new, dy, or views of dy.
+    definition: the same formula composed of primitives. It takes the same arguments (as tensors) and returns one
+        tensor. It is what create_graph=True differentiates, so a rule made of array kernels needs it; a rule written
+        with operators and NumPy functions that tensors know does not (None): it is called once more, on tensors.
+
+    Called with arrays alone, the op computes an array and records nothing: rules may call other ops.
+    Errors: TypeError where float32 and float64 meet, for a rule that returns no pair, and for what is not callable.
+
+    >>> @tb.differentiable
+    ... def cube(x):
+    ...     return x**3, lambda dy: 3 * x**2 * dy
+    >>> x = tb.tensor([2.0], requires_grad=True)
+    >>> cube(x).backward()
+    >>> x.grad  # 3 times 2^2
+    array([12.], dtype=float32)
+    >>> @tb.differentiable
+    ... def scaled(x, gain):
+    ...     return x * gain, lambda dy: (dy * gain, lambda: dy * x)  # the latter is computed only if it is wanted
+    >>> tb.grad(scaled(x, tb.tensor([5.0])), x)
+    (array([5.], dtype=float32),)
+    """
+    if definition is not None and not callable(definition):
+        raise TypeError(f"definition must be callable or None, got {type(definition).__name__}")
+    if rule is None:
+        return functools.partial(differentiable, definition=definition)
+    try:
+        parameters = list(inspect.signature(rule).parameters.values())
+    except (TypeError, ValueError):  # not callable, or a builtin that does not say what it takes
+        raise TypeError(f"rule must be a Python function, got {type(rule).__name__} {rule!r:.40}") from None
+    positional = [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    count, variadic = len(positional), [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+
+    @functools.wraps(rule)
+    def op(*args: Any, **kwargs: Any) -> Any:
+        if len(args) < count:  # f(x, bias=b) is f(x, None, b): a tensor is always a positional argument
+            rest = [(n, kwargs.pop(n, default)) for n, default in positional[len(args) :]]
+            missing = [n for n, value in rest if value is inspect.Parameter.empty]
+            if missing:
+                raise TypeError(f"{op.__name__} is missing its argument {missing[0]}")
+            args += tuple(value for _, value in rest)
+        for n, value in kwargs.items():
+            if isinstance(value, Tensor):
+                raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
+        arrays: list[Any] = []
+        inputs: list[tuple[int, Any]] = []
+        changes: list[tuple[list[int], int, Array]] = []
+        dtype = None
+        for i, a in enumerate(args):
+            if isinstance(a, Tensor):
+                if a._requires_grad:
+                    inputs.append((i, a._node or a))
+                changes.append((a._changes, a._changes[0], a._data))
+                a = a._data
+            elif isinstance(a, np.generic):
+                a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
+                args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
+            if isinstance(a, np.ndarray):
+                if type(a) is not np.ndarray:
+                    a = plain_array(a, f"{positional[i][0] if i < count else variadic[0]} of {op.__name__}")
+                if a.dtype is not dtype and a.dtype.kind == "f":
+                    if dtype is not None and a.dtype != dtype:
+                        raise TypeError(
+                            f"{op.__name__} mixes {dtype} and {a.dtype}: convert the array with x.astype(np.float32), "
+                            "or the net with net.double()"
+                        )
+                    dtype = a.dtype
+            arrays.append(a)
+        if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
+            got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
+            raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
+        try:
+            answer = rule(*arrays, **kwargs)
+        except (TypeError, ArithmeticError) as error:  # ZeroDivisionError: of an array of Python's numbers
+            better = explained(error, op.__name__, [name for name, _ in positional], arrays)
+            if better is None:
+                raise
+            raise better from error
+        if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
+            raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")
+        y, pullback = answer
+        if not changes:  # no tensors
+            return y
+        if type(y) is not np.ndarray:
+            y = np.asarray(y)
+        if y.dtype is not dtype and y.dtype != dtype:
+            raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: an argument has another dtype")
+        out = wrap(y)
+        base = y.base
+        for counter, _, a in changes:  # what shares its memory with an argument shares the counter of changes as well
+            if y is a or (base is not None and (base is a or base is a.base)):
+                out._changes = counter
+        if inputs and grad_mode.enabled:
+            changes.append((out._changes, out._changes[0], y))
+            out._requires_grad = True
+            out._node = Node(op, args, kwargs, pullback, inputs, changes)
+        return out
+
+    op.rule = rule  # type: ignore[attr-defined]
+    op.definition = definition  # type: ignore[attr-defined]
+    return op
