@@ -449,7 +449,7 @@ def names(call: Call, message: str) -> bool:
         return True
     words = {*call.args, *call.kw, *call.words} - {"self"}
     words |= {getattr(call.fn, "__name__", "fn")} - {"fn", "<lambda>"}
-    words |= {"input", "x"} if {"x", "input"} & words else set()
+    words |= {"x"} if "input" in words else set()  # what a layer is called with is the x of its function
     # one letter may be a word of the sentence
     ends = {word: "(?= must|:| is)" if len(word) == 1 else r"(?!\w)" for word in words}
     return any(re.search(rf"(?<!\w){re.escape(word)}{end}", message) for word, end in ends.items())

@@ -289,12 +289,11 @@ edits(
         "biased running var",
     ),
     (
-        'training=False, got None")\n        return channel_norm(x, weight, bias, mean=plain(running_mean), '
-        "var=plain(running_var), ",
-        'training=False, got None")\n        return channel_norm(x, weight, bias, mean=None, var=None, ',
+        "mean=plain(running_mean), var=plain(running_var), eps=eps",
+        "mean=None, var=None, eps=eps",
         "batch norm: eval mode with batch statistics",
     ),
-    ("m = x.size // max(x.shape[1], 1)\n", "m = len(x)\n", "batch norm: positions are not counted"),
+    ("m = len(x) * math.prod(x.shape[2:])\n", "m = len(x)\n", "batch norm: positions are not counted"),
     ("mean.mean(axis=0), momentum)", "mean[0], momentum)", "instance norm: running mean of the first sample"),
     ("momentum, L / (L - 1))", "momentum)", "instance norm: biased running var"),
     ("shape=(N, G, C // G, L), eps", "shape=(N, C // G, G, L), eps", "group norm: groups of G channels"),
@@ -311,8 +310,9 @@ edits(
     ("1 / r_max, r_max).astype", "0, r_max).astype", "renorm: r has no lower limit"),
     ("shift = d if weight is None else weight * d", "shift = d", "renorm: d without gamma"),
     (
-        "mean, var = keep[0][0][0], keep[0][1][0]\n",
-        "mean, var = keep[0][0][0], keep[0][1][0]\n    update(running_mean, mean, momentum)\n    momentum = 0.0\n",
+        "x_hat, (mean,), (var,) = with_batch_statistics(x, None, None, eps)\n",
+        "x_hat, (mean,), (var,) = with_batch_statistics(x, None, None, eps)\n"
+        "    update(running_mean, mean, momentum)\n    momentum = 0.0\n",
         "renorm: d from the statistics after this batch",
     ),
     ("update(running_mean, mean.reshape(C), momentum)", "pass", "decorrelation: no running mean"),

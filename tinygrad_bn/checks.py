@@ -114,14 +114,14 @@ def check_tensors(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def check_input(x: Any) -> None:
-    """The input of a layer: a float Tensor, or an array."""
+def check_input(x: Any, name: str = "x") -> None:
+    """A float Tensor, or an array. name: what it is called, "input of Linear" where a layer asks."""
     if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+        raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
     if type(x) is not np.ndarray and isinstance(x, np.ndarray):
-        plain_array(x, "input")
+        plain_array(x, name)
     if x.dtype not in FLOATS:
-        raise TypeError(f"input must be float32 or float64, got {x.dtype}: x.astype(np.float32) or tensor(x) converts")
+        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}: x.astype(np.float32) or tensor(x) converts")
 
 
 def check_gradient(t: Tensor) -> Array:

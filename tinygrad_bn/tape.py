@@ -41,7 +41,7 @@ def explained(error: Exception, op: str, names: list[str], args: list[Any]) -> E
 
     OverflowError is of a Python int that no dtype holds: a wrong value.
     """
-    if isinstance(error, TypeError) and re.match(rf"({'|'.join([*names, 'input'])})\b.* must ", str(error)):
+    if isinstance(error, TypeError) and names and re.match(rf"({'|'.join(names)})\b.* must ", str(error)):
         return None
     got = [f"{a.dtype} array {a.shape}" if isinstance(a, np.ndarray) else f"{type(a).__name__} {a!r:.40}" for a in args]
     kinds = ", ".join(f"{name}: {kind}" for name, kind in itertools.zip_longest(names, got, fillvalue="..."))

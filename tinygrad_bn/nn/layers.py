@@ -135,7 +135,7 @@ class Flatten(Module):
         self.start_dim, self.end_dim = check_int("start_dim", start_dim), check_int("end_dim", end_dim)
 
     def forward(self, x: Any) -> Any:
-        check_input(x)
+        check_input(x, "input of Flatten")
         return flatten(x, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:

@@ -85,11 +85,12 @@ class _Running(_Norm):
                 getattr(self, name)[...] = value
 
     def _check(self, x: Any) -> None:
-        check_input(x)
+        name = f"input of {type(self).__name__}"
+        check_input(x, name)
         if x.ndim not in self.axes:
-            raise ValueError(f"input of {type(self).__name__} must have shape {self.layout}, got {x.shape}")
+            raise ValueError(f"{name} must have shape {self.layout}, got {x.shape}")
         if x.shape[1] != self.num_features:
-            raise ValueError(f"input must have {self.num_features} channels (axis 1), got shape {x.shape}")
+            raise ValueError(f"{name} must have {self.num_features} channels (axis 1), got shape {x.shape}")
 
     def _momentum(self) -> float:
         """The weight of the batch that comes next."""
@@ -220,7 +221,7 @@ class _InstanceNorm(_Running):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def forward(self, x: Any) -> Any:
-        check_input(x)
+        check_input(x, f"input of {type(self).__name__}")
         single = x.ndim + 1 in self.axes
         if single:
             x = x.reshape((1, *x.shape))
@@ -357,9 +358,9 @@ class GroupNorm(_Norm):
         self.num_groups, self.num_channels, self.affine = num_groups, num_channels, affine
 
     def forward(self, x: Any) -> Any:
-        check_input(x)
+        check_input(x, "input of GroupNorm")
         if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(f"input must have {self.num_channels} channels (axis 1), got shape {x.shape}")
+            raise ValueError(f"input of GroupNorm must have {self.num_channels} channels (axis 1), got shape {x.shape}")
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

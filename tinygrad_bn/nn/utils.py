@@ -200,7 +200,7 @@ class Folded(Identity):
 
     def forward(self, x: Any) -> Any:
         if self.layer == "Linear" and x.ndim != 2:  # Linear maps the last axis, batch norm scales axis 1
-            raise ValueError(f"input must have shape (N, C): a batch norm was folded for that case, got {x.shape}")
+            raise ValueError(f"input of {self.norm} must have shape (N, C), as it was folded for, got {x.shape}")
         return x
 
     def extra_repr(self) -> str:

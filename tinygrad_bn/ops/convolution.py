@@ -271,10 +271,10 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
 
 
 def check_images(x: Any) -> None:
-    """The input is a float tensor (N, C, H, W), or one image (C, H, W)."""
+    """x is a float tensor (N, C, H, W), or one image (C, H, W)."""
     check_input(x)
     if x.ndim not in (3, 4):
-        raise ValueError(f"input must have shape (N, C, H, W) or (C, H, W), got {x.shape}")
+        raise ValueError(f"x must have shape (N, C, H, W) or (C, H, W), got {x.shape}")
 
 
 def check_padding(padding: Any, kernel: tuple[int, int], stride: Any, dilation: Any) -> tuple[int, int, int, int]:
@@ -321,7 +321,7 @@ def conv2d(
         raise ValueError(f"groups must divide the {channels} channels and {O} outputs, got {groups}")
     if weight.shape[1] * groups != channels:
         raise ValueError(
-            f"input must have {weight.shape[1] * groups} channels for a weight of shape {weight.shape} and "
+            f"x must have {weight.shape[1] * groups} channels for a weight of shape {weight.shape} and "
             f"groups={groups}, got shape {x.shape}"
         )
     check_array("bias", bias, (O,), x.dtype)

@@ -34,9 +34,9 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
         raise ValueError("ignore_index must fit into 64 bits, got a larger int")
     check_input(x)
     if x.ndim != 2:
-        raise ValueError(f"input must have shape (N, C), got {x.shape}")
+        raise ValueError(f"x must have shape (N, C), got {x.shape}")
     if x.shape[1] == 0:
-        raise ValueError(f"input must have at least one class, got shape {x.shape}")
+        raise ValueError(f"x must have at least one class, got shape {x.shape}")
     if isinstance(target, Tensor):
         raise TypeError(
             "target must be an integer array of classes, got a Tensor of floats: pass the labels as they are, "
@@ -46,7 +46,7 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
     if target.dtype.kind not in "iu":
         raise TypeError(f"target must be an integer array of classes, got {target.dtype}: target.astype(int) converts")
     if target.shape != x.shape[:1]:
-        raise ValueError(f"target must have shape {x.shape[:1]} for input of shape {x.shape}, got {target.shape}")
+        raise ValueError(f"target must have shape {x.shape[:1]} for x of shape {x.shape}, got {target.shape}")
     given = np.minimum(target, np.uint64(2**63 - 1)) if target.dtype == np.uint64 else target
     classes: Array = given.astype(np.int64)  # a copy: the backward needs it as it is now
     bad = first_bad(classes, x.shape[1], ignore_index)
@@ -176,9 +176,9 @@ def _same_shape(x: Any, target: Any) -> Any:
     if type(target) is not np.ndarray and isinstance(target, np.ndarray):
         target = plain_array(target, "target")
     if target.shape != x.shape:
-        raise ValueError(f"target must have the input's shape {x.shape}, got {target.shape}")
+        raise ValueError(f"target must have the shape of x, {x.shape}, got {target.shape}")
     if target.dtype != x.dtype:
-        raise TypeError(f"target must be {x.dtype} like the input, got {target.dtype}")
+        raise TypeError(f"target must be {x.dtype} like x, got {target.dtype}")
     return target
 
 

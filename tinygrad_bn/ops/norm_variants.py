@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_array, check_flag, check_int, check_number
-from .norm_kernels import affine, channel_norm, channel_shape
+from .norm_kernels import affine, channel_shape
 from .norms import (
     ONE_ROW,
-    batch_norm,
     check_channels,
     check_eps,
     check_momentum,
     check_rank,
+    check_running_norm,
     check_writable,
     more_than_one,
     plain,
     update,
+    with_batch_statistics,
+    with_running_statistics,
 )
 from .whitening import MATRIX, apply_matrix, grouped, ungrouped, whiten
 
@@ -65,24 +67,19 @@ def ghost_batch_norm(
     array([-1.,  1., -1.,  1.], dtype=float32)
     """
     ghost_size = check_int("ghost_size", ghost_size, 1)
-    if not check_flag("training", training):
-        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    check_rank(x, 2)
-    eps, L = check_eps(eps), math.prod(x.shape[2:])
-    check_momentum(momentum)
-    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    check_writable(running_mean=running_mean, running_var=running_var)
+    eps = check_running_norm(x, 2, running_mean, running_var, weight, bias, "training", training, momentum, eps)
+    if not training:
+        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    L = math.prod(x.shape[2:])
     parts = ghost_batches(len(x), ghost_size, L)
     m = np.array([(p.stop - p.start) * L for p in parts], dtype=np.float64)
     if (m == 1).any():
         raise ValueError(
-            f"expected more than 1 value per channel and ghost when training, got input of shape {x.shape} "
+            f"x must have more than 1 value per channel and ghost when training, got shape {x.shape} "
             f"with ghost_size={ghost_size}"
         )
-    keep: list[Any] = []
-    y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep, parts=parts)
+    y, mean, var = with_batch_statistics(x, weight, bias, eps, parts)
     if m.sum() > 0:
-        mean, var = keep[0]
         update(running_mean, np.average(mean, axis=0, weights=m), momentum)
         update(running_var, np.average(var * (m / (m - 1))[:, None], axis=0, weights=m), momentum)
     return y
@@ -120,17 +117,12 @@ def batch_renorm(
     r_max, d_max = check_number("r_max", r_max, 1), check_number("d_max", d_max, 0)
     if running_mean is None or running_var is None:
         raise ValueError("running_mean and running_var must be given, got None")
-    if not check_flag("training", training):
-        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    check_rank(x, 2)
-    eps, m = check_eps(eps), len(x) * math.prod(x.shape[2:])
-    check_momentum(momentum)
-    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    check_writable(running_mean=running_mean, running_var=running_var)
+    eps = check_running_norm(x, 2, running_mean, running_var, weight, bias, "training", training, momentum, eps)
+    if not training:
+        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    m = len(x) * math.prod(x.shape[2:])
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    keep: list[Any] = []
-    x_hat = channel_norm(x, None, None, mean=None, var=None, eps=eps, keep=keep)
-    mean, var = keep[0][0][0], keep[0][1][0]
+    x_hat, (mean,), (var,) = with_batch_statistics(x, None, None, eps)
     with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
         sigma = np.sqrt(plain(running_var) + eps)
         r = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max).astype(x.dtype)
@@ -190,9 +182,7 @@ def decorrelated_batch_norm(
     if check_flag("training", training):
         check_writable(running_mean=running_mean, running_matrix=running_matrix)
         m = rows.shape[2]
-        if m == 0:
-            raise ValueError(f"expected more than 1 value per channel when training, got input of shape {x.shape}")
-        more_than_one(m, x.shape, "channel", ONE_ROW)
+        more_than_one(max(m, 1), x.shape, "channel", ONE_ROW)  # an empty batch has no covariance either
         keep: list[Any] = []
         x_hat = whiten(rows, eps=eps, method=method, keep=keep)
         mean, matrix = keep[0]

@@ -27,11 +27,11 @@ def check_momentum(momentum: Any) -> float:
     return check_number("momentum", momentum, 0, 1)
 
 
-def check_rank(x: Any, least: int = 2) -> None:
+def check_rank(x: Any, least: int) -> None:
     """A float tensor of at least this many axes."""
     check_input(x)
     if x.ndim < least:
-        raise ValueError(f"input must have at least {least} axes (N, C, ...), got shape {x.shape}")
+        raise ValueError(f"x must have at least {least} axes (N, C, ...), got shape {x.shape}")
 
 
 def check_channels(x: Any, **arrays: Any) -> None:
@@ -73,13 +73,53 @@ def plain(a: Any) -> Array:
     return (a.data if isinstance(a, Tensor) else a).astype(np.float64)
 
 
+def check_running_norm(
+    x: Any,
+    least: int,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    flag: str,
+    own: bool,
+    momentum: float,
+    eps: float,
+) -> float:
+    """What the norms with running statistics per channel check alike; returns eps.
+
+    least: how many axes x has at least. own: whether the statistics of x are taken, and the running ones changed;
+    flag: its name among the arguments.
+    """
+    check_rank(x, least)
+    eps = check_eps(eps)
+    check_momentum(momentum)
+    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if check_flag(flag, own):
+        check_writable(running_mean=running_mean, running_var=running_var)
+    elif running_mean is None or running_var is None:
+        raise ValueError(f"running_mean and running_var must be given when {flag}=False, got None")
+    return eps
+
+
+def with_running_statistics(x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, eps: float) -> Any:
+    """Eval mode: the running statistics are constants."""
+    return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
+
+
+def with_batch_statistics(x: Any, weight: Any, bias: Any, eps: float, parts: Any = None) -> tuple[Any, Array, Array]:
+    """Train mode: y, and the mean and biased variance of each channel, a row per part (default: one, all samples)."""
+    keep: list[Any] = []
+    y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep, parts=parts)
+    return y, *keep[0]
+
+
 ONE_ROW = "for inference call net.eval(); in training, DataLoader's drop_last=True leaves out a last batch of one"
 
 
 def more_than_one(count: int, shape: tuple[int, ...], where: str, remedy: str = "") -> None:
     if count == 1:
         hint = f": {remedy}" if remedy else ""
-        raise ValueError(f"expected more than 1 value per {where} when training, got input of shape {shape}{hint}")
+        raise ValueError(f"x must have more than 1 value per {where} when training, got shape {shape}{hint}")
 
 
 def batch_norm(
@@ -109,21 +149,13 @@ def batch_norm(
     >>> mean  # 0.9 times 0 + 0.1 times (2, 10)
     array([0.2, 1. ], dtype=float32)
     """
-    check_rank(x, 2)
-    eps = check_eps(eps)
-    check_momentum(momentum)
-    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if not check_flag("training", training):
-        if running_mean is None or running_var is None:
-            raise ValueError("running_mean and running_var must be given when training=False, got None")
-        return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
-    check_writable(running_mean=running_mean, running_var=running_var)
-    m = x.size // max(x.shape[1], 1)
+    eps = check_running_norm(x, 2, running_mean, running_var, weight, bias, "training", training, momentum, eps)
+    if not training:
+        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    m = len(x) * math.prod(x.shape[2:])
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    keep: list[Any] = []
-    y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep)
+    y, mean, var = with_batch_statistics(x, weight, bias, eps)
     if m > 0:
-        mean, var = keep[0]
         update(running_mean, mean[0], momentum)
         update(running_var, var[0], momentum, m / (m - 1))
     return y
@@ -150,15 +182,11 @@ def instance_norm(
     tensor([[[-1.,  1.],
              [-1.,  1.]]])
     """
-    check_rank(x, 3)
-    eps, (N, C), L = check_eps(eps), x.shape[:2], math.prod(x.shape[2:])
-    check_momentum(momentum)
-    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if not check_flag("use_input_stats", use_input_stats):
-        if running_mean is None or running_var is None:
-            raise ValueError("running_mean and running_var must be given when use_input_stats=False, got None")
-        return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
-    check_writable(running_mean=running_mean, running_var=running_var)
+    own = use_input_stats
+    eps = check_running_norm(x, 3, running_mean, running_var, weight, bias, "use_input_stats", own, momentum, eps)
+    if not own:
+        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    (N, C), L = x.shape[:2], math.prod(x.shape[2:])
     more_than_one(L, x.shape, "instance and channel")
     keep: list[Any] = []
     y = row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, keep=keep)
@@ -198,7 +226,7 @@ def _check_normalized_shape(x: Any, normalized_shape: Any) -> tuple[int, ...]:
         raise TypeError(f"normalized_shape must be an int or a sequence of ints, got {normalized_shape!r}")
     shape = tuple(int(n) for n in shape)
     if not shape or x.shape[x.ndim - len(shape) :] != shape or len(shape) > x.ndim:
-        raise ValueError(f"normalized_shape must be the trailing axes of the input {x.shape}, got {shape}")
+        raise ValueError(f"x must end with the axes normalized_shape={shape}, got shape {x.shape}")
     return shape
 
 

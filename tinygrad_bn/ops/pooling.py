@@ -155,7 +155,7 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     """
     check_images(x)
     if 0 in x.shape[-2:]:
-        raise ValueError(f"input must have rows and columns, got shape {x.shape}")
+        raise ValueError(f"x must have rows and columns, got shape {x.shape}")
     if isinstance(output_size, (tuple, list)) and len(output_size) == 2:
         output_size = tuple(size if n is None else n for n, size in zip(output_size, x.shape[-2:], strict=True))
     windows = []
@@ -262,5 +262,5 @@ def _per_axis(x: Any, kernel_size: Any, stride: Any, padding: Any) -> list[tuple
     k = pair("kernel_size", kernel_size, 1)
     s = k if stride is None else pair("stride", stride, 1)
     if 0 in x.shape[-2:]:
-        raise ValueError(f"input must have rows and columns, got shape {x.shape}")
+        raise ValueError(f"x must have rows and columns, got shape {x.shape}")
     return list(zip(x.shape[-2:], k, s, pair("padding", padding, 0), strict=True))
