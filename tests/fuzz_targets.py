@@ -1444,7 +1444,7 @@ def scheduler_method(name: str, method: str) -> Builder:
 
 for _name in SCHEDULES:
     TARGETS[f"optim.lr_scheduler.{_name}"] = scheduler_constructor(_name)
-    for _method in ("step", "get_last_lr", "state_dict", "load_state_dict"):
+    for _method in ("step", "get_lr", "get_last_lr", "check_settings", "state_dict", "load_state_dict"):
         TARGETS[f"optim.lr_scheduler.{_name}.{_method}"] = scheduler_method(_name, _method)
 
 

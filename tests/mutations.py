@@ -483,11 +483,20 @@ edits(
 edits(
     "optim/lr_scheduler.py",
     "lr_scheduler",
-    ("(t // self.step_size)", "((t + 1) // self.step_size)", "StepLR: a step early"),
-    ("bisect_right(self.milestones, t)", "bisect_right(self.milestones, t - 1)", "MultiStepLR: a step late"),
-    ("math.pi * t / self.T_max", "math.pi * (t + 1) / self.T_max", "cosine annealing: a step early"),
-    ("min(t, self.total_iters) /", "t /", "LinearLR: goes on behind the end"),
+    ("self.last_epoch // self.step_size", "(self.last_epoch + 1) // self.step_size", "StepLR: a step early"),
+    (
+        "bisect_right(self.milestones, self.last_epoch)",
+        "bisect_right(self.milestones, self.last_epoch - 1)",
+        "MultiStepLR: a step late",
+    ),
+    (
+        "math.pi * self.last_epoch / self.T_max",
+        "math.pi * (self.last_epoch + 1) / self.T_max",
+        "cosine annealing: a step early",
+    ),
+    ("min(self.last_epoch, self.total_iters) /", "self.last_epoch /", "LinearLR: goes on behind the end"),
     ('group["lr"] = lr', 'group["lr"] = rates[0]', "all groups get the rate of the first"),
+    ("self.last_epoch = before\n", "pass\n", "a step that fails counts"),
 )
 
 edits(

@@ -58,7 +58,11 @@ TABLE = [
     (lambda: F.conv2d(IMAGE.data.astype(float), W), TypeError, ["weight", "x.astype(np.float32)", "net.double()"]),
     (lambda: nn.Linear(6, 2)(tensor(DOUBLE)), TypeError, ["float64", "x.astype(np.float32)", "net.double()"]),
     (lambda: F.relu(WHOLE), TypeError, ["relu", "int64", "tensor(data)"]),
-    (lambda: nn.BatchNorm1d(6)(WHOLE), TypeError, ["input of BatchNorm1d must", "int64", "x.astype(np.float32)", "tensor(x)"]),
+    (
+        lambda: nn.BatchNorm1d(6)(WHOLE),
+        TypeError,
+        ["input of BatchNorm1d must", "int64", "x.astype(np.float32)", "tensor(x)"],
+    ),
     (lambda: nn.Linear(6, 2)(WHOLE), TypeError, ["x must", "int64", "x.astype(np.float32)", "tensor(x)"]),
     (
         lambda: F.batch_norm(X[:1], None, None, training=True),

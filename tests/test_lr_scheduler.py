@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinygrad_bn import nn, optim
-from tinygrad_bn.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, StepLR
+from tinygrad_bn.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, StepLR
 
 LRS = [0.1, 3.0, 0.0]
 MAKE = {
@@ -199,3 +199,40 @@ def test_a_state_is_a_copy():
         values["milestones"].clear()
         values["base_lrs"].clear()
     assert schedule.state_dict()["milestones"] == [4, 4, 30, 80] and schedule.base_lrs == LRS
+
+
+class Steps(LRScheduler):
+    """What a user writes: the learning rates of each t from a list."""
+
+    def __init__(self, optimizer, rates):
+        self.rates = rates
+        super().__init__(optimizer, last_epoch=-1)
+
+    def get_lr(self):
+        return self.rates[self.last_epoch]
+
+
+def test_a_schedule_of_ones_own_defines_get_lr():
+    sgd = optimizer([1.0, 2.0])
+    schedule = Steps(sgd, [[0.1, 0.2], [0.3, 0.4]])
+    assert lrs(sgd) == schedule.get_last_lr() == [0.1, 0.2]
+    schedule.step()
+    assert lrs(sgd) == schedule.get_last_lr() == [0.3, 0.4]
+    assert schedule.base_lrs == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ([0.3, math.inf], "finite, got inf in step 1"),
+        ([0.3], r"2 learning rates, one per group, got \[0.3\]"),
+        ([0.3, 0.4, 0.5], "2 learning rates"),
+    ],
+)
+def test_a_step_that_fails_changes_nothing(bad, words):
+    sgd = optimizer([1.0, 2.0])
+    schedule = Steps(sgd, [[0.1, 0.2], bad])
+    for _ in range(2):  # it fails in the same step each time
+        with pytest.raises(ValueError, match=words):
+            schedule.step()
+        assert lrs(sgd) == [0.1, 0.2] and schedule.last_epoch == 0

@@ -27,14 +27,12 @@ class LRScheduler:
 
     optimizer: has param_groups, dicts with "lr", which becomes lr_0 and is also kept there as "initial_lr" (an
         "initial_lr" that is there already wins, as in PyTorch). last_epoch: t of the last step taken, -1: none.
+    A schedule of one's own defines get_lr(), and check_settings() if it has settings.
     Errors: TypeError / ValueError for bad arguments, and for last_epoch >= 0 without an "initial_lr".
 
     >>> class InverseTime(optim.lr_scheduler.LRScheduler):
-    ...     def _check(self):
-    ...         pass
-    ...
-    ...     def _lr(self, initial, t):
-    ...         return initial / (1 + t)
+    ...     def get_lr(self):
+    ...         return [lr / (1 + self.last_epoch) for lr in self.base_lrs]
     >>> schedule = InverseTime(optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0), last_epoch=-1)
     >>> schedule.step()
     >>> schedule.get_last_lr()
@@ -46,7 +44,7 @@ class LRScheduler:
         if not isinstance(groups, list):
             raise TypeError(f"optimizer must have param_groups, got {type(optimizer).__name__}")
         self.last_epoch = check_int("last_epoch", last_epoch, -1)
-        self._check()
+        self.check_settings()
         if last_epoch != -1 and not all("initial_lr" in group for group in groups):
             raise ValueError(f"last_epoch={last_epoch} needs param_groups with an 'initial_lr', got none")
         self.optimizer = optimizer
@@ -55,11 +53,27 @@ class LRScheduler:
         for group, initial in zip(groups, self.base_lrs, strict=True):
             group["initial_lr"] = initial
 
-    def _check(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} does not define _check()")
+    def get_lr(self) -> list[float]:
+        """lr_t of each parameter group, from base_lrs (each group's lr_0) and last_epoch (t): what a schedule defines.
 
-    def _lr(self, initial: float, t: int) -> float:
-        raise NotImplementedError(f"{type(self).__name__} does not define _lr()")
+        Errors: NotImplementedError in the base class.
+
+        >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> optim.lr_scheduler.LinearLR(sgd, start_factor=0.5).get_lr()
+        [0.5]
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define get_lr()")
+
+    def check_settings(self) -> None:
+        """Raise TypeError or ValueError for bad settings: called at construction and by load_state_dict. Default: none.
+
+        >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> schedule = optim.lr_scheduler.StepLR(sgd, step_size=2)
+        >>> schedule.step_size = 0
+        >>> schedule.check_settings()
+        Traceback (most recent call last):
+        ValueError: step_size must be >= 1, got 0
+        """
 
     def step(self) -> None:
         """t becomes t + 1: give each parameter group its learning rate.
@@ -76,29 +90,38 @@ class LRScheduler:
 
     def _set(self, t: int) -> None:
         """Nothing changes where a learning rate would not be finite."""
-        rates = [self._finite_lr(initial, t) for initial in self.base_lrs]
-        self.last_epoch = t
+        before, self.last_epoch = self.last_epoch, t
+        try:
+            rates = self._finite_lrs()
+        except Exception:
+            self.last_epoch = before
+            raise
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
 
-    def _finite_lr(self, initial: float, t: int) -> float:
+    def _finite_lrs(self) -> list[float]:
         try:
-            lr = self._lr(initial, t)
+            rates = self.get_lr()
         except OverflowError:
-            lr = math.inf
-        if not math.isfinite(lr):
-            settings = {k: v for k, v in self.state_dict().items() if k not in ("base_lrs", "last_epoch")}
-            raise ValueError(f"the learning rate must stay finite, got {lr} in step {t} for {settings}")
-        return lr
+            rates = [math.inf] * len(self.base_lrs)
+        if len(rates) != len(self.base_lrs):
+            raise ValueError(f"get_lr() must return {len(self.base_lrs)} learning rates, one per group, got {rates}")
+        for lr in rates:
+            if not math.isfinite(lr):
+                settings = {k: v for k, v in self.state_dict().items() if k not in ("base_lrs", "last_epoch")}
+                raise ValueError(
+                    f"the learning rate must stay finite, got {lr} in step {self.last_epoch} for {settings}"
+                )
+        return rates
 
     def get_last_lr(self) -> list[float]:
-        """The learning rate of each parameter group at the current t.
+        """The learning rate of each parameter group at the current t, by the schedule.
 
         >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
         >>> optim.lr_scheduler.LinearLR(sgd, start_factor=0.5).get_last_lr()
         [0.5]
         """
-        return [self._lr(initial, self.last_epoch) for initial in self.base_lrs]
+        return self.get_lr()
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything but the optimizer: settings, base_lrs, last_epoch.
@@ -130,7 +153,7 @@ class LRScheduler:
         if not isinstance(new.base_lrs, list) or len(new.base_lrs) != len(self.base_lrs):
             raise ValueError(f"base_lrs must be a list of {len(self.base_lrs)} numbers, got {new.base_lrs!r}")
         new.base_lrs = [check_number("base_lrs", lr, 0) for lr in new.base_lrs]
-        new._check()
+        new.check_settings()
         new._set(new.last_epoch)
         vars(self).update(vars(new))
 
@@ -157,11 +180,11 @@ class StepLR(LRScheduler):
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer, last_epoch)
 
-    def _check(self) -> None:
+    def check_settings(self) -> None:
         self.step_size, self.gamma = check_int("step_size", self.step_size, 1), check_number("gamma", self.gamma, 0)
 
-    def _lr(self, initial: float, t: int) -> float:
-        return initial * self.gamma ** (t // self.step_size)
+    def get_lr(self) -> list[float]:
+        return [lr * self.gamma ** (self.last_epoch // self.step_size) for lr in self.base_lrs]
 
 
 class MultiStepLR(LRScheduler):
@@ -187,13 +210,13 @@ class MultiStepLR(LRScheduler):
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
-    def _check(self) -> None:
+    def check_settings(self) -> None:
         milestones = check_iterable("milestones", self.milestones, "ints")
         self.milestones = sorted(check_int("milestones", m, 0) for m in milestones)
         self.gamma = check_number("gamma", self.gamma, 0)
 
-    def _lr(self, initial: float, t: int) -> float:
-        return initial * self.gamma ** bisect_right(self.milestones, t)
+    def get_lr(self) -> list[float]:
+        return [lr * self.gamma ** bisect_right(self.milestones, self.last_epoch) for lr in self.base_lrs]
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -217,11 +240,12 @@ class CosineAnnealingLR(LRScheduler):
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer, last_epoch)
 
-    def _check(self) -> None:
+    def check_settings(self) -> None:
         self.T_max, self.eta_min = check_int("T_max", self.T_max, 1), check_number("eta_min", self.eta_min, 0)
 
-    def _lr(self, initial: float, t: int) -> float:
-        return self.eta_min + (initial - self.eta_min) * (1 + math.cos(math.pi * t / self.T_max)) / 2
+    def get_lr(self) -> list[float]:
+        share = (1 + math.cos(math.pi * self.last_epoch / self.T_max)) / 2
+        return [self.eta_min + (lr - self.eta_min) * share for lr in self.base_lrs]
 
 
 class LinearLR(LRScheduler):
@@ -254,13 +278,13 @@ class LinearLR(LRScheduler):
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         super().__init__(optimizer, last_epoch)
 
-    def _check(self) -> None:
+    def check_settings(self) -> None:
         self.start_factor = check_number("start_factor", self.start_factor, 0, 1)
         self.end_factor = check_number("end_factor", self.end_factor, 0, 1)
         self.total_iters = check_int("total_iters", self.total_iters, 1)
         if self.start_factor == 0:
             raise ValueError("start_factor must be > 0, got 0")
 
-    def _lr(self, initial: float, t: int) -> float:
-        share = min(t, self.total_iters) / self.total_iters
-        return initial * (self.start_factor + (self.end_factor - self.start_factor) * share)
+    def get_lr(self) -> list[float]:
+        share = min(self.last_epoch, self.total_iters) / self.total_iters
+        return [lr * (self.start_factor + (self.end_factor - self.start_factor) * share) for lr in self.base_lrs]
