@@ -15,7 +15,7 @@ LAYERS = [
     ["backward"],
     ["ops"],
     ["gradient_checks", "nn", "optim", "data", "preprocessing", "checkpoint"],
-    ["labels", "drawing", "tracing"],
+    ["labels", "layout", "drawing", "tracing"],
     ["__init__", "__main__"],
 ]
 ORDER = {name: (level, place) for level, names in enumerate(LAYERS) for place, name in enumerate(names)}

@@ -19,7 +19,8 @@ import pytest
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn
-from tinygrad_bn.drawing import Box, Drawing, Edge, _Layout, _spread
+from tinygrad_bn.drawing import Drawing
+from tinygrad_bn.layout import Box, Edge, Layout, _spread
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(__file__).parents[1]
@@ -417,14 +418,14 @@ def test_fewer_crossings_than_in_the_order_of_the_arguments():
     """Two combs that would be crossed: a1 b1 -> p, a2 b2 -> q, with p and q used in the other order."""
     boxes = [Box("op", str(i), (), "float32", None, "") for i in range(7)]
     edges = [Edge(1, 0, 0), Edge(2, 0, 1), Edge(3, 1, 0), Edge(4, 1, 1), Edge(5, 2, 0), Edge(3, 2, 1), Edge(6, 2, 2)]
-    assert _Layout(boxes, edges)._crossings(_Layout(boxes, edges).layers) == 0
+    assert Layout(boxes, edges)._crossings(Layout(boxes, edges).layers) == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_crossings_are_counted_as_by_definition(seed):
     _, loss = tangle(seed, 25)
     picture = tb.draw(loss)
-    layout = _Layout(picture.boxes, picture.edges)
+    layout = Layout(picture.boxes, picture.edges)
     place = {item: p for layer in layout.layers for p, item in enumerate(layer)}
     expected = 0
     for layer in layout.layers:
