@@ -39,13 +39,16 @@ _serials = itertools.count(1)
 def explained(error: Exception, op: str, names: list[str], args: list[Any]) -> Exception | None:
     """What NumPy or Python says of the operands, with their names and kinds; None for an error that names one itself.
 
-    OverflowError is of a Python int that no dtype holds: a wrong value.
+    OverflowError is of a Python int that no dtype holds: a wrong value. So is a list with rows of different lengths;
+    NumPy's other ValueErrors speak for themselves.
     """
+    if isinstance(error, ValueError) and "inhomogeneous" not in str(error):
+        return None
     if isinstance(error, TypeError) and names and re.match(rf"({'|'.join(names)})\b.* must ", str(error)):
         return None
     got = [f"{a.dtype} array {a.shape}" if isinstance(a, np.ndarray) else f"{type(a).__name__} {a!r:.40}" for a in args]
     kinds = ", ".join(f"{name}: {kind}" for name, kind in itertools.zip_longest(names, got, fillvalue="..."))
-    return (ValueError if isinstance(error, OverflowError) else TypeError)(f"{op}({kinds}): {error}")
+    return (ValueError if isinstance(error, (OverflowError, ValueError)) else TypeError)(f"{op}({kinds}): {error}")
 
 
 _HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.generic, np.dtype, np.ufunc)
@@ -242,7 +245,7 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
         try:
             answer = rule(*arrays, **kwargs)
-        except (TypeError, ArithmeticError) as error:  # ZeroDivisionError: of an array of Python's numbers
+        except (TypeError, ValueError, ArithmeticError) as error:  # ZeroDivisionError: of an array of Python's numbers
             better = explained(error, op.__name__, [name for name, _ in positional], arrays)
             if better is None:
                 raise
