@@ -222,6 +222,8 @@ TABLE = [
     (lambda: nn.init.calculate_gain("swish"), ValueError, ["nonlinearity", "swish"]),
     (lambda: tensor([[1.0], [1.0, 2.0]]), ValueError, ["data", "rectangular"]),
     (lambda: X * [[1.0], [1.0, 2.0]], ValueError, ["multiply(a: float32 array (4, 6), b: list"]),
+    (lambda: X * [P], TypeError, ["multiply(a: float32 array (4, 6), b: list", "numpy()"]),
+    (lambda: np.less_equal(X, [P]), TypeError, ["less_equal(a: float32 array (4, 6), b: list"]),
     (lambda: X == [[1.0], [1.0, 2.0]], ValueError, ["equal(a: float32 array (4, 6), b: list"]),
     (lambda: tensor([1.0, P]), TypeError, ["data", "detach()"]),
     (lambda: tensor([1.0], dtype=np.int64), TypeError, ["dtype", "int64"]),

@@ -37,13 +37,14 @@ _serials = itertools.count(1)
 
 
 def explained(error: Exception, op: str, names: list[str], args: list[Any]) -> Exception | None:
-    """What NumPy or Python says of the operands, with their names and kinds; None for an error that names one itself.
+    """What NumPy or Python says of the operands, with their names and kinds; None for an error that speaks for itself.
 
-    OverflowError is of a Python int that no dtype holds: a wrong value. So is a list with rows of different lengths;
-    NumPy's other ValueErrors speak for themselves.
+    A Python int that no dtype holds (OverflowError) and a list with rows of different lengths are wrong values.
     """
     if isinstance(error, ValueError) and "inhomogeneous" not in str(error):
         return None
+    if isinstance(error, RuntimeError) and not any(isinstance(a, (list, tuple)) for a in args):
+        return None  # otherwise it is of a tensor in a list, whose graph would be lost
     if isinstance(error, TypeError) and names and re.match(rf"({'|'.join(names)})\b.* must ", str(error)):
         return None
     got = [f"{a.dtype} array {a.shape}" if isinstance(a, np.ndarray) else f"{type(a).__name__} {a!r:.40}" for a in args]
@@ -245,7 +246,12 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
         try:
             answer = rule(*arrays, **kwargs)
-        except (TypeError, ValueError, ArithmeticError) as error:  # ZeroDivisionError: of an array of Python's numbers
+        except (
+            TypeError,
+            ValueError,
+            RuntimeError,
+            ArithmeticError,
+        ) as error:  # ZeroDivisionError: of an array of Python's numbers
             better = explained(error, op.__name__, [name for name, _ in positional], arrays)
             if better is None:
                 raise

@@ -242,7 +242,7 @@ def _constant(function: Any) -> Any:
                 plain_array(a, name)
         try:
             return function(*arrays)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             better = explained(error, function.__name__, list(names), arrays)
             if better is None:
                 raise
