@@ -8,6 +8,8 @@ Every public function, class, method and property has a docstring that
     shows an example, with what comes out, under the imports that the package's docstring lists;
     has at most 40 lines.
 
+And help() shows the types of its arguments and of what it returns.
+
 Operators (``__add__`` ...) are described in the docstring of Tensor.
 """
 
@@ -18,6 +20,7 @@ import inspect
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fuzz_targets import public_names
@@ -49,6 +52,14 @@ WITHOUT_SOURCE = {  # but not these: they keep books, or do what their name says
     *("nn.init.normal_", "nn.init.constant_", "nn.init.zeros_", "nn.init.ones_"),
 }
 NEEDS_NETWORK = {"data.download_mnist"}
+MAY_BE_ANYTHING = {  # what has no narrower type: a tree of values, what each class defines, Matplotlib's objects
+    *("tb.load: return", "tb.save: value", "Module.forward: args", "Module.forward: kwargs", "Module.forward: return"),
+    *("Watch.plot_activations: return", "Watch.plot_gradients: return", "Watch.plot_saturation: return"),
+    *("Watch.plot_drift: return", "Watch.plot_updates: return"),
+    *("tb.gradcheck: inputs", "tb.gradgradcheck: inputs"),  # from here on: Tensors or arrays, as the docstring says
+    *("nn.watch.slopes: z", "nn.watch.flat_share: z"),
+    *("nn.watch.saturation: input", "nn.watch.batch_statistics: input"),
+}
 MOST_LINES = 40
 IMPORTS: dict[str, object] = {}
 for _line in tb.__doc__.splitlines():
@@ -165,6 +176,20 @@ def problems(name, thing):
     return found
 
 
+def untyped(name, thing):
+    """Arguments whose type help() does not show, or shows as Any, and "return"; of a class, __init__ and forward."""
+    functions = [thing if inspect.isfunction(thing) else function_of(thing)]
+    if inspect.isclass(thing):
+        functions = [vars(kind)["__init__"] for kind in thing.__mro__ if "__init__" in vars(kind)][:1]
+        functions += [thing.forward] if issubclass(thing, nn.Module) and thing.forward is not nn.Module.forward else []
+    found = []
+    for signature in [inspect.signature(f) for f in functions if inspect.isfunction(f)]:
+        hints = {n: p.annotation for n, p in signature.parameters.items() if n not in ("self", "cls")}
+        hints["return"] = signature.return_annotation
+        found += [f"{name}: {n}" for n, hint in hints.items() if hint in (inspect.Signature.empty, Any, "Any")]
+    return found
+
+
 def run_examples(name, doc, **names):
     """Run the examples of a docstring, as one session; what doctest has to say of those that fail."""
     examples = doctest.DocTestParser().get_doctest(inspect.cleandoc(doc), {**IMPORTS, **names}, name, None, 0)
@@ -176,6 +201,11 @@ def run_examples(name, doc, **names):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstring(name):
     assert problems(name, PUBLIC[name]) == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_help_shows_types(name):
+    assert set(untyped(name, PUBLIC[name])) <= MAY_BE_ANYTHING
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -250,6 +280,21 @@ def test_what_is_left_out_is_found(function, left_out, expected, monkeypatch):
     assert problems("F.example", function) == expected
     monkeypatch.setattr(function, "__doc__", None)
     assert problems("F.example", function) == ["has no docstring"]
+
+
+class Half(nn.Module):
+    def __init__(self, by: Any) -> None:
+        super().__init__()
+
+    def forward(self, x: tb.Tensor):
+        return x * 0.5
+
+
+def test_a_type_left_out_is_found():
+    assert untyped("halve", halve) == ["halve: x", "halve: by", "halve: return"]
+    assert untyped("op", tb.differentiable(halve)) == ["op: x", "op: by"]  # an op returns a Tensor
+    assert untyped("Half", Half) == ["Half: by", "Half: return"]
+    assert untyped("Tensor.ndim", tb.Tensor.ndim) == []
 
 
 def test_other_problems_are_found(monkeypatch):

@@ -19,7 +19,7 @@ from .blas import one_thread
 from .checks import check_flag, check_gradient, check_iterable
 from .operators import implements
 from .tape import Node, Pullback, differentiable
-from .tensors import Tensor, grad_enabled, plain_array
+from .tensors import Array, Tensor, grad_enabled, plain_array
 
 
 def _references(g: Any) -> tuple[int, int]:
@@ -277,7 +277,7 @@ def _sequence(name: str, tensors: Any) -> list[Tensor]:
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Any = None,
+    grad_outputs: Tensor | Array | Sequence[Tensor | Array | None] | None = None,
     retain_graph: bool = False,
     create_graph: bool = False,
     allow_unused: bool = False,

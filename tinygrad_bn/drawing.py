@@ -15,11 +15,12 @@ from .checkpoint import write_file
 from .checks import check_int, check_path
 from .labels import leaf_name, names_of, norm, op_name
 from .layout import CHARACTER, FONT, LINE, MARGIN, PADDING, Box, Edge, Layout, visible
+from .nn.module import Module
 from .tape import Node
 from .tensors import Tensor
 
 
-def draw(tensor: Tensor, model: Any = None, *, limit: int = 1000) -> Drawing:
+def draw(tensor: Tensor, model: Module | dict[str, Tensor] | None = None, *, limit: int = 1000) -> Drawing:
     """The graph that tensor was computed by, as SVG and as DOT text; needs no other program.
 
     One box per op, with the shape and dtype of its result; one per leaf that requires grad, with its name in model;

@@ -13,7 +13,6 @@ from typing import Any
 import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
-from numpy.typing import NDArray
 
 # Sums may be reordered (which vectorizes them) and a*b+c contracted, but NaN and infinity keep their meaning.
 # error_model="numpy": x / 0 is inf or NaN, and a loop with a division vectorizes.
@@ -104,6 +103,6 @@ def _text(flags: dict[str, Any]) -> str:
     return repr(sorted((name, sorted(value) if isinstance(value, set) else value) for name, value in flags.items()))
 
 
-def contiguous(a: NDArray[Any]) -> NDArray[Any]:
+def contiguous(a: Any) -> Any:
     """C order, writable and aligned: each other layout would be one more compilation of every kernel."""
     return a if a.flags.carray else np.array(a, order="C")

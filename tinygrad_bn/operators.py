@@ -162,7 +162,7 @@ class Operators:
         """
         return OPS[np.absolute](self)
 
-    def clip(self, min: Any = None, max: Any = None) -> Tensor:
+    def clip(self, min: float | None = None, max: float | None = None) -> Tensor:
         """min(max(x, min), max), element by element; None (default) leaves a side open. The gradient passes inside.
 
         Errors: TypeError for bounds that are not numbers, ValueError for none.
@@ -233,7 +233,7 @@ class Operators:
 
     # shape and indexing
 
-    def reshape(self, *shape: Any) -> Tensor:
+    def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
         """The same elements in C order under another shape, ints or one tuple; one may be -1. May share memory.
 
         Errors: ValueError for a shape of another number of elements.
@@ -244,7 +244,7 @@ class Operators:
         """
         return OPS[np.reshape](self, shape[0] if len(shape) == 1 else shape)
 
-    def transpose(self, *axes: Any) -> Tensor:
+    def transpose(self, *axes: int | tuple[int, ...]) -> Tensor:
         """The axes in the order given, ints or one tuple, or reversed if none are. Shares memory.
 
         Errors: ValueError where axes does not name each axis once.

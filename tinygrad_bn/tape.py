@@ -158,14 +158,16 @@ class Node:
 
 
 @overload  # @differentiable
-def differentiable(rule: Callable[P, Any]) -> Callable[P, Any]: ...
+def differentiable(rule: Callable[P, Any]) -> Callable[P, Tensor]: ...
 @overload  # @differentiable(definition=...)
 def differentiable(
     *, definition: Callable[..., Any] | None = None
-) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
+) -> Callable[[Callable[P, Any]], Callable[P, Tensor]]: ...
 @overload  # differentiable(rule, definition=...)
-def differentiable(rule: Callable[P, Any], *, definition: Callable[..., Any] | None) -> Callable[P, Any]: ...
-def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
+def differentiable(rule: Callable[P, Any], *, definition: Callable[..., Any] | None) -> Callable[P, Tensor]: ...
+def differentiable(
+    rule: Callable[..., Any] | None = None, *, definition: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
 
     rule: a function of arrays that returns (result, pullback). The op's arguments may be tensors; numbers, None,
@@ -180,6 +182,7 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
         with operators and NumPy functions that tensors know does not (None): it is called once more, on tensors.
 
     Called with arrays alone, the op computes an array and records nothing: rules may call other ops.
+    Type hints on the rule say what the op takes: help() and type checkers show them, and that a Tensor is returned.
     Errors: TypeError where float32 and float64 meet, for a rule that returns no pair, and for what is not callable.
 
     >>> @tb.differentiable
@@ -200,9 +203,10 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
     if rule is None:
         return functools.partial(differentiable, definition=definition)
     try:
-        parameters = list(inspect.signature(rule).parameters.values())
+        signature = inspect.signature(rule)
     except (TypeError, ValueError):  # not callable, or a builtin that does not say what it takes
         raise TypeError(f"rule must be a Python function, got {type(rule).__name__} {rule!r:.40}") from None
+    parameters = list(signature.parameters.values())
     positional = [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     count, variadic = len(positional), [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
 
@@ -276,6 +280,8 @@ def differentiable(rule: Any = None, *, definition: Callable[..., Any] | None = 
             out._node = Node(op, args, kwargs, pullback, inputs, changes)
         return out
 
+    # what help() shows: the rule returns a pair, the op a tensor
+    op.__signature__ = signature.replace(return_annotation="Tensor")  # type: ignore[attr-defined]
     op.rule = rule  # type: ignore[attr-defined]
     op.definition = definition  # type: ignore[attr-defined]
     return op

@@ -13,7 +13,7 @@ from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .operators import OPS, Operators
 
@@ -285,7 +285,9 @@ class Tensor(Operators):
         if self._node is not None:
             self._node.retained = weakref.ref(self)
 
-    def backward(self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+    def backward(
+        self, gradient: Tensor | Array | None = None, retain_graph: bool = False, create_graph: bool = False
+    ) -> None:
         """Accumulate d self / d leaf into .grad of every leaf that requires grad.
 
         gradient: the gradient with respect to self, of self's shape and dtype; None (default) is 1, for one element.
@@ -415,7 +417,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     return found
 
 
-def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def tensor(data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor with a copy of data.
 
     data: numbers, nested lists of them, arrays or Tensors. dtype: float32 or float64; None (default) keeps those two,

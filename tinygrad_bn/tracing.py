@@ -8,6 +8,7 @@ from .backward import observer
 from .labels import leaf_name, names_of, norm, op_name
 from .nn.module import Module
 from .tape import Node
+from .tensors import Tensor
 
 
 class trace:
@@ -35,7 +36,7 @@ class trace:
     multiply           dy (2,) |1.414|  ->  x (2,) |5|, x (2,) |5|
     """
 
-    def __init__(self, model: Any = None, file: TextIO | None = None) -> None:
+    def __init__(self, model: Module | dict[str, Tensor] | None = None, file: TextIO | None = None) -> None:
         self._names = names_of(model)
         # what has a name stays alive: the identity of what is gone may come again, and another op would have its name
         self._named = list(model.parameters() if isinstance(model, Module) else (model or {}).values())

@@ -31,7 +31,7 @@ class DataLoader:
 
     def __init__(
         self,
-        arrays: Any,
+        arrays: Array | tuple[Array, ...],
         batch_size: int = 1,
         shuffle: bool = False,
         drop_last: bool = False,

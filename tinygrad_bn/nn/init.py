@@ -15,23 +15,22 @@ from ..checks import check_generator, check_number
 from ..random import default_generator
 from ..tensors import Tensor
 
-Generator = np.random.Generator | None
 LARGEST_GAIN = 1e300  # what is drawn stays finite in float64
 
 
-def _fill(t: Any, values: Any) -> Tensor:
+def _fill(t: Tensor, values: Any) -> Tensor:
     if not isinstance(t, Tensor):
         raise TypeError(f"tensor must be a Tensor, got {type(t).__name__}")
     t.data = np.asarray(values).astype(t.dtype)
     return t
 
 
-def _random(generator: Generator) -> np.random.Generator:
+def _random(generator: np.random.Generator | None) -> np.random.Generator:
     check_generator(generator)
     return generator or default_generator()
 
 
-def _shape(t: Any) -> tuple[int, ...]:
+def _shape(t: Tensor) -> tuple[int, ...]:
     if not isinstance(t, Tensor):
         raise TypeError(f"tensor must be a Tensor, got {type(t).__name__}")
     return t.shape
@@ -59,7 +58,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return gains[nonlinearity]
 
 
-def fans(t: Any) -> tuple[int, int]:
+def fans(t: Tensor) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight t of shape (out, in, ...): in x positions and out x positions.
 
     Errors: TypeError for what is not a Tensor, ValueError for fewer than 2 axes or no elements.
@@ -76,7 +75,7 @@ def fans(t: Any) -> tuple[int, int]:
     return shape[1] * positions, shape[0] * positions
 
 
-def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator = None) -> Tensor:
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Fill tensor, in place, with U(a, b) (default a = 0, b = 1), and return it.
 
     generator: draw from it; None (default) is the one of manual_seed.
@@ -92,7 +91,9 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator =
     return _fill(tensor, _random(generator).uniform(a, b + 0.0, _shape(tensor)))  # -0.0 would be below a = 0.0
 
 
-def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generator = None) -> Tensor:
+def normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None
+) -> Tensor:
     """Fill tensor, in place, with N(mean, std^2) (default mean 0, std 1), and return it.
 
     generator: draw from it; None (default) is the one of manual_seed.
@@ -105,7 +106,7 @@ def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generat
     return _fill(tensor, _random(generator).normal(mean, std, _shape(tensor)))
 
 
-def constant_(tensor: Any, val: float) -> Tensor:
+def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill tensor, in place, with val, which may be infinite or NaN, and return it.
 
     Errors: TypeError for what is not a Tensor or number, ValueError for a number that is too large.
@@ -118,7 +119,7 @@ def constant_(tensor: Any, val: float) -> Tensor:
     return _fill(tensor, np.full(_shape(tensor), val))
 
 
-def zeros_(tensor: Any) -> Tensor:
+def zeros_(tensor: Tensor) -> Tensor:
     """Fill tensor, in place, with 0, and return it. Errors: TypeError for what is not a Tensor.
 
     >>> nn.init.zeros_(tb.tensor([1.0, 2.0]))
@@ -127,7 +128,7 @@ def zeros_(tensor: Any) -> Tensor:
     return constant_(tensor, 0.0)
 
 
-def ones_(tensor: Any) -> Tensor:
+def ones_(tensor: Tensor) -> Tensor:
     """Fill tensor, in place, with 1, and return it. Errors: TypeError for what is not a Tensor.
 
     >>> nn.init.ones_(tb.tensor([2.0, 3.0]))
@@ -136,7 +137,7 @@ def ones_(tensor: Any) -> Tensor:
     return constant_(tensor, 1.0)
 
 
-def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)): the variance of xavier_normal_.
 
     tensor: a weight (out, in, ...), filled in place and returned. gain: see calculate_gain (default 1).
@@ -151,7 +152,7 @@ def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator = None)
     return uniform_(tensor, -bound, bound, generator)
 
 
-def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator = None) -> Tensor:
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """N(0, gain^2 2 / (fan_in + fan_out)): between what keeps the variance forward and what keeps it backward.
 
     tensor: a weight (out, in, ...), filled in place and returned. gain: see calculate_gain (default 1).
@@ -167,7 +168,7 @@ def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator = None) 
     )
 
 
-def _kaiming_std(t: Any, a: float, mode: str, nonlinearity: str) -> float:
+def _kaiming_std(t: Tensor, a: float, mode: str, nonlinearity: str) -> float:
     a = check_number("a", a)
     if not isinstance(mode, str) or mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
@@ -176,7 +177,11 @@ def _kaiming_std(t: Any, a: float, mode: str, nonlinearity: str) -> float:
 
 
 def kaiming_uniform_(
-    tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: np.random.Generator | None = None,
 ) -> Tensor:
     """U(-b, b), b = gain sqrt(3 / fan): the variance of kaiming_normal_.
 
@@ -194,7 +199,11 @@ def kaiming_uniform_(
 
 
 def kaiming_normal_(
-    tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: np.random.Generator | None = None,
 ) -> Tensor:
     """N(0, gain^2 / fan): with ReLU, gain^2 = 2, the variance stays from layer to layer.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from ..checks import check_flag, check_input, check_int, check_number, check_size
 from ..ops.shape import flatten
+from ..tensors import Tensor
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -47,7 +47,7 @@ class Linear(Module):
         if self.bias is not None:
             init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -61,7 +61,7 @@ class ReLU(Module):
     tensor([0., 2.])
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
 
@@ -72,7 +72,7 @@ class Sigmoid(Module):
     tensor([0.5, 1. ])
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return F.sigmoid(x)
 
 
@@ -83,7 +83,7 @@ class Tanh(Module):
     tensor([0., 1.])
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return F.tanh(x)
 
 
@@ -94,7 +94,7 @@ class Identity(Module):
     tensor([1., 2.])
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return x
 
 
@@ -114,7 +114,7 @@ class Dropout(Module):
         super().__init__()
         self.p = check_number("p", p, 0, 1)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.p, self.training)
 
     def extra_repr(self) -> str:
@@ -134,7 +134,7 @@ class Flatten(Module):
         super().__init__()
         self.start_dim, self.end_dim = check_int("start_dim", start_dim), check_int("end_dim", end_dim)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         check_input(x, "input of Flatten")
         return flatten(x, self.start_dim, self.end_dim)
 

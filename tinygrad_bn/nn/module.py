@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..checks import check_flag, check_int, check_iterable
 from ..tensors import FLOATS, Array, Tensor, as_array, float_dtype, plain_array
@@ -26,7 +27,7 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+    def __init__(self, data: Tensor | Array, requires_grad: bool = True) -> None:
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
         if isinstance(data, Tensor):
             self._changes = data._changes  # the memory is shared, so are its changes
@@ -50,7 +51,7 @@ class Handle:
     tensor([3.])
     """
 
-    def __init__(self, hooks: dict[int, Any], key: int) -> None:
+    def __init__(self, hooks: dict[int, Callable[..., Any]], key: int) -> None:
         self._hooks, self._key = hooks, key
 
     def remove(self) -> None:
@@ -321,7 +322,7 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def to(self, dtype: Any) -> Module:
+    def to(self, dtype: DTypeLike) -> Module:
         """Convert parameters and floating buffers to float32 or float64, in place; gradients are dropped.
 
         dtype: by any of NumPy's names. Returns this module. Errors: TypeError for another dtype.
@@ -472,7 +473,7 @@ class Sequential(_Numbered):
         for module in modules:
             self._add(module)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         for i, module in enumerate(self):
             try:
                 x = module(x)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_int, check_number, check_size
 from ..ops.whitening import MATRIX
-from ..tensors import Array
+from ..tensors import Array, Tensor
 from . import functional as F
 from .normalization import _BatchNorm, described
 
@@ -42,7 +42,7 @@ class _GhostBatchNorm(_BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias)
         self.ghost_size = check_int("ghost_size", ghost_size, 1)
 
-    def normalize(self, x: Any, training: bool, momentum: float) -> Any:
+    def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
         return F.ghost_batch_norm(
             x,
             self.ghost_size,
@@ -132,7 +132,7 @@ class _BatchRenorm(_BatchNorm):
         d = min(after / self.d_ramp, 1.0) if self.d_ramp else 1.0
         return 1 + (self.r_max - 1) * r, self.d_max * d
 
-    def normalize(self, x: Any, training: bool, momentum: float) -> Any:
+    def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
         mean, var = self.running_mean, self.running_var
         return F.batch_renorm(x, mean, var, self.weight, self.bias, training, momentum, self.eps, *self.limits())
 
@@ -209,7 +209,7 @@ class _DecorrelatedBatchNorm(_BatchNorm):
 
     running_matrix: Any
 
-    def normalize(self, x: Any, training: bool, momentum: float) -> Any:
+    def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
         return F.decorrelated_batch_norm(
             x,
             self.running_mean,

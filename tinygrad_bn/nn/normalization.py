@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import check_flag, check_input, check_int, check_size
 from ..ops.norms import check_eps, check_momentum
-from ..tensors import Array
+from ..tensors import Array, Tensor
 from . import functional as F
 from .module import Module, Parameter
 
@@ -127,7 +127,7 @@ class _BatchNorm(_Running):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         if not (self.training and self.track_running_stats):
             return self.normalize(x, not self.track_running_stats, 0.0)
@@ -135,7 +135,7 @@ class _BatchNorm(_Running):
         self.num_batches_tracked += 1
         return y
 
-    def normalize(self, x: Any, training: bool, momentum: float) -> Any:
+    def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
         """The function behind the layer; its relatives put another in its place.
 
         x: the input. training: whether with the statistics of x, towards which the running ones then move with
@@ -220,7 +220,7 @@ class _InstanceNorm(_Running):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         check_input(x, f"input of {type(self).__name__}")
         single = x.ndim + 1 in self.axes
         if single:
@@ -300,12 +300,16 @@ class LayerNorm(_Norm):
     affine_flag = "elementwise_affine"
 
     def __init__(
-        self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__(_shape(normalized_shape), eps, elementwise_affine, bias)
         self.normalized_shape, self.elementwise_affine = _shape(normalized_shape), elementwise_affine
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
@@ -326,11 +330,13 @@ class RMSNorm(_Norm):
 
     affine_flag = "elementwise_affine"
 
-    def __init__(self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True) -> None:
+    def __init__(
+        self, normalized_shape: int | tuple[int, ...], eps: float | None = None, elementwise_affine: bool = True
+    ) -> None:
         super().__init__(_shape(normalized_shape), eps, elementwise_affine, bias=False)
         self.normalized_shape, self.elementwise_affine = _shape(normalized_shape), elementwise_affine
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
@@ -357,7 +363,7 @@ class GroupNorm(_Norm):
             raise ValueError(f"num_groups must divide num_channels={num_channels}, got {num_groups}")
         self.num_groups, self.num_channels, self.affine = num_groups, num_channels, affine
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         check_input(x, "input of GroupNorm")
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"input of GroupNorm must have {self.num_channels} channels (axis 1), got shape {x.shape}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensors import Tensor
+from ..tensors import Array, Tensor
 from .module import Module, Parameter
 from .normalization import _BatchNorm, _Norm, _Running
 from .probe import as_arguments, check_model, undisturbed
@@ -103,7 +103,7 @@ class Summary:
     __repr__ = __str__
 
 
-def summary(model: Module, input: Any) -> Summary:
+def summary(model: Module, input: Tensor | Array | tuple[Tensor | Array, ...]) -> Summary:
     """The modules of a model: types, output shapes, numbers of parameters, and where norms keep their statistics.
 
     The input is passed through the model once, in eval mode and without recording. Afterwards, also after an error,

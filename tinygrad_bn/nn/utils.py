@@ -111,7 +111,7 @@ def _batch(x: Any, where: str) -> Tensor:
     return x if isinstance(x, Tensor) else Tensor(x)
 
 
-def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
+def recompute_statistics(model: Module, loader: Iterable[Tensor | Array | tuple[Any, ...]]) -> Module:
     """Replace the model's running statistics, in place, by the population's under the present weights.
 
         mean = E[mean_B],   var = E[m / (m - 1) var_B]      (E over the loader's batches, weighted by their samples)
@@ -152,7 +152,7 @@ def recompute_statistics(model: Module, loader: Iterable[Any]) -> Module:
     return model
 
 
-def adapt_statistics(model: Module, batch: Any, weight: float) -> Module:
+def adapt_statistics(model: Module, batch: Tensor | Array, weight: float) -> Module:
     """Move the model's running statistics, in place, towards those of a batch of shifted inputs, layer after layer.
 
         mean = (1 - weight) mean + weight mean_batch,   var alike
@@ -198,7 +198,7 @@ class Folded(Identity):
         super().__init__()
         self.layer, self.norm = type(layer).__name__, type(norm).__name__
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         if self.layer == "Linear" and x.ndim != 2:  # Linear maps the last axis, batch norm scales axis 1
             raise ValueError(f"input of {self.norm} must have shape (N, C), as it was folded for, got {x.shape}")
         return x
@@ -282,7 +282,7 @@ def _fold(layer: Any, norm: Any) -> None:
 
 @one_thread
 def clip_grad_norm_(
-    parameters: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> float:
     """Scale all gradients by min(1, max_norm / (total + 1e-6)); returns total, their norm before.
 

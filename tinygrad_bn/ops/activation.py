@@ -14,11 +14,11 @@ from ..checks import check_flag, check_generator, check_input, check_int, check_
 from ..jit import contiguous, kernel, kernel_as_written
 from ..random import default_generator
 from ..tape import differentiable
-from ..tensors import Array
+from ..tensors import Array, Tensor
 from ..threads import LARGE, for_each, spans
 
 
-def over(kernel: Any, *arrays: Array) -> None:
+def over(kernel: Any, *arrays: Any) -> None:
     """kernel(*arrays), flattened; large arrays in pieces on several threads."""
     flat = [a.reshape(-1) for a in arrays]
     if flat[0].size < LARGE:
@@ -47,7 +47,7 @@ def relu_definition(x: Any) -> Any:
 
 
 @differentiable(definition=relu_definition)
-def relu(x: Any) -> Any:
+def relu(x: Tensor) -> Any:
     """max(x, 0);  dx = dy where x > 0, else 0 (0 at 0; NaN passes through)
 
     Errors: TypeError for what is not a Tensor or array of floats. Source: Nair & Hinton 2010.
@@ -120,7 +120,7 @@ def sigmoid_definition(x: Any) -> Any:
 
 
 @differentiable(definition=sigmoid_definition)
-def sigmoid(x: Any) -> Any:
+def sigmoid(x: Tensor) -> Any:
     """y = 1 / (1 + exp(-x)),  dx = y (1 - y) dy
 
     Errors: TypeError for what is not a Tensor or array of floats. Source: torch.sigmoid.
@@ -157,7 +157,7 @@ def tanh_definition(x: Any) -> Any:
 
 
 @differentiable(definition=tanh_definition)
-def tanh(x: Any) -> Any:
+def tanh(x: Tensor) -> Any:
     """y = tanh(x),  dx = (1 - y^2) dy
 
     Errors: TypeError for what is not a Tensor or array of floats. Source: LeCun et al. 1998, Efficient BackProp,
@@ -247,7 +247,7 @@ def _softmax(x: Any, dim: int, log: bool) -> Any:
 
 
 @differentiable(definition=softmax_definition)
-def softmax(x: Any, dim: int = -1) -> Any:
+def softmax(x: Tensor, dim: int = -1) -> Any:
     """y_j = exp(x_j) / sum_k exp(x_k) along dim;  dx = y (dy - sum_k dy_k y_k)
 
     x: floats of any shape. dim: the axis over which y sums to 1 (default -1, the last).
@@ -261,7 +261,7 @@ def softmax(x: Any, dim: int = -1) -> Any:
 
 
 @differentiable(definition=log_softmax_definition)
-def log_softmax(x: Any, dim: int = -1) -> Any:
+def log_softmax(x: Tensor, dim: int = -1) -> Any:
     """y_j = x_j - log sum_k exp(x_k) along dim;  dx = dy - exp(y) sum_k dy_k
 
     x: floats of any shape. dim: the axis over which exp(y) sums to 1 (default -1, the last).
@@ -273,7 +273,7 @@ def log_softmax(x: Any, dim: int = -1) -> Any:
     return _softmax(x, dim, True)
 
 
-def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None) -> Any:
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None) -> Tensor:
     """In training, zero each element with probability p and divide the others by 1 - p; else return x.
 
     The mean is unchanged, the variance is not. p: default 0.5. generator: draw from it; None (default) is the one of
@@ -292,4 +292,5 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.
     if not check_flag("training", training) or p == 0:
         return x
     kept = (generator or default_generator()).random(x.shape, dtype=np.float32) >= p
-    return x * (kept.astype(x.dtype) * x.dtype.type(1 / (1 - p) if p < 1 else 0))
+    factors: Array = kept.astype(x.dtype) * x.dtype.type(1 / (1 - p) if p < 1 else 0)
+    return x * factors

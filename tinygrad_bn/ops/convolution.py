@@ -293,8 +293,14 @@ def check_padding(padding: Any, kernel: tuple[int, int], stride: Any, dilation: 
 
 
 def conv2d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Any:
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
     """The convolution of images with a kernel: the formula at the top of ops/convolution.py.
 
     x: (N, C, H, W), or one image (C, H, W). weight: (O, C / groups, I, J). bias: (O,) or None.

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..operators import OPS, implements
 from ..tape import differentiable, explained
-from ..tensors import Tensor, as_array, plain_array
+from ..tensors import Array, Tensor, as_array, plain_array
 
 
 @implements(np.add)
@@ -85,7 +85,7 @@ def power(a: Any, b: Any) -> Any:
 
 @implements(np.exp)
 @differentiable
-def exp(x: Any) -> Any:
+def exp(x: Tensor) -> Any:
     """e^x;  dx = y dy
 
     >>> tb.exp(tb.tensor([0.0, 1.0])).data.round(3)
@@ -97,7 +97,7 @@ def exp(x: Any) -> Any:
 
 @implements(np.log)
 @differentiable
-def log(x: Any) -> Any:
+def log(x: Tensor) -> Any:
     """The natural logarithm;  dx = dy / x
 
     >>> x = tb.tensor([1.0, 4.0], requires_grad=True)
@@ -110,7 +110,7 @@ def log(x: Any) -> Any:
 
 @implements(np.sqrt)
 @differentiable
-def sqrt(x: Any) -> Any:
+def sqrt(x: Tensor) -> Any:
     """The square root;  dx = dy / (2 y)
 
     >>> x = tb.tensor([4.0, 16.0], requires_grad=True)
@@ -133,7 +133,7 @@ def tanh(x: Any) -> Any:
 
 @implements(np.absolute)
 @differentiable
-def absolute(x: Any) -> Any:
+def absolute(x: Tensor) -> Any:
     """|x|;  dx = sign(x) dy, 0 at 0
 
     >>> x = tb.tensor([-2.0, 0.0, 3.0], requires_grad=True)
@@ -146,7 +146,7 @@ def absolute(x: Any) -> Any:
 
 @implements(np.maximum)
 @differentiable
-def maximum(a: Any, b: Any) -> Any:
+def maximum(a: Tensor | Array | float, b: Tensor | Array | float) -> Any:
     """The larger of a and b (NaN if either is); where they are equal each gets half of the gradient.
 
     >>> a = tb.tensor([1.0, 5.0, 3.0], requires_grad=True)
@@ -164,7 +164,7 @@ def maximum(a: Any, b: Any) -> Any:
 
 @implements(np.minimum)
 @differentiable
-def minimum(a: Any, b: Any) -> Any:
+def minimum(a: Tensor | Array | float, b: Tensor | Array | float) -> Any:
     """The smaller of a and b (NaN if either is); where they are equal each gets half of the gradient.
 
     >>> a = tb.tensor([1.0, 5.0, 3.0], requires_grad=True)
@@ -182,7 +182,7 @@ def minimum(a: Any, b: Any) -> Any:
 
 @implements(np.where)
 @differentiable
-def where(condition: Any, a: Any, b: Any) -> Any:
+def where(condition: Array, a: Tensor | Array | float, b: Tensor | Array | float) -> Any:
     """a where condition (a boolean array) holds, b elsewhere.
 
     Errors: TypeError for another condition (x > 0 of a Tensor is one), and for a and b that are no numbers.
@@ -205,7 +205,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 @implements(np.clip)
 @differentiable
-def clip(x: Any, min: Any = None, max: Any = None) -> Any:
+def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Any:
     """min(max(x, min), max) for numbers min and max; the gradient passes where min <= x <= max (and where x is NaN).
 
     None (default) leaves a side open. Errors: TypeError for bounds that are not numbers, ValueError for none.

@@ -12,13 +12,13 @@ from ..checks import check_array, check_input
 from ..jit import contiguous, kernel
 from ..operators import implements
 from ..tape import differentiable
-from ..tensors import Tensor
+from ..tensors import Array, Tensor
 
 
 @implements(np.matmul)
 @differentiable
 @one_thread
-def matmul(a: Any, b: Any) -> Any:
+def matmul(a: Tensor | Array, b: Tensor | Array) -> Any:
     """Y = A B;  dA = dY B^T,  dB = A^T dY
 
     a, b: (..., n, k) and (..., k, m). A vector on the left is a row, on the right a column, and its axis does not
@@ -81,7 +81,7 @@ def linear_definition(x: Any, weight: Any, bias: Any = None) -> Any:
 
 @differentiable(definition=linear_definition)
 @one_thread
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """Y = X W^T + b;  dX = dY W,  dW = dY^T X,  db = sum of dY over the samples
 
     x: (..., in_features), weight: (out_features, in_features), bias: (out_features,) or None.

@@ -15,11 +15,12 @@ from ..jit import contiguous, kernel, kernel_as_written
 from ..tape import differentiable
 from ..tensors import Array, Tensor, as_array, plain_array
 from .activation import log_softmax_definition
+from .elementwise import where
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def _reduce(loss: Any, reduction: str) -> Any:
+def _reduce(loss: Tensor, reduction: str) -> Tensor:
     return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
 
 
@@ -128,7 +129,7 @@ def _cross_entropy(x: Any, target: Any, ignore_index: int, reduction: str) -> An
     return loss if reduction == "none" else loss.sum() / count, pullback
 
 
-def cross_entropy(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
+def cross_entropy(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-log softmax(x)[target], averaged over the samples whose target is not ignore_index.
 
     x: logits (N, C); target: integer array (N,) of classes in [0, C). ignore_index: default -100.
@@ -149,7 +150,7 @@ def cross_entropy(x: Any, target: Any, *, ignore_index: int = -100, reduction: s
     return _cross_entropy(x, target, ignore_index, reduction)
 
 
-def nll_loss(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
+def nll_loss(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-x[n, target[n]] for log-probabilities x (N, C), reduced as in cross_entropy.
 
     target: integer array (N,). ignore_index (default -100), reduction (default "mean") and Errors: as cross_entropy.
@@ -162,7 +163,7 @@ def nll_loss(x: Any, target: Any, *, ignore_index: int = -100, reduction: str = 
     target = check_classes(x, target, ignore_index)
     kept = target != ignore_index
     rows = np.arange(len(target))
-    loss = np.where(kept, -x[rows, np.where(kept, target, 0)], 0)
+    loss = where(kept, -x[rows, np.where(kept, target, 0)], 0)
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / float(kept.sum()) if kept.any() else loss.sum() * math.nan
@@ -182,7 +183,7 @@ def _same_shape(x: Any, target: Any) -> Any:
     return target
 
 
-def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
+def mse_loss(x: Tensor, target: Tensor | Array, *, reduction: str = "mean") -> Tensor:
     """(x - target)^2, averaged over all elements. target: same shape and dtype; nothing is broadcast.
 
     reduction: "mean" (default), "sum", or "none" for each element. Source: torch.nn.functional.mse_loss.
@@ -196,7 +197,7 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _reduce(difference * difference, reduction)
 
 
-def binary_cross_entropy_with_logits(x: Any, target: Any, *, reduction: str = "mean") -> Any:
+def binary_cross_entropy_with_logits(x: Tensor, target: Tensor | Array, *, reduction: str = "mean") -> Tensor:
     """-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)), averaged over all elements.
 
     Computed as max(x, 0) - x t + log(1 + exp(-|x|)), which never overflows; dx = (sigmoid(x) - t) dy / n.

@@ -32,7 +32,7 @@ import numpy as np
 
 from ..jit import contiguous, kernel, kernel_as_written
 from ..tape import differentiable
-from ..tensors import Array
+from ..tensors import Array, Tensor
 from ..threads import LARGE, for_each, spans
 from .shape import concatenate
 
@@ -341,7 +341,7 @@ def normalize(x: Any, axes: tuple[int, ...], eps: float, centered: bool = True) 
     return x / np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps)
 
 
-def affine(x_hat: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
+def affine(x_hat: Tensor, weight: Tensor | Array | None, bias: Tensor | Array | None, shape: tuple[int, ...]) -> Tensor:
     """gamma x_hat + beta, with gamma and beta shaped so that they broadcast; either may be None."""
     if weight is not None:
         x_hat = x_hat * weight.reshape(shape)

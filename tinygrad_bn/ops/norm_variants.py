@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_array, check_flag, check_int, check_number
+from ..tensors import Array, Tensor
 from .norm_kernels import affine, channel_shape
 from .norms import (
     ONE_ROW,
@@ -42,16 +43,16 @@ def ghost_batches(samples: int, ghost_size: int, values: int) -> list[slice]:
 
 
 def ghost_batch_norm(
-    x: Any,
+    x: Tensor,
     ghost_size: int,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
+    running_mean: Tensor | Array | None = None,
+    running_var: Tensor | Array | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Any:
+) -> Tensor:
     """Batch norm with the statistics of small "ghost" batches, whatever the batch of the gradient step.
 
     In training the N samples are cut, in order, into ghosts of ghost_size, and each is normalized by itself:
@@ -86,17 +87,17 @@ def ghost_batch_norm(
 
 
 def batch_renorm(
-    x: Any,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
+    x: Tensor,
+    running_mean: Tensor | Array,
+    running_var: Tensor | Array,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
     r_max: float = 3.0,
     d_max: float = 5.0,
-) -> Any:
+) -> Tensor:
     """Batch norm whose training output agrees with its eval output, up to a bounded correction.
 
         x_hat = (x - mean_B) / sigma_B * r + d
@@ -136,17 +137,17 @@ def batch_renorm(
 
 
 def decorrelated_batch_norm(
-    x: Any,
-    running_mean: Any = None,
-    running_matrix: Any = None,
-    weight: Any = None,
-    bias: Any = None,
+    x: Tensor,
+    running_mean: Tensor | Array | None = None,
+    running_matrix: Tensor | Array | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
     group_size: int | None = None,
     method: str = "zca",
-) -> Any:
+) -> Tensor:
     """Batch norm that whitens: x_hat = W (x - mean), W Sigma W^T = 1, so that the channels of a group are uncorrelated.
 
         Sigma = (1 / m) sum (x - mean) (x - mean)^T + eps 1 over batch and positions

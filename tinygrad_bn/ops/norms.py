@@ -74,7 +74,7 @@ def plain(a: Any) -> Array:
 
 
 def check_running_norm(
-    x: Any,
+    x: Tensor,
     least: int,
     running_mean: Any,
     running_var: Any,
@@ -101,12 +101,12 @@ def check_running_norm(
     return eps
 
 
-def with_running_statistics(x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, eps: float) -> Any:
+def with_running_statistics(x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, eps: float) -> Tensor:
     """Eval mode: the running statistics are constants."""
     return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
 
 
-def with_batch_statistics(x: Any, weight: Any, bias: Any, eps: float, parts: Any = None) -> tuple[Any, Array, Array]:
+def with_batch_statistics(x: Any, weight: Any, bias: Any, eps: float, parts: Any = None) -> tuple[Tensor, Array, Array]:
     """Train mode: y, and the mean and biased variance of each channel, a row per part (default: one, all samples)."""
     keep: list[Any] = []
     y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep, parts=parts)
@@ -123,15 +123,15 @@ def more_than_one(count: int, shape: tuple[int, ...], where: str, remedy: str = 
 
 
 def batch_norm(
-    x: Any,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
+    x: Tensor,
+    running_mean: Tensor | Array | None,
+    running_var: Tensor | Array | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Any:
+) -> Tensor:
     """Normalize each channel over the batch: y = weight (x - mean) / sqrt(var + eps) + bias.
 
     x: (N, C) or (N, C, ...). weight, bias, running_mean, running_var: (C,) or None, of x's dtype.
@@ -162,15 +162,15 @@ def batch_norm(
 
 
 def instance_norm(
-    x: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
+    x: Tensor,
+    running_mean: Tensor | Array | None = None,
+    running_var: Tensor | Array | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Any:
+) -> Tensor:
     """Normalize each channel of each sample over its positions: y = weight (x - mean) / sqrt(var + eps) + bias.
 
     x: (N, C, L ...). weight, bias, running_mean, running_var: (C,) or None. The running statistics, where given,
@@ -197,7 +197,9 @@ def instance_norm(
     return y
 
 
-def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     """Normalize groups of C / num_groups channels of each sample, over those channels and all positions.
 
     x: (N, C, ...). weight, bias: (C,) or None. num_groups=1 is layer norm over (C, ...), num_groups=C instance norm.
@@ -230,7 +232,13 @@ def _check_normalized_shape(x: Any, normalized_shape: Any) -> tuple[int, ...]:
     return shape
 
 
-def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
     """Normalize each sample over the trailing axes: y = weight (x - mean) / sqrt(var + eps) + bias.
 
     normalized_shape: the trailing axes of x, an int or a tuple; weight, bias: of that shape, or None. eps: default
@@ -248,7 +256,9 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
     return row_norm(x, weight, bias, shape=_rows(x, shape), eps=eps, centered=True, keep=None)
 
 
-def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+def rms_norm(
+    x: Tensor, normalized_shape: int | tuple[int, ...], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
     """y = weight x / sqrt(mean(x^2) + eps) over the trailing axes; no centering, no bias.
 
     normalized_shape: the trailing axes of x, an int or a tuple; weight: of that shape, or None.

@@ -14,7 +14,7 @@ import numpy as np
 from ..checks import check_flag, check_int
 from ..jit import contiguous, kernel
 from ..tape import differentiable
-from ..tensors import Array
+from ..tensors import Array, Tensor
 from ..threads import for_each, spans
 from .convolution import check_images, pair
 
@@ -106,14 +106,14 @@ def check_divisor(divisor: Any) -> int | None:
 
 
 def avg_pool2d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    x: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Any:
+) -> Tensor:
     """The average of each window.
 
     x: (N, C, H, W) or (C, H, W). kernel_size, stride (None, the default, is kernel_size), padding: an int or a pair.
@@ -142,7 +142,7 @@ def avg_pool2d(
     return average(x, rows=windows[0], columns=windows[1], row_weight=weights[0], column_weight=weights[1])
 
 
-def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
+def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int | None, int | None]) -> Tensor:
     """Averages over as many windows as output_size says, which cover the image: 1 is the global average.
 
     x: (N, C, H, W) or (C, H, W). output_size: an int or a pair (rows, columns); None keeps the input's size. Window i
@@ -157,7 +157,8 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     if 0 in x.shape[-2:]:
         raise ValueError(f"x must have rows and columns, got shape {x.shape}")
     if isinstance(output_size, (tuple, list)) and len(output_size) == 2:
-        output_size = tuple(size if n is None else n for n, size in zip(output_size, x.shape[-2:], strict=True))
+        rows, columns = (size if n is None else n for n, size in zip(output_size, x.shape[-2:], strict=True))
+        output_size = rows, columns
     windows = []
     for size, n in zip(x.shape[-2:], pair("output_size", output_size, 1), strict=True):
         i = np.arange(n)
@@ -230,8 +231,13 @@ def _max_pool2d(x: Any, *, rows: Array, columns: Array, step: tuple[int, int]) -
 
 
 def max_pool2d(
-    x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
-) -> Any:
+    x: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
     """The largest value of each window; its gradient goes to the element that was it (the first of equal ones).
 
     x: (N, C, H, W) or (C, H, W). kernel_size, stride (None, the default, is kernel_size), padding (never chosen),

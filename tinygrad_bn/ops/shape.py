@@ -16,7 +16,7 @@ import numpy as np
 from ..checks import check_int, check_size, check_tensors
 from ..operators import implements
 from ..tape import differentiable
-from ..tensors import Tensor
+from ..tensors import Array, Tensor
 
 MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
 
@@ -36,7 +36,7 @@ def reshape(x: Any, shape: Any) -> Any:
 
 
 @implements("flatten")
-def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Axes start_dim .. end_dim (inclusive, PyTorch's arguments) become one."""
     n = max(x.ndim, 1)
     for name, d in (("start_dim", start_dim), ("end_dim", end_dim)):
@@ -74,7 +74,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 
 @implements(np.broadcast_to)
 @differentiable
-def broadcast_to(x: Any, shape: Any) -> Any:
+def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Any:
     """x repeated along new and length-1 axes; the engine sums the gradient back.
 
     shape: a tuple of ints. Errors: ValueError for one that x does not broadcast to, TypeError for what is not a shape.
@@ -137,7 +137,7 @@ def _concatenate(*arrays: Any, axis: int) -> Any:
 
 
 @implements(np.concatenate)
-def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
+def concatenate(arrays: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
     """Arrays joined along an axis that they have.
 
     arrays: a sequence of Tensors or arrays of one shape but for this axis. axis: default 0.
@@ -158,7 +158,7 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
 
 
 @implements(np.stack)
-def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+def stack(arrays: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
     """Arrays of one shape joined along a new axis.
 
     arrays: a sequence of Tensors or arrays. axis: where the new one comes in the result (default 0).
@@ -178,7 +178,7 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
 
 
 @differentiable
-def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
+def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
     """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad.
 
     value: a number (default 0). Errors: TypeError, ValueError for what is not a pair per axis or no number.
@@ -195,7 +195,7 @@ def pad(x: Any, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> 
     for before, after in pad_width:
         check_size("pad_width", before, 0), check_size("pad_width", after, 0)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor):  # the rule runs on tensors, for second derivatives
         y: Any = pad(x, pad_width, value=value)
     else:
         y = np.pad(x, pad_width, constant_values=value)

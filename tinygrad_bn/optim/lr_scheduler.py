@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..checks import check_int, check_iterable, check_number, copied
+from .sgd import SGD
 
 
 class LRScheduler:
@@ -39,7 +40,7 @@ class LRScheduler:
     [0.5]
     """
 
-    def __init__(self, optimizer: Any, last_epoch: int) -> None:
+    def __init__(self, optimizer: SGD, last_epoch: int) -> None:
         groups = getattr(optimizer, "param_groups", None)
         if not isinstance(groups, list):
             raise TypeError(f"optimizer must have param_groups, got {type(optimizer).__name__}")
@@ -176,7 +177,7 @@ class StepLR(LRScheduler):
     3 0.5
     """
 
-    def __init__(self, optimizer: Any, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: SGD, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer, last_epoch)
 
@@ -205,7 +206,7 @@ class MultiStepLR(LRScheduler):
     3 0.25
     """
 
-    def __init__(self, optimizer: Any, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: SGD, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.milestones: Any = milestones
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
@@ -236,7 +237,7 @@ class CosineAnnealingLR(LRScheduler):
     2 0.0
     """
 
-    def __init__(self, optimizer: Any, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: SGD, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer, last_epoch)
 
@@ -269,7 +270,7 @@ class LinearLR(LRScheduler):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: SGD,
         start_factor: float = 1 / 3,
         end_factor: float = 1.0,
         total_iters: int = 5,

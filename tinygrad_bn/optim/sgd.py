@@ -58,7 +58,7 @@ class SGD:
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
