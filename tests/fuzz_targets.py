@@ -1273,6 +1273,17 @@ TARGETS["nn.watch.update_ratio"] = lambda w: Call(
 )
 
 
+@target("nn.watch.activations")
+def _(w: World) -> Call:
+    model = net(w)
+
+    def fn(*args: Any) -> None:
+        with nn.watch.activations(*args):
+            model(w.array(5, 3))
+
+    return Call(fn, {"model": model, "types": w.pick(None, nn.ReLU, (nn.Linear, nn.ReLU))}, keep=("model",))
+
+
 @target("nn.watch.drift")
 def _(w: World) -> Call:
     before, after = ({"a": (w.array(3), w.positive(3))} for _ in range(2))

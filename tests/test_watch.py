@@ -90,6 +90,69 @@ def by_hand(model, x):
 
 
 @pytest.mark.parametrize("training", [True, False])
+def test_activations_are_what_goes_in_and_comes_out(training):
+    model, x = net().train(training), tb.Tensor(array(16, 6))
+    with tools.activations(model) as seen:
+        y = model(x)
+    outputs = by_hand(model, x.data)  # (in eval mode after it as before it)
+    inputs = [x.data, *outputs[:-1]]
+    assert list(seen) == list("012345") and seen["0"][0] is x and seen["5"][1] is y
+    for i, (before, after) in enumerate(seen.values()):
+        np.testing.assert_allclose(before.data, inputs[i], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(after.data, outputs[i], rtol=1e-10, atol=1e-12)
+    model(x)
+    assert len(seen) == 6 and not any(m._hooks or m._pre_hooks for m in model.modules())
+
+
+def test_activations_of_some_layers_by_their_class():
+    model, x = net(), tb.Tensor(array(16, 6))
+    for types, names in ((nn.Linear, "035"), ((nn.Tanh, nn.Sigmoid), "24"), (nn.Sequential, ""), (nn.ReLU, "")):
+        with tools.activations(model, types) as seen:
+            model(x)
+        assert list(seen) == list(names)
+    with tools.activations(nn.Sequential(model, nn.Tanh()), nn.Tanh) as seen:
+        model(x)  # a part of it
+    assert list(seen) == ["0.4"]
+
+
+def test_activations_are_on_the_tape_of_the_forward():
+    """In sum(3 (2 x)) the gradient is 3 at the middle; under no_grad() there is none."""
+
+    class Times(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = nn.Parameter(np.full((), float(factor)))
+
+        def forward(self, x):
+            return x * self.factor
+
+    model, x = nn.Sequential(Times(2), Times(3)), tb.Tensor(array(4, 5))
+    with tools.activations(model) as seen:
+        loss = model(x).sum()
+    (_, first), (middle, _) = seen.values()
+    assert first is middle
+    np.testing.assert_array_equal(tb.grad(loss, middle)[0], np.full((4, 5), 3.0))
+    with tb.no_grad(), tools.activations(model) as seen:
+        model(x)
+    assert not any(y.requires_grad for _, y in seen.values())
+
+
+def test_activations_end_with_the_block_and_are_of_the_model_alone():
+    model, x = net(), tb.Tensor(array(16, 6))
+    with pytest.raises(ZeroDivisionError), tools.activations(model) as seen:
+        copy.deepcopy(model)(x)
+        assert not seen
+        model(x)
+        raise ZeroDivisionError
+    assert len(seen) == 6 and not any(m._hooks for m in model.modules())
+    plain, watched = train(net(), 5), net()
+    with tools.activations(watched):
+        train(watched, 5)
+    for name, value in watched.state_dict().items():
+        assert value.tobytes() == plain.state_dict()[name].tobytes(), name
+
+
+@pytest.mark.parametrize("training", [True, False])
 def test_saturation_and_statistics_of_a_net(training):
     model, x = net().train(training), 20 * array(50, 6)
     model[1].running_mean[:] = 3
@@ -310,6 +373,27 @@ def test_a_module_that_is_called_twice_has_two_names():
     assert watch.histogram("relu").counts.sum() == 2 * 40 and watch.histogram("relu#2").counts.sum() == 2 * 24
     assert set(watch.saturation()) == {"relu", "relu#2"}
     assert set(tools.saturation(model, array(8, 6))) == {"relu", "relu#2"}
+    with tools.activations(model, nn.ReLU) as seen:
+        model(tb.Tensor(array(8, 6)))
+        model(tb.Tensor(array(9, 6)))
+    assert {name: y.shape for name, (_, y) in seen.items()} == {
+        "relu": (8, 5),
+        "relu#2": (8, 3),
+        "relu#3": (9, 5),
+        "relu#4": (9, 3),
+    }
+
+
+def test_a_layer_of_two_inputs_has_a_pair_of_them():
+    class Add(nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    add, a, b = Add(), tb.Tensor(array(3)), tb.Tensor(array(3, seed=1))
+    with tools.activations(add) as seen:
+        y = add(a, b)
+    ((name, (inputs, output)),) = seen.items()
+    assert name == "" and inputs[0] is a and inputs[1] is b and output is y
 
 
 def test_an_activation_of_ones_own():

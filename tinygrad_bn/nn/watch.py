@@ -8,12 +8,13 @@ Four questions that one asks of a net that does not learn, or learns and one won
     how large is a step, beside the weights that it changes?                         update-to-weight ratio
 
 ``Watch`` answers them along a training run; ``saturation``, ``batch_statistics``, ``running_statistics`` and ``drift``
-at a moment.
+at a moment. For another question ``activations`` hands out what went into each layer and what came out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -31,9 +32,51 @@ from .probe import as_arguments, check_model, undisturbed
 ACTIVATIONS = (ReLU, Sigmoid, Tanh)
 AT_ONCE = 1000  # calls of a layer between two step(): more, and step() was forgotten
 Statistics = dict[str, tuple[Array, Array]]  # layer -> (mean, standard deviation) of its channels
+Activations = dict[str, tuple[Any, Any]]  # layer -> (input, output)
 
 
 # At a moment
+
+
+@contextmanager
+def activations(model: Module, types: type[Module] | tuple[type[Module], ...] | None = None) -> Iterator[Activations]:
+    """{layer: (input, output)}, filled by the forwards of a model within ``with``, in the order of the calls.
+
+        with no_grad(), nn.watch.activations(model, nn.ReLU) as seen:
+            model(x)
+        means = {layer: y.data.mean() for layer, (_, y) in seen.items()}
+
+    The forward is your own: in the mode that the model is in, with its effect on running statistics, and on the tape
+    unless under no_grad(). What is seen are its own tensors, not copies: ask grad() for the gradient of one.
+    Layers are the modules without modules in them; one that is called again within has a second name, "relu#2". The
+    input of a layer that is called with several is a tuple of them. The model is not changed: its hooks are taken away
+    at the end of ``with``, also after an error, and what was seen stays. A copy.deepcopy of the model is not watched.
+
+    model: a Module. types: a class of layers, or a tuple of them; None (default) is all.
+    Errors: TypeError for other arguments, on entering ``with``.
+
+    >>> net = nn.Sequential(nn.Identity(), nn.ReLU())
+    >>> with nn.watch.activations(net, nn.ReLU) as seen:
+    ...     y = net(tb.tensor([-1.0, 2.0]))
+    >>> seen
+    {'1': (tensor([-1.,  2.]), tensor([0., 2.]))}
+    """
+    names = _leaves(model)
+    wanted = _classes("types", Module if types is None else types)
+    seen: Activations = {}
+    calls = _Calls()
+
+    def hook(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if id(module) in names:  # a copy of the model calls it too
+            seen[calls.name(names[id(module)])] = (inputs[0] if len(inputs) == 1 else inputs, output)
+
+    layers = [module for module in model.modules() if id(module) in names and isinstance(module, wanted)]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def slopes(activation: Module, z: Any) -> Array:
@@ -91,7 +134,7 @@ def saturation(
     names = _leaves(model)
     shares: dict[str, float] = {}
     check_number("flat", flat, 0)
-    activations = _classes(activations)
+    activations = _classes("activations", activations)
     calls = _Calls()
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
@@ -177,10 +220,10 @@ def _is_pair(value: Any) -> bool:
     return pair and all(a.dtype.kind in "fiu" for a in value) and value[0].shape == value[1].shape
 
 
-def _classes(activations: Any) -> tuple[type[Module], ...]:
-    classes = (activations,) if isinstance(activations, type) else activations
+def _classes(argument: str, value: Any) -> tuple[type[Module], ...]:
+    classes = (value,) if isinstance(value, type) else value
     if not isinstance(classes, (tuple, list)) or not all(isinstance(c, type) for c in classes):
-        raise TypeError(f"activations must be a tuple of classes of Modules, got {activations!r:.60}")
+        raise TypeError(f"{argument} must be a tuple of classes of Modules, got {value!r:.60}")
     return tuple(classes)
 
 
@@ -343,7 +386,7 @@ class Watch:
     ) -> None:
         self._names = _leaves(model)
         self.every, self.bins = check_int("every", every, 1), check_size("bins", bins)
-        self.flat, self.activations = check_number("flat", flat, 0), _classes(activations)
+        self.flat, self.activations = check_number("flat", flat, 0), _classes("activations", activations)
         if layers is not None:
             wanted = [layers] if isinstance(layers, str) else check_iterable("layers", layers, "names")
             unknown = [name for name in wanted if not isinstance(name, str) or name not in self._names.values()]
