@@ -138,13 +138,10 @@ def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
 
 def forward(model: nn.Sequential, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """In training mode: the inputs of the activations (layer, image, unit), and the logits."""
-    inputs, hidden = [], Tensor(x)
-    with no_grad():
-        for layer in copy.deepcopy(model).train():
-            if isinstance(layer, tuple(ACTIVATIONS.values())):
-                inputs.append(hidden.data.astype(np.float64))
-            hidden = layer(hidden)
-    return np.array(inputs), hidden.data
+    model = copy.deepcopy(model).train()
+    with no_grad(), nn.watch.activations(model, tuple(ACTIVATIONS.values())) as seen:
+        logits = model(Tensor(x))
+    return np.array([z.data.astype(np.float64) for z, _ in seen.values()]), logits.data
 
 
 def layers_of(model: nn.Sequential) -> list[list[nn.Parameter]]:

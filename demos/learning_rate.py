@@ -99,12 +99,9 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         """After 50 steps at lr 1: the root mean square of every activation."""
         if step != 50 or config["lr"] != 1.0:
             return
-        hidden = Tensor(x[:M])
-        with no_grad():
-            for layer in model:
-                hidden = layer(hidden)
-                if isinstance(layer, (nn.ReLU, nn.Sigmoid)):
-                    rms.append(float(np.sqrt(np.mean(hidden.data.astype(np.float64) ** 2))))
+        with no_grad(), nn.watch.activations(model, (nn.ReLU, nn.Sigmoid)) as seen:
+            model(Tensor(x[:M]))
+        rms.extend(float(np.sqrt(np.mean(y.data.astype(np.float64) ** 2))) for _, y in seen.values())
 
     return {**train(model, data, config, watch=watch), "rms": rms}
 

@@ -202,16 +202,11 @@ def effective_values(model: nn.Module, x: np.ndarray, m: int) -> list[float]:
     """A mean of how many independent values would vary as little as that of each batch norm: var / Var(mean of m
     images), the median over channels. In an MLP these are m. In a CNN every image brings all of its positions, and
     may bring more than there are: pixels that balance each other."""
-    inputs: list[np.ndarray] = []
-    norms = [layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    hooks = [norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0].data)) for norm in norms]
     model.eval()
-    with no_grad():
+    with no_grad(), nn.watch.activations(model, (nn.BatchNorm1d, nn.BatchNorm2d)) as seen:
         model(Tensor(x))
-    for hook in hooks:
-        hook.remove()
     result = []
-    for values in (v.reshape(*v.shape[:2], -1).astype(np.float64) for v in inputs):
+    for values in (v.data.reshape(*v.shape[:2], -1).astype(np.float64) for v, _ in seen.values()):
         var, between = values.var(axis=(0, 2)), values.mean(axis=2).var(axis=0)
         result.append(m * float(np.median(var[between > 0] / between[between > 0])))
     return result

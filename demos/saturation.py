@@ -104,14 +104,13 @@ def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
 
 def look_inside(model: nn.Sequential, activation: str, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """What the rows x, as one batch, show of every hidden layer: slopes, flat shares, gradients."""
-    hidden, z, slopes = Tensor(x), [], []  # z: inputs of the activations
-    for layer in model:
-        before, hidden = hidden, layer(hidden)
-        if isinstance(layer, ACTIVATIONS[activation]):
-            z.append(before)
-            slopes.append(nn.watch.slopes(layer, before))
+    kind = ACTIVATIONS[activation]
+    with nn.watch.activations(model, kind) as calls:
+        logits = model(Tensor(x))
+    z = [before for before, _ in calls.values()]  # inputs of the activations
+    slopes = [nn.watch.slopes(kind(), before) for before in z]
     weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
-    norms = [float(np.linalg.norm(g.astype(np.float64))) for g in grad(F.cross_entropy(hidden, y), [*z, *weights[:-1]])]
+    norms = [float(np.linalg.norm(g.astype(np.float64))) for g in grad(F.cross_entropy(logits, y), [*z, *weights[:-1]])]
     at_z, at_weights = norms[: len(z)], norms[len(z) :]
     pairs = zip(at_z, at_z[1:], weights[1:], strict=False)
     seen = {
