@@ -1281,7 +1281,8 @@ def _(w: World) -> Call:
         with nn.watch.activations(*args):
             model(w.array(5, 3))
 
-    return Call(fn, {"model": model, "types": w.pick(None, nn.ReLU, (nn.Linear, nn.ReLU))}, keep=("model",))
+    args = {"model": model, "types": w.pick(None, nn.ReLU, (nn.Linear, nn.ReLU))}
+    return Call(fn, args, inplace=("model",), state=(model,))
 
 
 @target("nn.watch.drift")
