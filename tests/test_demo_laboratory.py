@@ -208,6 +208,16 @@ def test_more_seeds_than_the_preset_has_are_said_too(tmp_path):
     assert summary["limits"] == "A toy concludes nothing. 4 seeds were run, the preset has 3."
 
 
+def test_a_preset_of_ones_own_is_run_under_its_name(tmp_path, capsys):
+    toy = toy_demo.demo()
+    toy.presets["mine"] = {**toy.presets["quick"], "seeds": 2, "limits": "Two seeds."}
+    assert lab.main([toy], ["--workers", "1", "--preset", "mine", "--out", str(tmp_path)]) == 0
+    assert "preset mine, digits, 2 seeds from 2000, 4 runs" in capsys.readouterr().out
+    summary = strict((tmp_path / "toy" / "summary.json").read_text())
+    assert (summary["preset"], summary["limits"], summary["usual_seeds"]) == ("mine", "Two seeds.", 2)
+    assert summary["command"] == "python -m demos.toy --preset mine"
+
+
 def test_a_fail_is_a_result(tmp_path, capsys):
     assert lab.main([toy_demo.demo()], ["--workers", "1", "--out", str(tmp_path)]) == 0
     out, err = capsys.readouterr()

@@ -110,7 +110,13 @@ def test_a_verdict_is_printed_only_where_all_its_criteria_passed(folder, tmp_pat
 
 @pytest.mark.parametrize(
     ("change", "preliminary"),
-    [({}, False), ({"preset": "quick"}, True), ({"dataset": "glyphs"}, True), ({"usual_seeds": 4}, True)],
+    [
+        ({}, False),
+        ({"preset": "quick"}, True),
+        ({"preset": "mine"}, True),
+        ({"dataset": "glyphs"}, True),
+        ({"usual_seeds": 4}, True),
+    ],
 )
 def test_a_verdict_is_preliminary_unless_the_demo_was_run_as_planned(
     folder, tmp_path, capsys, claims, change, preliminary
