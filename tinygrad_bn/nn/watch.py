@@ -49,8 +49,8 @@ def activations(model: Module, types: type[Module] | tuple[type[Module], ...] | 
     The forward is your own: in the mode that the model is in, with its effect on running statistics, and on the tape
     unless under no_grad(). What is seen are its own tensors, not copies: ask grad() for the gradient of one.
     Layers are the modules without modules in them; one that is called again within has a second name, "relu#2". The
-    input of a layer that is called with several is a tuple of them. The model is not changed: its hooks are taken away
-    at the end of ``with``, also after an error, and what was seen stays. A copy.deepcopy of the model is not watched.
+    input of a layer that is called with several is a tuple of them. The hooks are taken away at the end of ``with``,
+    also after an error, and what was seen stays. A copy.deepcopy of the model is not watched.
 
     model: a Module. types: a class of layers, or a tuple of them; None (default) is all.
     Errors: TypeError for other arguments, on entering ``with``.
