@@ -282,7 +282,7 @@ def test_wrong_pullbacks_are_reported():
 def test_gradcheck_says_where():
     x = leaf(1.0, 2.0)
     wrong = tb.differentiable(lambda a: (a * a, lambda dy: dy * a * np.array([2.0, 2.1])))
-    with pytest.raises(tb.GradcheckError, match=r"input 0, element \(1,\)"):
+    with pytest.raises(tb.GradcheckError, match=r"input 0: 1 of 2 .* element \(1,\)"):
         tb.gradcheck(wrong, x)
     with pytest.raises(ValueError, match="float64"):
         tb.gradcheck(lambda a: a * a, tensor([1.0], requires_grad=True))

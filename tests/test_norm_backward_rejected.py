@@ -66,5 +66,5 @@ def test_the_right_backward_passes(name, gamma):
 @pytest.mark.parametrize("name", NORMS)
 def test_wrong_backwards_are_rejected(name, gamma, kind):
     axes, inputs = case(name, gamma)
-    with pytest.raises(GradcheckError, match="input 0, element"):
+    with pytest.raises(GradcheckError, match=r"input 0: \d+ of \d+ elements wrong"):
         gradcheck(norm(kind, axes), inputs)

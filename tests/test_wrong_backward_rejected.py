@@ -193,7 +193,7 @@ def test_only_the_right_backward_passes(name):
     if name.endswith("right"):
         assert gradcheck(op, args)
     else:
-        with pytest.raises(GradcheckError, match=r"input \d, element"):
+        with pytest.raises(GradcheckError, match=r"input \d: \d+ of \d+ elements wrong"):
             gradcheck(op, args)
 
 
@@ -242,7 +242,7 @@ def test_gradcheck_looks_at_every_element_of_every_input(place):
 
     op = differentiable(lambda a, b: (right[0] * a + right[1] * b, lambda dy: (dy * wrong[0], dy * wrong[1])))
     inputs = [tensor(a, requires_grad=True) for a in np.random.default_rng(1).standard_normal((2, 2, 3))]
-    with pytest.raises(GradcheckError, match=rf"input {place[0]}, element \({place[1]}, {place[2]}\)"):
+    with pytest.raises(GradcheckError, match=rf"input {place[0]}: 1 of 6 .*worst: element \({place[1]}, {place[2]}\)"):
         gradcheck(op, inputs)
 
 
@@ -264,6 +264,73 @@ def test_the_message_has_both_values_for_the_same_dy_and_says_so():
         gradcheck(half, tensor(np.array([3.0]), requires_grad=True))
     analytic, numerical = re.findall(r"gradient (\S+), numerical (\S+) ", str(caught.value))[0]
     assert float(numerical) == pytest.approx(2 * float(analytic), rel=1e-6)
+
+
+FACTOR = r"elements wrong, all (\S+) times the (\S+) one; worst"
+
+
+@pytest.mark.parametrize("factor", [2.0, -1.0, 0.0, 1.5])
+def test_the_message_counts_the_wrong_elements_and_says_which_factor_they_share(factor):
+    """Rows 1 and 2 of three are wrong; row 0 has the largest values."""
+    x, factors, seen = np.array([[90.0, 90.0], [1.0, -4.0], [2.0, 3.0]]), np.array([[1.0], [factor], [factor]]), []
+
+    @differentiable
+    def square(x):
+        def pullback(dy):
+            seen.append(dy)
+            return dy * 2 * x * factors
+
+        return x**2, pullback
+
+    with pytest.raises(GradcheckError, match="input 0: 4 of 6 ") as caught:
+        gradcheck(square, tensor(x, requires_grad=True))
+    found, of = re.findall(FACTOR, str(caught.value))[0]
+    assert float(found) == factor and of == "numerical"
+    row, column = np.unravel_index(np.abs(2 * x * seen[0] * (factors - 1)).argmax(), x.shape)
+    assert f"worst: element ({row}, {column})," in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "count"),
+    [
+        (lambda g: g * np.array([1.0, 2.0, 2.1]), 2),  # two factors
+        (lambda g: g + 1e-3, 3),
+        (lambda g: g * np.array([1.0, 1.0, 2.0]), 1),  # one element has a factor by chance
+        (lambda g: g * np.array([2.0, np.nan, 2.0]), 3),
+    ],
+)
+def test_the_message_speaks_of_a_factor_only_where_all_share_it(mistake, count):
+    op = differentiable(lambda x: (x**2, lambda dy: mistake(2 * x * dy)))
+    with pytest.raises(GradcheckError, match=f"{count} of 3 elements wrong; worst"):
+        gradcheck(op, tensor(np.array([1.0, 2.0, -3.0]), requires_grad=True))
+
+
+@pytest.mark.parametrize(("errors", "size"), [([1.0, 3.0, 2.0], "3"), ([5.0, np.nan, np.inf], "nan")])
+def test_the_worst_element_has_the_largest_difference_or_is_not_a_number(errors, size):
+    op = differentiable(lambda x: (x**2, lambda dy: 2 * x * dy + np.array(errors)))
+    with pytest.raises(GradcheckError, match=rf"3 of 3 .* element \(1,\), .* \(differ by {size}\)"):
+        gradcheck(op, tensor(np.array([1.0, 2.0, -300.0]), requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("op", "names", "factor"),
+    [
+        (differentiable(lambda x: (2 * x, lambda dy: 2 + 0 * x)), ("found", "expected"), 0.5),
+        (
+            differentiable(definition=lambda x: x * x)(lambda x: (x * x, lambda dy: 3 * x * dy)),
+            ("recorded", "plain"),
+            2 / 3,
+        ),
+    ],
+    ids=["not linear in dy", "definition"],
+)
+def test_gradgradcheck_says_which_elements_differ(op, names, factor):
+    with pytest.raises(GradcheckError, match=r"input 0: .* 3 of 3 elements wrong") as caught:
+        gradgradcheck(op, tensor(np.array([1.0, 2.0, -3.0]), requires_grad=True))
+    shared, of = re.findall(FACTOR, str(caught.value))[0]
+    found, expected = re.findall(rf"element \(\d,\), {names[0]} (\S+), {names[1]} (\S+) ", str(caught.value))[0]
+    assert of == names[1] and float(shared) == pytest.approx(factor, rel=1e-5)
+    assert float(found) == pytest.approx(factor * float(expected), rel=1e-6)
 
 
 def test_gradcheck_moves_one_element_at_a_time():

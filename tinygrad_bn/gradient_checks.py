@@ -6,7 +6,6 @@ accepts a backward that returns zeros. Random weights leave no such hiding place
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -100,9 +99,9 @@ def gradcheck(
     (default 0).
     Passes where |analytic - numerical| <= atol + rtol |numerical| (1e-7 and 1e-5), and returns True.
     Don't sum the outputs in fn: the sum of a normalized output is constant, and its gradient 0 whatever the backward.
-    Errors: GradcheckError naming the input, the element, and both values. A value that is not finite fails, and so does
-    an op that writes into one of these inputs, or its pullback into them or into dy. TypeError, ValueError for
-    arguments.
+    Errors: GradcheckError naming the input, how many of its elements are wrong, the worst one with both values, and the
+    factor where all that are wrong have one in common. A value that is not finite fails, and so does an op that writes
+    into one of these inputs, or its pullback into them or into dy. TypeError, ValueError for arguments.
 
     >>> x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
     >>> tb.gradcheck(lambda x: x**3, x)
@@ -129,15 +128,22 @@ def gradcheck(
         analytic = grad([t for t, _ in used], [inputs[i] for i in checked], seeds, allow_unused=True)
     with no_grad():
         for i, g in zip(checked, analytic, strict=True):
-            _compare(value, inputs[i], np.zeros(inputs[i].shape) if g is None else g, i, eps, atol, rtol)
+            g = np.zeros(inputs[i].shape) if g is None else g
+            numerical = _numerical(value, inputs[i], eps)
+            right = np.isclose(g, numerical, rtol, atol) & np.isfinite(numerical)  # inf is close to inf: shows nothing
+            if not right.all():
+                raise GradcheckError(
+                    f"input {i}: {_mistake(right, g, numerical, 'analytic gradient', 'numerical', rtol, atol)}; "
+                    "both are of the sum of the outputs times a random dy, see help(gradcheck)"
+                )
     return True
 
 
-def _compare(
-    value: Callable[[], float], t: Tensor, analytic: Array, i: int, eps: float, atol: float, rtol: float
-) -> None:
+def _numerical(value: Callable[[], float], t: Tensor, eps: float) -> Array:
+    """The central difference of value() for each element of t, which value() reads."""
     original = t.data
     work = original.copy(order="K")  # the same memory layout, so that fn sees the same kind of array
+    numerical = np.empty(t.shape)
     t.data = work
     try:
         for index in np.ndindex(t.shape):
@@ -146,16 +152,26 @@ def _compare(
                 work[index] = original[index] + step
                 sides.append(value())
             work[index] = original[index]
-            numerical = (sides[0] - sides[1]) / (2 * eps)
-            close = abs(analytic[index] - numerical) <= atol + rtol * abs(numerical)
-            if not (close and math.isfinite(numerical)):  # inf <= inf holds, and shows nothing
-                raise GradcheckError(
-                    f"input {i}, element {index}: analytic gradient {analytic[index]:.10g}, "
-                    f"numerical {numerical:.10g} (differ by {abs(analytic[index] - numerical):.3g}); "
-                    "both are of the sum of the outputs times a random dy, see help(gradcheck)"
-                )
+            numerical[index] = (sides[0] - sides[1]) / (2 * eps)
     finally:
         t.data = original
+    return numerical
+
+
+def _mistake(right: Array, a: Array, b: Array, a_name: str, b_name: str, rtol: float, atol: float) -> str:
+    """How many elements of a are wrong, the worst of them, and the factor to b where they have one in common."""
+    wrong = ~right
+    count = np.count_nonzero(wrong)
+    with np.errstate(all="ignore"):  # inf - inf, and b may be 0
+        difference = np.where(wrong, np.abs(a - b), -1)  # of which argmax takes NaN for the largest
+        worst = tuple(int(k) for k in np.unravel_index(difference.argmax(), a.shape))
+        factor = a[worst] / b[worst] + 0.0  # -0 becomes 0
+        shared = count > 1 and np.allclose(a[wrong], factor * b[wrong], rtol, atol)
+    all_alike = f", all {factor:.6g} times the {b_name} one" if shared else ""
+    return (
+        f"{count} of {a.size} elements wrong{all_alike}; worst: element {worst}, "
+        f"{a_name} {a[worst]:.10g}, {b_name} {b[worst]:.10g} (differ by {difference[worst]:.3g})"
+    )
 
 
 def gradgradcheck(
@@ -172,7 +188,8 @@ def gradgradcheck(
     First the gradient with create_graph=True, which comes from the ops' definitions, is compared with the one without,
     and the latter must be linear in the cotangents: a pullback that leaves dy out has consistent second derivatives,
     of another function. Whether the first derivatives are right, gradcheck says.
-    fn, inputs, eps, atol, rtol, seed: as in gradcheck. Errors: as gradcheck, GradcheckError above all.
+    fn, inputs, eps, atol, rtol, seed: as in gradcheck. Errors: as gradcheck, GradcheckError above all; in its messages
+    the cotangents are numbered on after the inputs.
 
     >>> x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
     >>> tb.gradgradcheck(lambda x: x**3, x)
@@ -204,14 +221,23 @@ def gradgradcheck(
         plain = grad(results, targets, seeds, retain_graph=True, allow_unused=True)
         twice = grad(results, targets, doubled_seeds, retain_graph=True, allow_unused=True)
     for i, g, doubled in zip(checked, plain, twice, strict=True):
-        if g is not None and not np.allclose(doubled, 2 * g, rtol, atol, equal_nan=True):
-            raise GradcheckError(f"input {i}: the gradient is not linear in dy, twice the dy does not double it")
+        if g is None:
+            continue
+        right = np.isclose(doubled, 2 * g, rtol, atol, equal_nan=True)
+        if not right.all():
+            raise GradcheckError(
+                f"input {i}: the gradient is not linear in dy, twice the dy does not double it: "
+                f"{_mistake(right, doubled, 2 * g, 'found', 'expected', rtol, atol)}"
+            )
     twice_differentiable = iter(first(*inputs, *cotangents))
     for i, expected in zip(checked, plain, strict=True):
         if expected is None:
             continue
         found = next(twice_differentiable).data
-        if not np.allclose(found, expected, rtol, atol, equal_nan=True):
-            worst = np.abs(found - expected).max()
-            raise GradcheckError(f"input {i}: with create_graph=True the gradient differs by {worst:.3g}")
+        right = np.isclose(found, expected, rtol, atol, equal_nan=True)
+        if not right.all():
+            raise GradcheckError(
+                f"input {i}: the gradient recorded with create_graph=True differs from the plain one: "
+                f"{_mistake(right, found, expected, 'recorded', 'plain', rtol, atol)}"
+            )
     return gradcheck(first, [*inputs, *cotangents], eps, atol, rtol, seed=seed)
