@@ -985,6 +985,10 @@ def made(name: str, w: World) -> Made:
     if name == "GroupNorm":
         args = {"num_groups": c, "num_channels": 2 * c, "eps": 1e-5, "affine": w.coin()}
         return args, flags(w, "bias"), (n, 2 * c, h)
+    if not name.startswith(("BatchNorm", "InstanceNorm", "GhostBatchNorm", "BatchRenorm", "DecorrelatedBatchNorm")):
+        raise NotImplementedError(
+            f"nn.{name} has no row: add its arguments and the shape of an input to made() in tests/fuzz_targets.py"
+        )
     shape = (n + 3, c, *axes_of(name, w))
     if name.startswith("Ghost"):
         return (

@@ -47,6 +47,12 @@ def test_a_name_that_is_new_would_be_missed(monkeypatch):
     assert public_names() - set(TARGETS) == {"F.gelu", "Tensor.argmax"}
 
 
+@pytest.mark.parametrize("name", ["SiLU", "Upsample2d"])
+def test_a_layer_that_is_new_says_where_its_arguments_go(name):
+    with pytest.raises(NotImplementedError, match=rf"nn\.{name} .* add .* made\(\) in tests/fuzz_targets\.py"):
+        fuzz_targets.made(name, World(name, 0))
+
+
 @pytest.mark.slow
 def test_valid_calls_are_correct():
     """Numbers that 20 divides are left as they are. A target whose valid calls are refused would test nothing."""

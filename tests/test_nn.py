@@ -1,7 +1,10 @@
 """Modules: the tree of parameters and buffers, state, hooks, modes; initialization and dropout by their statistics."""
 
 import copy
+import importlib
+import inspect
 import math
+import pkgutil
 import sys
 import threading
 
@@ -27,6 +30,16 @@ class Net(nn.Module):
 
 def batch(n=5):
     return Tensor(np.random.default_rng(0).standard_normal((n, 4)).astype(np.float32))
+
+
+def test_every_layer_is_in_all():
+    """But Folded, which fold_batch_norm makes and nobody else."""
+    modules = [importlib.import_module(f"{nn.__name__}.{info.name}") for info in pkgutil.iter_modules(nn.__path__)]
+    classes = {
+        c for module in modules for c in vars(module).values() if inspect.isclass(c) and issubclass(c, nn.Module)
+    }
+    public = {c.__name__ for c in classes if not c.__name__.startswith("_")}
+    assert public - set(nn.__all__) == {"Folded"}
 
 
 def test_names_follow_the_order_of_assignment():
