@@ -622,7 +622,7 @@ def tensors_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
 def compare(a: Any, b: Any, moderate: bool, what: str) -> None:
     if a.dtype.newbyteorder("=") != b.dtype.newbyteorder("=") or a.shape != b.shape:
         raise Failure(f"gave {a.dtype} {a.shape}, {what} {b.dtype} {b.shape}")
-    a, b = (v.astype(v.dtype.newbyteorder("=")) for v in (a, b))
+    a, b = (np.asarray(v).astype(v.dtype.newbyteorder("=")) for v in (a, b))  # a matrix cannot have three axes
     if a.tobytes() == b.tobytes() or not moderate or a.dtype.kind != "f":
         if a.dtype.kind != "f" and a.tobytes() != b.tobytes() and a.dtype != object:
             raise Failure(f"gave {describe(a)}, {what} {describe(b)}")

@@ -316,6 +316,8 @@ TABLE = [
     (lambda: F.nll_loss(WHOLE, LABELS), TypeError, ["x must", "int64"]),
     (lambda: nn.LayerNorm(6, elementwise_affine=1), TypeError, ["elementwise_affine", "1"]),
     (lambda: nn.RMSNorm(6, elementwise_affine=None), TypeError, ["elementwise_affine", "None"]),
+    (lambda: nn.AdaptiveAvgPool2d(None), TypeError, ["output_size", "None"]),
+    (lambda: nn.AdaptiveAvgPool2d((None, 0)), ValueError, ["output_size", "0"]),
     (lambda: nn.Flatten()([1.0]), TypeError, ["input of Flatten must", "list"]),
     (lambda: nn.Linear(2, 3).to(np.float64(1)), TypeError, ["dtype", "1.0"]),
     (lambda: nn.Linear(2, 3).to([1.0]), TypeError, ["dtype", "[1.0]"]),

@@ -173,8 +173,10 @@ class AdaptiveAvgPool2d(Module):
 
     def __init__(self, output_size: int | tuple[int | None, int | None]) -> None:
         super().__init__()
-        sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-        pair("output_size", tuple(1 if n is None else n for n in sizes), 1)  # None keeps the input's
+        sizes: object = output_size
+        if isinstance(sizes, (tuple, list)):
+            sizes = tuple(1 if n is None else n for n in sizes)  # None keeps the input's
+        pair("output_size", sizes, 1)
         self.output_size = output_size
 
     def forward(self, x: Tensor) -> Tensor:

@@ -145,8 +145,8 @@ def avg_pool2d(
 def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int | None, int | None]) -> Tensor:
     """Averages over as many windows as output_size says, which cover the image: 1 is the global average.
 
-    x: (N, C, H, W) or (C, H, W). output_size: an int or a pair (rows, columns); None keeps the input's size. Window i
-    of n along an axis of length L goes from floor(i L / n) to ceil((i + 1) L / n).
+    x: (N, C, H, W) or (C, H, W). output_size: an int or a pair (rows, columns), in which None keeps the input's size.
+    Window i of n along an axis of length L goes from floor(i L / n) to ceil((i + 1) L / n).
     Errors: ValueError for an image without rows or columns, TypeError for what is not an int or pair.
     Source: torch.nn.functional.adaptive_avg_pool2d.
 
