@@ -22,7 +22,7 @@ from tinygrad_bn import blas, nn, ops, optim
 
 SHARING = {
     "blas": blas,
-    **{name: getattr(ops, name) for name in ("activation", "normalization", "convolution", "pooling")},
+    **{name: getattr(ops, name) for name in ("activation", "norm_kernels", "convolution", "pooling")},
 }
 
 

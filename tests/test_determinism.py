@@ -34,7 +34,7 @@ def check_shared(name, calls):
     kind, norm = name.split()
     expected = {"blas", "activation"} if kind == "MLP" else {"convolution", "activation", "pooling"}
     if norm != "DecorrelatedBatchNorm":  # it consists of matrix products
-        expected = expected | {"normalization"}
+        expected = expected | {"norm_kernels"}
     assert {file for file, count in calls.items() if count > 1} >= expected
 
 
