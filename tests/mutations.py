@@ -310,9 +310,8 @@ edits(
     ("1 / r_max, r_max).astype", "0, r_max).astype", "renorm: r has no lower limit"),
     ("shift = d if weight is None else weight * d", "shift = d", "renorm: d without gamma"),
     (
-        "x_hat, (mean,), (var,) = with_batch_statistics(x, None, None, eps)\n",
-        "x_hat, (mean,), (var,) = with_batch_statistics(x, None, None, eps)\n"
-        "    update(running_mean, mean, momentum)\n    momentum = 0.0\n",
+        "mean, var = means[0], variances[0]\n",
+        "mean, var = means[0], variances[0]\n    update(running_mean, mean, momentum)\n    momentum = 0.0\n",
         "renorm: d from the statistics after this batch",
     ),
     ("update(running_mean, mean.reshape(C), momentum)", "pass", "decorrelation: no running mean"),

@@ -227,6 +227,7 @@ def test_a_schedule_of_ones_own_defines_get_lr():
         ([0.3, math.inf], "finite, got inf in step 1"),
         ([0.3], r"2 learning rates, one per group, got \[0.3\]"),
         ([0.3, 0.4, 0.5], "2 learning rates"),
+        (0.3, "2 learning rates, one per group, got 0.3"),
     ],
 )
 def test_a_step_that_fails_changes_nothing(bad, words):

@@ -95,10 +95,10 @@ def gradcheck(
         numerical = (f(x + eps) - f(x - eps)) / (2 eps),    f(x) = sum(cotangent * fn(x))
 
     fn: takes the inputs, returns a Tensor or a tuple of them; must be deterministic. inputs: a Tensor or a
-    sequence; those that require grad must be float64. eps: default 1e-6. The cotangent is drawn from N(0, 1) with seed
-    (default 0).
+    sequence; those that require grad must be float64. eps: default 1e-6. The cotangent, the
+    outputs' dy, is drawn from N(0, 1) with seed (default 0).
     Passes where |analytic - numerical| <= atol + rtol |numerical| (1e-7 and 1e-5), and returns True.
-    Don't sum the outputs in fn: the sum of a normalized output is constant, and its gradient 0 whatever the backward.
+    Don't sum the outputs in fn: the sum of a normalized output is constant, and a backward that gives zeros passes.
     Errors: GradcheckError naming the input, how many of its elements are wrong, the worst one with both values, and the
     factor where all that are wrong have one in common. A value that is not finite fails, and so does an op that writes
     into one of these inputs, or its pullback into them or into dy. TypeError, ValueError for arguments.

@@ -97,8 +97,8 @@ class Tensor(Operators):
 
     Tensor(array) wraps a float32 or float64 array without copying it; ``tensor(data)`` copies and converts.
 
-    data: the NumPy array. ``t.data = ...`` and the in-place operators count as a change (see ``Node.check``);
-        writing into the array itself, ``t.data[0] = 1``, is not seen by the engine.
+    data: the NumPy array. ``t.data = ...`` and the in-place operators count as a change (see ``Node.check``
+        in tape.py); writing into the array itself, ``t.data[0] = 1``, is not seen by the engine.
     requires_grad: whether operations on this tensor are recorded (default False).
     grad: None, or the gradient that backward() accumulated (a NumPy array; a Tensor after create_graph=True).
 

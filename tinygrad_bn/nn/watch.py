@@ -222,7 +222,9 @@ def _is_pair(value: Any) -> bool:
 
 def _classes(argument: str, value: Any) -> tuple[type[Module], ...]:
     classes = (value,) if isinstance(value, type) else value
-    if not isinstance(classes, (tuple, list)) or not all(isinstance(c, type) for c in classes):
+    if not isinstance(classes, (tuple, list)) or not all(
+        isinstance(c, type) and issubclass(c, Module) for c in classes
+    ):
         raise TypeError(f"{argument} must be a tuple of classes of Modules, got {value!r:.60}")
     return tuple(classes)
 

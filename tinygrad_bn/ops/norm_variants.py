@@ -123,7 +123,8 @@ def batch_renorm(
         return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
     m = len(x) * math.prod(x.shape[2:])
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    x_hat, (mean,), (var,) = with_batch_statistics(x, None, None, eps)
+    x_hat, means, variances = with_batch_statistics(x, None, None, eps)
+    mean, var = means[0], variances[0]
     with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
         sigma = np.sqrt(plain(running_var) + eps)
         r = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max).astype(x.dtype)

@@ -27,20 +27,22 @@ class LRScheduler:
     """Base class. Call step() once per epoch (or batch) after the optimizer's; the first lr is set at construction.
 
     optimizer: has param_groups, dicts with "lr", which becomes lr_0 and is also kept there as "initial_lr" (an
-        "initial_lr" that is there already wins, as in PyTorch). last_epoch: t of the last step taken, -1: none.
-    A schedule of one's own defines get_lr(), and check_settings() if it has settings.
+        "initial_lr" that is there already wins, as in PyTorch). last_epoch: t of the last step taken; -1, the
+        default: none.
+    A schedule of one's own defines get_lr(). If it has settings, its __init__ sets them before it calls this one, which
+    calls check_settings().
     Errors: TypeError / ValueError for bad arguments, and for last_epoch >= 0 without an "initial_lr".
 
     >>> class InverseTime(optim.lr_scheduler.LRScheduler):
     ...     def get_lr(self):
     ...         return [lr / (1 + self.last_epoch) for lr in self.base_lrs]
-    >>> schedule = InverseTime(optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0), last_epoch=-1)
+    >>> schedule = InverseTime(optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0))
     >>> schedule.step()
     >>> schedule.get_last_lr()
     [0.5]
     """
 
-    def __init__(self, optimizer: SGD, last_epoch: int) -> None:
+    def __init__(self, optimizer: SGD, last_epoch: int = -1) -> None:
         groups = getattr(optimizer, "param_groups", None)
         if not isinstance(groups, list):
             raise TypeError(f"optimizer must have param_groups, got {type(optimizer).__name__}")
@@ -57,6 +59,7 @@ class LRScheduler:
     def get_lr(self) -> list[float]:
         """lr_t of each parameter group, from base_lrs (each group's lr_0) and last_epoch (t): what a schedule defines.
 
+        From these alone, not from group["lr"] as in PyTorch's chained form: it is called again for the same t.
         Errors: NotImplementedError in the base class.
 
         >>> sgd = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
@@ -105,8 +108,8 @@ class LRScheduler:
             rates = self.get_lr()
         except OverflowError:
             rates = [math.inf] * len(self.base_lrs)
-        if len(rates) != len(self.base_lrs):
-            raise ValueError(f"get_lr() must return {len(self.base_lrs)} learning rates, one per group, got {rates}")
+        if not isinstance(rates, list) or len(rates) != len(self.base_lrs):
+            raise ValueError(f"get_lr() must return {len(self.base_lrs)} learning rates, one per group, got {rates!r}")
         for lr in rates:
             if not math.isfinite(lr):
                 settings = {k: v for k, v in self.state_dict().items() if k not in ("base_lrs", "last_epoch")}
