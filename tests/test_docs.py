@@ -46,6 +46,19 @@ def test_stale_links_are_noticed(tmp_path, target, wrong):
     assert bool(doc_links.problem(tmp_path / "page.md", link)[0]) == bool(wrong)
 
 
+def test_every_exercise_has_an_answer():
+    """Under its number, in the section of docs/answers.md that has the chapter's title."""
+    answered = {}
+    for section in (DOCS / "answers.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        title, text = section.split("\n", 1)
+        answered[title] = re.findall(r"^\*\*(\d+)\. ", text, re.M)
+    asked = {}
+    for page in DOCS.glob("[0-9]-*.md"):
+        title, text = page.read_text(encoding="utf-8").removeprefix("# ").split("\n", 1)
+        asked[title] = re.findall(r"^(\d+)\. ", text.partition("\n## Try\n")[2], re.M)
+    assert answered == asked and all(asked.values())
+
+
 def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
