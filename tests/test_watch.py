@@ -16,6 +16,7 @@ import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn, optim
 from tinygrad_bn.nn import watch as tools
 from tinygrad_bn.nn.watch import Histogram
+from tinygrad_bn.ops import activation
 
 
 def array(*shape, seed=0, dtype=np.float64):
@@ -41,6 +42,13 @@ DERIVATIVES = {
     nn.Identity: np.ones_like,
     Softplus: sigmoid,
 }
+
+
+def test_the_layers_of_elementwise_activations_are_watched_by_default():
+    """Those that have the name of an op of ops/activation.py: a new one belongs into ACTIVATIONS."""
+    ops = {n for n, op in vars(activation).items() if hasattr(op, "rule") and "softmax" not in n}
+    layers = {c for c in vars(nn).values() if isinstance(c, type) and c.__name__.lower() in ops}
+    assert layers == set(tools.ACTIVATIONS)
 
 
 @pytest.mark.parametrize("kind", DERIVATIVES)
