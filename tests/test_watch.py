@@ -123,17 +123,19 @@ def test_activations_of_some_layers_by_their_class():
     assert list(seen) == ["0.4"]
 
 
+class Times(nn.Module):
+    """x times a parameter."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = nn.Parameter(np.full((), float(factor)))
+
+    def forward(self, x):
+        return x * self.factor
+
+
 def test_activations_are_on_the_tape_of_the_forward():
     """In sum(3 (2 x)) the gradient is 3 at the middle; under no_grad() there is none."""
-
-    class Times(nn.Module):
-        def __init__(self, factor):
-            super().__init__()
-            self.factor = nn.Parameter(np.full((), float(factor)))
-
-        def forward(self, x):
-            return x * self.factor
-
     model, x = nn.Sequential(Times(2), Times(3)), tb.Tensor(array(4, 5))
     with tools.activations(model) as seen:
         loss = model(x).sum()
@@ -326,15 +328,6 @@ def test_what_is_recorded_is_what_numpy_says():
 
 def test_gradients_are_with_respect_to_the_output_whatever_a_layer_is():
     """In y = 3 (2 x) summed, the gradient at 2 x is 3 everywhere, at 3 (2 x) it is 1."""
-
-    class Times(nn.Module):
-        def __init__(self, factor):
-            super().__init__()
-            self.factor = nn.Parameter(np.full((), float(factor)))
-
-        def forward(self, x):
-            return x * self.factor
-
     model = nn.Sequential(Times(2), Times(3))
     with nn.Watch(model) as watch:
         model(tb.Tensor(array(4, 5))).sum().backward()
