@@ -7,7 +7,8 @@ long as lr stays constant.)
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,35 @@ def sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, fir
 SETTINGS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
+class _Buffers:
+    """The momentum of each parameter, which is found by the parameter itself and dies with it.
+
+    Tensors compare by their elements, so that weakref.WeakKeyDictionary would not find them: the key is the id, which
+    is another parameter's once this one is dead, and the entry says whose it is.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref[Tensor], Array]] = {}
+
+    def get(self, p: Tensor) -> Array | None:
+        entry = self._entries.get(id(p))
+        return None if entry is None or entry[0]() is not p else entry[1]
+
+    def put(self, p: Tensor, buffer: Array) -> None:
+        key, entries = id(p), self._entries
+
+        def forget(dead: weakref.ref[Tensor]) -> None:
+            if key in entries and entries[key][0] is dead:
+                del entries[key]
+
+        entries[key] = weakref.ref(p, forget), buffer
+
+    def items(self) -> Iterator[tuple[Tensor, Array]]:
+        for reference, buffer in list(self._entries.values()):
+            if (p := reference()) is not None:
+                yield p, buffer
+
+
 class SGD:
     """For every parameter p with gradient g (negated if maximize), in this order:
 
@@ -43,6 +73,10 @@ class SGD:
 
     params: tensors, or dicts {"params": tensors, "lr": ...} that override the defaults for their tensors.
     Parameters whose .grad is None are left alone. Source: torch.optim.SGD.
+
+    param_groups: the dicts, with all settings filled in; they may be edited between steps (group["lr"] = 0.01), and
+        every step checks them. The momentum of a parameter belongs to the parameter: it goes along when net and
+        optimizer are deep-copied or pickled together, and is kept while the parameter lives, in a group or not.
     Errors: ValueError for an empty list, negative lr, momentum or weight_decay, nesterov without momentum or
     with dampening; TypeError for what is not a leaf Tensor.
 
@@ -72,7 +106,7 @@ class SGD:
         groups = check_iterable("params", params, "Tensors or of dicts")
         if not groups:
             raise ValueError("params must hold at least one Tensor, got an empty list")
-        defaults = {
+        self.defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
             "dampening": dampening,
@@ -82,43 +116,43 @@ class SGD:
         }
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
+        self.param_groups: list[dict[str, Any]] = []
+        self._buffers = _Buffers()
         for group in groups:
             if not isinstance(group, dict):
                 raise TypeError(f"params must be all Tensors or all dicts, got a dict and a {type(group).__name__}")
-            unknown = group.keys() - {"params", "name", "initial_lr", *defaults}
-            if "params" not in group or unknown:
-                wanted = f"the key 'params', and may have {sorted(defaults)}"
-                raise ValueError(f"a parameter group must have {wanted}, got {list(group)}")
-        self.param_groups: list[dict[str, Any]] = [self._group({**defaults, **group}) for group in groups]
-        self._buffers: dict[int, Array] = {}  # momentum, by the identity of the parameter
-        self._check_once()
+            self.add_param_group(group)
 
-    @staticmethod
-    def _group(group: dict[str, Any]) -> dict[str, Any]:
-        group["params"] = _tensors(group["params"])
-        for p in group["params"]:
-            if not isinstance(p, Tensor):
-                raise TypeError(f"params must hold Tensors, got {type(p).__name__}")
-            if not p.is_leaf:
-                raise ValueError("params must be leaves, got a computed tensor")
-        for name in ("lr", "momentum", "weight_decay", "initial_lr"):
-            check_number(name, group.get(name, 0), 0)  # the last is there once a schedule has been
-        check_number("dampening", group["dampening"])
-        for name in ("nesterov", "maximize"):
-            check_flag(name, group[name])
-        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-            raise ValueError(
-                f"nesterov needs momentum > 0 and dampening = 0, got {group['momentum']} and {group['dampening']}"
-            )
-        return group
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Optimize more parameters, with settings of their own: those that the dict has, the rest are the defaults.
 
-    def _check_once(self) -> None:
-        seen = [id(p) for group in self.param_groups for p in group["params"]]
-        if len(seen) != len(set(seen)):
-            raise ValueError("params must not hold the same Tensor twice")
+        param_group: {"params": a Tensor or an iterable of them, "lr": ..., ...}.
+        Errors: TypeError for what is not a dict, ValueError for other keys, TypeError and ValueError as SGD, and for a
+        parameter that is in a group already; nothing has changed then.
 
-    def zero_grad(self) -> None:
+        >>> body, head = nn.Linear(2, 2), nn.Linear(2, 1)
+        >>> sgd = optim.SGD(head.parameters(), lr=0.1)
+        >>> sgd.add_param_group({"params": body.parameters(), "lr": 0.01})
+        >>> [group["lr"] for group in sgd.param_groups]
+        [0.1, 0.01]
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}")
+        unknown = param_group.keys() - {"params", "name", "initial_lr", *self.defaults}
+        if "params" not in param_group or unknown:
+            wanted = f"the key 'params', and may have {sorted(self.defaults)}"
+            raise ValueError(f"a parameter group must have {wanted}, got {list(param_group)}")
+        params = param_group["params"]
+        params = [params] if isinstance(params, Tensor) else check_iterable("params", params, "Tensors")
+        group = {**self.defaults, **param_group, "params": params}
+        _check_groups([*self.param_groups, group])
+        self.param_groups.append(group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
         """Set every .grad to None.
+
+        set_to_none=False fills those that are there with zeros: then a step goes on with momentum and weight decay.
+        Errors: TypeError for what is not a bool.
 
         >>> w = tb.tensor([1.0], requires_grad=True)
         >>> (3 * w).backward()
@@ -126,14 +160,16 @@ class SGD:
         >>> w.grad is None
         True
         """
+        check_flag("set_to_none", set_to_none)
         for group in self.param_groups:
             for p in group["params"]:
-                p.grad = None
+                p.grad = None if set_to_none or p.grad is None else np.zeros_like(p._data)
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place.
+        """Change every parameter that has a gradient, in place, whatever the layout of its array.
 
-        Errors: TypeError, ValueError for a gradient of another kind, shape or dtype, and for settings made invalid.
+        Errors: TypeError, ValueError for groups made invalid, naming the group and the key, for a gradient of another
+        kind, shape or dtype, and for a parameter whose array is read-only; nothing has changed then.
 
         >>> w = tb.tensor([1.0], requires_grad=True)
         >>> (3 * w).backward()
@@ -142,6 +178,7 @@ class SGD:
         0.7
         """
         steps = []  # everything is checked before anything changes
+        _check_groups(self.param_groups)
         for group in self.param_groups:
             numbers: dict[Any, tuple[Any, ...]] = {}
             for p in group["params"]:
@@ -152,24 +189,30 @@ class SGD:
                     numbers[dtype] = _numbers(group, dtype.type)
                 if type(g) is not np.ndarray or g.shape != p._data.shape or g.dtype != dtype:
                     g = check_gradient(p)
-                steps.append((p, g, numbers[dtype], group["maximize"]))
-        for p, g, settings, maximize in steps:
-            if not p._data.flags.carray:
-                p._data = np.array(p._data, order="C")
+                if not p._data.flags.carray:
+                    _check_writable(p._data)
+                buffer = self._buffers.get(p)
+                if buffer is not None and buffer.shape != (p._data.size,):
+                    raise ValueError(f"the momentum of a parameter of shape {p.shape} has {buffer.size} elements")
+                steps.append((p, g, buffer, numbers[dtype], group["maximize"]))
+        for p, g, buffer, settings, maximize in steps:
             g = (-g if maximize else contiguous(g)).reshape(-1)
-            self._step(p, g, settings)
+            self._step(p, g, buffer, settings)
             p._changes[0] += 1
 
-    def _step(self, p: Tensor, g: Array, numbers: tuple[Any, ...]) -> None:
-        buffer = self._buffers.get(id(p))
+    def _step(self, p: Tensor, g: Array, buffer: Array | None, numbers: tuple[Any, ...]) -> None:
         first = buffer is None
         if buffer is None:
             buffer = np.empty_like(g) if numbers[1] else g  # without momentum it is not used
-            if numbers[1]:
-                self._buffers[id(p)] = buffer
         elif buffer.dtype != g.dtype:  # the module was converted since
-            buffer = self._buffers[id(p)] = buffer.astype(g.dtype)
-        sgd_kernel(p._data.reshape(-1), g, buffer, *numbers, first)
+            buffer = buffer.astype(g.dtype)
+            self._buffers.put(p, buffer)
+        data = contiguous(p._data)
+        sgd_kernel(data.reshape(-1), g, buffer, *numbers, first)
+        if data is not p._data:  # in place all the same: others may share the memory
+            p._data[...] = data
+        if first and numbers[1]:
+            self._buffers.put(p, buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """PyTorch's: {"state": {i: {"momentum_buffer": array}}, "param_groups": [{"lr": ..., ..., "params": [i, ...]}]}
@@ -187,8 +230,8 @@ class SGD:
         for group in self.param_groups:
             first = i
             for p in group["params"]:
-                if id(p) in self._buffers:
-                    state[i] = {"momentum_buffer": self._buffers[id(p)].reshape(p.shape).copy()}
+                if (buffer := self._buffers.get(p)) is not None:
+                    state[i] = {"momentum_buffer": buffer.reshape(p.shape).astype(p.dtype)}  # a copy
                 i += 1
             settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.items() if k != "params"}
             groups.append({**copy.deepcopy(settings), "params": list(range(first, i))})
@@ -225,12 +268,12 @@ class SGD:
                 raise TypeError(f"params in state_dict must be a list of ints, got {numbers!r}")
             if len(numbers) != len(own["params"]):
                 raise ValueError(f"a group of state_dict must have {len(own['params'])} params, got {len(numbers)}")
-            groups.append(self._group(copied("state_dict", {**new, "params": []})))
-            groups[-1]["params"] = own["params"]
+            groups.append({**copied("state_dict", {**new, "params": []}), "params": own["params"]})
             parameters.update(zip(numbers, own["params"], strict=True))
+        _check_groups(groups)
         if len(parameters) != sum(len(group["params"]) for group in groups):
             raise ValueError("state_dict must give every parameter a number of its own")
-        buffers: dict[int, Array] = {}
+        buffers = _Buffers()
         for i, entry in state.items():
             if i not in parameters or not isinstance(entry, dict) or set(entry) - {"momentum_buffer"}:
                 raise ValueError(f"state[{i!r}] must be a dict of momentum_buffer, for one of {list(parameters)}")
@@ -242,16 +285,81 @@ class SGD:
                 raise TypeError(f"momentum_buffer of state[{i}] must be an array of {p.dtype}, got {kind}")
             if buffer.shape != p.shape:
                 raise ValueError(f"momentum_buffer of state[{i}] must have shape {p.shape}, got {buffer.shape}")
-            buffers[id(p)] = np.array(buffer, order="C").reshape(-1)
+            buffers.put(p, np.array(buffer, order="C").reshape(-1))
         self.param_groups, self._buffers = groups, buffers
 
+    # copy.deepcopy and pickle: the momentum travels with the parameters themselves
 
-def _tensors(params: Any) -> list[Any]:
-    return [params] if isinstance(params, Tensor) else check_iterable("params", params, "Tensors")
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_buffers": list(self._buffers.items())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _buffers=_Buffers())
+        for p, buffer in state["_buffers"]:
+            self._buffers.put(p, buffer)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
+
+
+def _check_groups(groups: Any) -> None:
+    """Raise for what anyone may have made of the parameter groups; the message names the group and the key."""
+    if not isinstance(groups, list):
+        raise TypeError(f"param_groups must be a list of dicts, got {type(groups).__name__}")
+    parameters = 0
+    seen = set()
+    for i, group in enumerate(groups):
+        if not isinstance(group, dict):
+            raise TypeError(f"param_groups[{i}] must be a dict, got {type(group).__name__}")
+        missing = [k for k in ("params", *SETTINGS) if k not in group]
+        if missing:
+            raise ValueError(f"param_groups[{i}] must have all settings, missing {missing}: add_param_group adds them")
+        params = group["params"]
+        if not isinstance(params, (list, tuple)):
+            raise TypeError(f"params of param_groups[{i}] must be a list of Tensors, got {type(params).__name__}")
+        for p in params:
+            if not isinstance(p, Tensor):
+                raise TypeError(f"params must hold Tensors, got {type(p).__name__}")
+            if p._node is not None:
+                raise ValueError("params must be leaves, got a computed tensor")
+            seen.add(id(p))
+        parameters += len(params)
+        try:
+            for name in ("lr", "momentum", "weight_decay"):
+                check_number(name, group[name], 0)
+            if "initial_lr" in group:  # it is there once a schedule has been
+                check_number("initial_lr", group["initial_lr"], 0)
+            check_number("dampening", group["dampening"])
+            check_flag("nesterov", group["nesterov"])
+            check_flag("maximize", group["maximize"])
+            if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+                raise ValueError(
+                    f"nesterov needs momentum > 0 and dampening = 0, got {group['momentum']} and {group['dampening']}"
+                )
+        except (TypeError, ValueError) as error:
+            if i == 0 and len(groups) == 1:
+                raise
+            raise type(error)(f"{error} in param_groups[{i}]") from None
+    if parameters != len(seen):
+        raise ValueError("params must not hold the same Tensor twice")
+
+
+def _check_writable(data: Array) -> None:
+    """Asked of an array that is not plain C order: an update in place must reach every element, once."""
+    if not data.flags.writeable:
+        raise ValueError(
+            f"params must be writable, a step changes them in place, got a read-only array of shape {data.shape}: "
+            "Parameter(array.copy()) has one of its own"
+        )
+    if any(stride == 0 and n > 1 for stride, n in zip(data.strides, data.shape, strict=True)):
+        raise ValueError(f"params must have a place in memory for each element, got a broadcast array of {data.shape}")
 
 
 def _numbers(group: dict[str, Any], number: Any) -> tuple[Any, ...]:
     """lr, momentum, 1 - dampening, weight decay in the parameter's dtype, so that float32 stays float32; nesterov."""
-    lr, momentum, decay = (check_number(name, group[name], 0) for name in ("lr", "momentum", "weight_decay"))
-    dampening = check_number("dampening", group["dampening"])
-    return number(lr), number(momentum), number(1 - dampening), number(decay), bool(group["nesterov"])
+    lr, momentum, decay = float(group["lr"]), float(group["momentum"]), float(group["weight_decay"])
+    return number(lr), number(momentum), number(1 - float(group["dampening"])), number(decay), group["nesterov"]
