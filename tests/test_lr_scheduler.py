@@ -1,12 +1,22 @@
 """Learning-rate schedules against their definitions, step by step."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
 
 from tinygrad_bn import nn, optim
-from tinygrad_bn.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, StepLR
+from tinygrad_bn.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    SequentialLR,
+    StepLR,
+)
 
 LRS = [0.1, 3.0, 0.0]
 MAKE = {
@@ -110,19 +120,24 @@ def test_a_schedule_built_after_the_optimizer_was_restored(name):
     assert lrs(other) == expected == second.get_last_lr() and second.last_epoch == 13
 
 
-def test_the_initial_lr_is_kept_and_wins():
+def test_the_initial_lr_is_kept_and_a_second_schedule_goes_on_from_the_rate_that_it_finds():
     sgd = optimizer([0.5])
     StepLR(sgd, 1, gamma=0.5).step()
     assert sgd.param_groups[0]["initial_lr"] == 0.5 and lrs(sgd) == [0.25]
-    assert StepLR(sgd, 1).base_lrs == [0.5] and lrs(sgd) == [0.5]
+    second = StepLR(sgd, 1, gamma=0.5)
+    assert second.base_lrs == [0.5] and lrs(sgd) == [0.25]
+    second.step()
+    assert lrs(sgd) == [0.125]
 
 
 def test_numbers_of_numpy_become_pythons():
     sgd = optimizer([np.float64(0.5)])
     schedule = StepLR(sgd, np.int64(2), np.float32(0.5))
     state = schedule.state_dict()
-    assert state == {"step_size": 2, "gamma": 0.5, "base_lrs": [0.5], "last_epoch": 0}
-    assert [type(value) for value in (*state.values(), *state["base_lrs"])].count(float) == 2
+    settings = {"step_size": 2, "gamma": 0.5, "base_lrs": [0.5], "last_epoch": 0}
+    assert state == {**settings, "lr": [0.5], "_last_lr": [0.5], "_found": [(0.5, 1.0)]}
+    numbers = [state["gamma"], *state["base_lrs"], *state["lr"], *state["_last_lr"], *state["_found"][0]]
+    assert {type(value) for value in numbers} == {float} and type(state["step_size"]) is int
 
 
 BAD = {
@@ -237,3 +252,190 @@ def test_a_step_that_fails_changes_nothing(bad, words):
         with pytest.raises(ValueError, match=words):
             schedule.step()
         assert lrs(sgd) == [0.1, 0.2] and schedule.last_epoch == 0
+
+
+# several schedules, and people, on one optimizer; the values are products of the definitions
+
+
+def one(lr=1.0):
+    return optimizer([lr])
+
+
+def run(sgd, schedules, steps, between=None):
+    """The rate of each step, as the optimizer has it."""
+    trace = []
+    for t in range(steps):
+        trace.append(lrs(sgd)[0])
+        if between is not None:
+            between(sgd, t)
+        for schedule in schedules:
+            schedule.step()
+    return np.array(trace)
+
+
+def test_a_warm_up_and_a_decay_multiply():
+    """In proportion: where neither reaches 0, lr_t = lr_0 f(t) g(t)."""
+    sgd = one(2.0)
+    schedules = [LinearLR(sgd, 0.1, 1.0, 5), CosineAnnealingLR(sgd, T_max=40), StepLR(sgd, 3, 0.5)]
+    t = np.arange(30)
+    warm_up = np.interp(t, [0, 5], [0.1, 1.0])
+    expected = 2 * warm_up * (1 + np.cos(np.pi * t / 40)) / 2 * 0.5 ** (t // 3)
+    np.testing.assert_allclose(run(sgd, schedules, 30), expected, rtol=1e-13)
+
+
+def test_a_warm_up_does_not_vanish():
+    sgd = one(1.0)
+    values = run(sgd, [LinearLR(sgd, 0.1, 1.0, 3), CosineAnnealingLR(sgd, T_max=10)], 3)
+    cosine = (1 + np.cos(np.pi * np.arange(3) / 10)) / 2
+    np.testing.assert_allclose(values, cosine * [0.1, 0.4, 0.7], rtol=1e-14)
+
+
+def test_a_rate_that_is_changed_by_hand_stays_changed():
+    sgd = one(1.0)
+
+    def halve(sgd, t):
+        if t in (2, 9):
+            sgd.param_groups[0]["lr"] *= 0.5
+
+    factor = np.interp(np.arange(20), [0, 10], [1.0, 0.2])
+    by_hand = 0.5 ** (np.digitize(np.arange(20), [3, 10]))
+    np.testing.assert_allclose(run(sgd, [LinearLR(sgd, 1.0, 0.2, 10)], 20, halve), factor * by_hand, rtol=1e-14)
+
+
+def test_a_group_that_joins_later_goes_on_from_its_rate_in_proportion():
+    sgd = one(1.0)
+    schedule = MultiStepLR(sgd, [2, 6], gamma=0.5)
+    run(sgd, [schedule], 4)
+    sgd.add_param_group({"params": [nn.Parameter(np.ones(3))], "lr": 8.0})
+    for expected in ([0.5, 8.0], [0.25, 4.0], [0.25, 4.0]):
+        schedule.step()
+        assert lrs(sgd) == schedule.get_last_lr() == expected
+    assert schedule.base_lrs == [1.0, 8.0] and sgd.param_groups[1]["initial_lr"] == 8.0
+    del sgd.param_groups[0]
+    schedule.step()
+    assert lrs(sgd) == [4.0]
+
+
+def test_a_group_without_a_rate_is_named_and_nothing_changes():
+    sgd = one(1.0)
+    schedule = StepLR(sgd, 1, 0.5)
+    schedule.step()
+    before = schedule.state_dict()
+    for bad, error in (({"params": []}, ValueError), ({"params": [], "lr": "0.1"}, TypeError), ([], ValueError)):
+        sgd.param_groups.append(bad)
+        with pytest.raises(error, match=r"param_groups\[1\]"):
+            schedule.step()
+        sgd.param_groups.pop()
+        assert schedule.state_dict() == before and lrs(sgd) == [0.5]
+    schedule.step()
+    assert lrs(sgd) == [0.25]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize("late", [False, True])
+def test_chained_schedules_resume_exactly_in_any_order(order, late):
+    """late: the schedules are built after the optimizer's state was loaded."""
+
+    def schedules(sgd):
+        return [LinearLR(sgd, 0.1, 1.0, 5), CosineAnnealingLR(sgd, 9, eta_min=0.01)]
+
+    sgd = one(1.0)
+    both = schedules(sgd)
+    run(sgd, both, 7)
+    sgd.param_groups[0]["lr"] *= 0.7  # by hand, too
+    states = [part.state_dict() for part in (sgd, *both)]
+    expected = run(sgd, both, 30)
+    other = one(3.0)
+    if late:
+        other.load_state_dict(states[0])
+    parts = [other, *schedules(other)]
+    for i in order:
+        parts[i].load_state_dict(states[i])
+    assert np.array_equal(run(other, parts[1:], 30), expected)
+
+
+def test_states_of_the_first_edition_load():
+    sgd = one(1.0)
+    schedule = MAKE["CosineAnnealingLR"](sgd)
+    run(sgd, [schedule], 7)
+    old = {key: schedule.state_dict()[key] for key in ("T_max", "eta_min", "last_epoch", "base_lrs")}
+    other = one(3.0)
+    resumed = MAKE["CosineAnnealingLR"](other)
+    resumed.load_state_dict(old)
+    assert lrs(other) == lrs(sgd) == resumed.get_last_lr()
+    assert np.array_equal(run(other, [resumed], 9), run(sgd, [schedule], 9))
+
+
+def test_lambda_lr_multiplies_the_initial_rate():
+    sgd = optimizer([1.0, 4.0])
+    schedule = LambdaLR(sgd, [lambda t: 1 / (1 + t), lambda t: 0.5**t])
+    for t in range(4):
+        assert lrs(sgd) == schedule.get_last_lr() == [1 / (1 + t), 4 * 0.5**t]
+        schedule.step()
+    sgd.add_param_group({"params": [nn.Parameter(np.ones(1))]})
+    with pytest.raises(ValueError, match="lr_lambda must have a function for each of 3"):
+        schedule.step()
+    assert lrs(sgd)[:2] == [1 / 5, 0.25]
+    assert "lr_lambda" not in schedule.state_dict()
+    for bad, error in ((3, TypeError), ([1], TypeError), ([], ValueError), (lambda t: "a", TypeError)):
+        with pytest.raises(error, match="lr_lambda"):
+            LambdaLR(optimizer([1.0]), bad)
+
+
+def sequence(sgd):
+    parts = [LinearLR(sgd, 0.1, 1.0, 5), CosineAnnealingLR(sgd, 10, 0.05), LambdaLR(sgd, lambda t: 2.0**-t)]
+    return SequentialLR(sgd, parts, milestones=[5, 12])
+
+
+def test_sequential_lr_runs_one_schedule_after_the_other():
+    sgd = one(2.0)
+    t = np.arange(7)
+    expected = [2 * np.interp(t[:5], [0, 5], [0.1, 1.0])]
+    expected += [0.05 + (2 - 0.05) * (1 + np.cos(np.pi * t / 10)) / 2, 2 * 2.0 ** -np.arange(4)]
+    np.testing.assert_allclose(run(sgd, [sequence(sgd)], 16), np.concatenate(expected), rtol=1e-14)
+
+
+@pytest.mark.parametrize("t", [0, 4, 5, 8, 12, 14])
+def test_sequential_lr_resumes_exactly(t):
+    sgd, other = one(2.0), one(1.0)
+    schedule, resumed = sequence(sgd), sequence(other)
+    run(sgd, [schedule], t)
+    state = schedule.state_dict()
+    resumed.load_state_dict(state)
+    assert np.array_equal(run(other, [resumed], 9), run(sgd, [schedule], 9))
+    for spoil in ({"milestones": [5]}, {"milestones": [5, 5]}, {"schedulers": []}, {"last_epoch": -1}, {"lr": [1, 2]}):
+        before = resumed.state_dict()
+        with pytest.raises(ValueError, match=next(iter(spoil))):
+            resumed.load_state_dict({**state, **spoil})
+        assert resumed.state_dict() == before
+    state["schedulers"][2]["last_epoch"] = "1"
+    with pytest.raises(TypeError, match="last_epoch"):
+        resumed.load_state_dict(state)
+    assert resumed.state_dict() == before
+
+
+def test_bad_sequences_are_refused():
+    sgd = one()
+    parts = [StepLR(sgd, 1), StepLR(sgd, 2)]
+    for arguments, error, word in (
+        ((parts, []), ValueError, "milestones must be one fewer"),
+        ((parts, [1.5]), TypeError, "milestones"),
+        ((parts, 3), TypeError, "milestones"),
+        (([], []), ValueError, "milestones must be one fewer than the 0"),
+        (([parts[0], 3], [1]), TypeError, r"schedulers\[1\]"),
+        (([parts[0], StepLR(one(), 1)], [1]), ValueError, r"schedulers\[1\] must be a schedule of this optimizer"),
+        ((parts, [1], 3), ValueError, "last_epoch must be -1"),
+    ):
+        with pytest.raises(error, match=word):
+            SequentialLR(sgd, *arguments)
+
+
+def test_schedules_are_copied_with_their_optimizer():
+    sgd = one(2.0)
+    both = [LinearLR(sgd, 0.1, 1.0, 5), StepLR(sgd, 2)]
+    run(sgd, both, 3)
+    for copied in (copy.deepcopy((sgd, both)), pickle.loads(pickle.dumps((sgd, both)))):
+        twin, schedules = copied
+        assert all(schedule.optimizer is twin for schedule in schedules) and lrs(twin) == lrs(sgd)
+        ahead = run(twin, schedules, 5)
+    assert np.array_equal(run(sgd, both, 5), ahead)
