@@ -52,7 +52,9 @@ class Conv2d(Module):
         check_padding(padding, self.kernel_size, self.stride, self.dilation)
         self.padding = padding if isinstance(padding, str) else pair("padding", padding, 0)
         self.weight = Parameter(np.empty((out_channels, in_channels // groups, *self.kernel_size), np.float32))
-        self.bias = Parameter(np.empty(out_channels, np.float32)) if check_flag("bias", bias) else None
+        bias = check_flag("bias", bias)
+        self.bias: Parameter | None
+        self.register_parameter("bias", Parameter(np.empty(out_channels, np.float32)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

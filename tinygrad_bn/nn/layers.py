@@ -31,7 +31,9 @@ class Linear(Module):
         self.in_features = check_size("in_features", in_features)
         self.out_features = check_size("out_features", out_features)
         self.weight = Parameter(np.empty((out_features, in_features), np.float32))
-        self.bias = Parameter(np.empty(out_features, np.float32)) if check_flag("bias", bias) else None
+        bias = check_flag("bias", bias)
+        self.bias: Parameter | None
+        self.register_parameter("bias", Parameter(np.empty(out_features, np.float32)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

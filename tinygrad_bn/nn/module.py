@@ -1,13 +1,16 @@
 """Module: a function with parameters; Sequential and ModuleList hold several.
 
 There is no registry: a module's parameters, buffers and children are its attributes, in the order in which they
-were assigned. That order is the order of state_dict, and it is PyTorch's.
+were assigned. That order is the order of state_dict, and it is PyTorch's. Only their kinds are noted, by name, so that
+nothing else takes the place of a parameter, where an optimizer and state_dict would no longer find it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -31,6 +34,18 @@ class Parameter(Tensor):
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
         if isinstance(data, Tensor):
             self._changes = data._changes  # the memory is shared, so are its changes
+
+
+class IncompatibleKeys(NamedTuple):
+    """What load_state_dict returns: names that only one of module and state_dict has; both empty if strict."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not any(self):
+            return "<All keys matched successfully>"
+        return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
 def _plain(name: str, value: Any) -> Array:
@@ -67,7 +82,9 @@ class Handle:
 class Module:
     """Base class: assign Parameters and Modules as attributes in __init__, and define forward().
 
-    A call, module(x), is forward(x) between the hooks. Errors: AttributeError for assigning before super().__init__().
+    A call, module(x), is forward(x) between the hooks. Only another one, or None, may take the place of a parameter, a
+    buffer or a module; in the place of None, too.
+    Errors: AttributeError for assigning before super().__init__(), TypeError for something else in such a place.
 
     >>> class Scale(nn.Module):
     ...     def __init__(self):
@@ -85,15 +102,30 @@ class Module:
 
     def __init__(self) -> None:
         self.training = True
-        self._buffers: list[str] = []  # names of the attributes that are state, but not learned
+        self._kinds: dict[str, type] = {}  # by name: Parameter, Module, or ndarray for state that is not learned
         self._hooks: dict[int, Callable[..., Any]] = {}
         self._pre_hooks: dict[int, Callable[..., Any]] = {}
         self._hooks_so_far = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, (Parameter, Module)) and "_buffers" not in self.__dict__:
-            raise AttributeError("call super().__init__() before assigning parameters or modules")
+        kinds = self.__dict__.get("_kinds")
+        new = Parameter if isinstance(value, Parameter) else Module if isinstance(value, Module) else None
+        if kinds is None:
+            if new is not None:
+                raise AttributeError("call super().__init__() before assigning parameters or modules")
+        elif (old := kinds.get(name)) is not None or new is not None:
+            replaces = old is None or value is None or isinstance(value, old)
+            if not replaces and (new is None or old is Parameter):
+                what, kind, remedy = _KINDS[old]
+                got = f"{type(value).__name__} {value!r:.40}"
+                raise TypeError(f"{name} is {what} and must be {kind} or None, got {got}: {remedy}")
+            if new is not None:
+                kinds[name] = new
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._kinds.pop(name, None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; each class defines its own. Call the module itself, module(x): it runs the hooks,
@@ -146,6 +178,34 @@ class Module:
         hooks[self._hooks_so_far] = hook
         return Handle(hooks, self._hooks_so_far)
 
+    @property
+    def _buffers(self) -> list[str]:
+        """The names of the attributes that are state, but not learned."""
+        return [name for name, kind in self._kinds.items() if kind is np.ndarray]
+
+    def register_parameter(self, name: str, value: Parameter | None) -> None:
+        """Keep value as the attribute name. None: there is no parameter, but one may come, and nothing else.
+
+        Errors: ValueError for a name that is not an identifier or taken, TypeError for what is not a Parameter.
+
+        >>> net = nn.Module()
+        >>> net.register_parameter("bias", None)
+        >>> net.bias = nn.Parameter(np.zeros(2))
+        >>> list(net.state_dict())
+        ['bias']
+        """
+        self._check_name(name, Parameter)
+        if value is not None and not isinstance(value, Parameter):
+            raise TypeError(f"value of parameter {name!r} must be a Parameter or None, got {type(value).__name__}")
+        setattr(self, name, value)
+        self._kinds[name] = Parameter
+
+    def _check_name(self, name: Any, kind: type) -> None:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"name must be an identifier, got {name!r}")
+        if hasattr(self, name) and self._kinds.get(name) is not kind:
+            raise ValueError(f"name must not be that of another attribute, got {name!r}")
+
     def register_buffer(self, name: str, value: Array | None) -> None:
         """Keep value, an array (or None), as the attribute name: saved in state_dict, not learned.
 
@@ -157,15 +217,11 @@ class Module:
         >>> net.state_dict()
         {'seen': array([1., 1.])}
         """
-        if not isinstance(name, str) or not name.isidentifier():
-            raise ValueError(f"name must be an identifier, got {name!r}")
-        if hasattr(self, name) and name not in self._buffers:
-            raise ValueError(f"name must not be that of another attribute, got {name!r}")
+        self._check_name(name, np.ndarray)
         if value is not None and not isinstance(value, np.ndarray):
             raise TypeError(f"buffer {name!r} must be a NumPy array or None, got {type(value).__name__}")
         setattr(self, name, value)
-        if name not in self._buffers:
-            self._buffers.append(name)
+        self._kinds[name] = np.ndarray
 
     # walking the tree
 
@@ -278,14 +334,15 @@ class Module:
     def train(self, mode: bool = True) -> Module:
         """Set this module and all in it to training mode (mode=True, the default) or eval mode; returns this module.
 
-        Batch norms and dropout do different things in the two. Errors: TypeError for what is not a bool.
+        Batch norms and dropout do different things in the two. A module in it with a train() or eval() of its own is
+        asked by that, so that a frozen part can stay in eval mode. Errors: TypeError for what is not a bool.
 
         >>> nn.Dropout(0.5).eval().train().training
         True
         """
-        check_flag("mode", mode)
-        for module in self.modules():
-            module.training = mode
+        self.training = check_flag("mode", mode)
+        for child in self.children():
+            child.train(True) if mode else child.eval()
         return self
 
     def eval(self) -> Module:
@@ -310,8 +367,10 @@ class Module:
             parameter.requires_grad = flag
         return self
 
-    def zero_grad(self) -> None:
-        """Set the .grad of all parameters to None.
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set the .grad of all parameters to None. set_to_none=False fills those that are there with zeros.
+
+        Errors: TypeError for what is not a bool.
 
         >>> layer = nn.Linear(2, 1)
         >>> layer(tb.tensor([[1.0, 2.0]])).backward()
@@ -319,26 +378,31 @@ class Module:
         >>> layer.weight.grad is None
         True
         """
+        check_flag("set_to_none", set_to_none)
         for parameter in self.parameters():
-            parameter.grad = None
+            keep = not set_to_none and parameter.grad is not None
+            parameter.grad = np.zeros_like(parameter._data) if keep else None
 
     def to(self, dtype: DTypeLike) -> Module:
-        """Convert parameters and floating buffers to float32 or float64, in place; gradients are dropped.
+        """Convert parameters, their gradients and floating buffers to float32 or float64, in place.
 
-        dtype: by any of NumPy's names. Returns this module. Errors: TypeError for another dtype.
+        dtype: by any of NumPy's names. What has it already keeps its array. The momentum of an optimizer follows in its
+        next step. Returns this module. Errors: TypeError for another dtype.
 
         >>> nn.Linear(2, 1).to("float64").weight.dtype
         dtype('float64')
         """
         dtype = float_dtype(dtype)
         for parameter in self.parameters():
-            parameter._data = parameter._data.astype(dtype)
-            parameter._changes[0] += 1
-            parameter.grad = None
+            if parameter.dtype != dtype:
+                gradient = parameter.grad.data if isinstance(parameter.grad, Tensor) else parameter.grad
+                parameter._data = parameter._data.astype(dtype)
+                parameter._changes[0] += 1
+                parameter.grad = None if gradient is None else gradient.astype(dtype)
         for module in self.modules():
             for name in module._buffers:
                 value = getattr(module, name)
-                if value is not None and value.dtype in FLOATS:
+                if value is not None and value.dtype in FLOATS and value.dtype != dtype:
                     setattr(module, name, value.astype(dtype))
         return self
 
@@ -358,55 +422,74 @@ class Module:
         """
         return self.to(np.float32)
 
-    def _state(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    def _own_state(self) -> Iterator[tuple[str, Any]]:
+        """(name, Parameter or buffer) of this module's own, parameters first."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
-                yield prefix + name, value
+                yield name, value
         for name in self._buffers:
             if getattr(self, name) is not None:
-                yield prefix + name, getattr(self, name)
-        for name, child in self.named_children():
-            yield from child._state(f"{prefix}{name}.")
+                yield name, getattr(self, name)
 
     def state_dict(self) -> dict[str, Array]:
         """{name: copy of the array} of parameters and buffers, with PyTorch's names and order.
 
+        A module in it with a state_dict() of its own is asked by that; its names follow the module's.
+
         >>> {name: array.shape for name, array in nn.Linear(3, 2).state_dict().items()}
         {'weight': (2, 3), 'bias': (2,)}
         """
-        return {name: np.array(v.data if isinstance(v, Tensor) else v) for name, v in self._state()}
+        state = {name: np.array(v.data if isinstance(v, Tensor) else v) for name, v in self._own_state()}
+        for name, child in self.named_children():
+            state.update((f"{name}.{key}", value) for key, value in child.state_dict().items())
+        return state
 
-    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy arrays into parameters and buffers. Everything is checked first: on an error nothing has changed.
 
         state_dict: {name: array}. strict: missing and unexpected names raise ValueError (default True).
+        Returns (missing_keys, unexpected_keys). As in PyTorch num_batches_tracked may be missing, of any integer dtype,
+        and of shape (1,): older versions wrote it so. A read-only array is replaced by a copy. A module in it with a
+        load_state_dict(state_dict, strict) of its own is handed its part of the names.
         Errors: ValueError for other shapes, in any case, TypeError for other dtypes. The message has all names and
         shapes that are wrong.
 
         >>> a, b = nn.Linear(3, 2), nn.Linear(3, 2)
         >>> a.load_state_dict(b.state_dict())
+        <All keys matched successfully>
         >>> bool((a.weight == b.weight).all())
         True
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
         check_flag("strict", strict)
-        own = dict(self._state())
-        missing, unexpected = [k for k in own if k not in state_dict], [k for k in state_dict if k not in own]
-        arrays = {k: _plain(k, v) for k, v in state_dict.items() if k in own}
+        plan = _Loading([], [], [], [])
+        self._plan_loading(state_dict, "", plan)
+        missing, unexpected = plan.missing, plan.unexpected
         wrong = [f"missing {missing}, unexpected {unexpected}"] if strict and (missing or unexpected) else []
-        for name, array in arrays.items():
-            if array.shape != own[name].shape:
-                wrong.append(f"{name!r} must have shape {own[name].shape}, got {array.shape}")
+        for name, target, array in plan.arrays:
+            if array.shape != target.shape:
+                wrong.append(f"{name!r} must have shape {target.shape}, got {array.shape}")
         if wrong:
             raise ValueError(
                 f"state_dict must have the names and shapes of this {type(self).__name__}: " + "; ".join(wrong)
             )
-        for name, array in arrays.items():
-            if array.dtype != own[name].dtype:
-                raise TypeError(f"state_dict[{name!r}] must be {own[name].dtype}, got {array.dtype}")
-        for name, array in arrays.items():
-            target = own[name]
+        for name, target, array in plan.arrays:
+            counts = array.dtype.kind in "iu" and target.dtype.kind in "iu" and np.can_cast(array.dtype, target.dtype)
+            if array.dtype != target.dtype and not counts:
+                raise TypeError(f"state_dict[{name!r}] must be {target.dtype}, got {array.dtype}")
+        before = [(m, _snapshot(m)) for m in self.modules()] if plan.by_themselves else []
+        try:
+            for name, child, part in plan.by_themselves:
+                keys = child.load_state_dict(part, strict)
+                if isinstance(keys, tuple) and len(keys) == 2:
+                    missing += [f"{name}.{key}" for key in keys[0]]
+                    unexpected += [f"{name}.{key}" for key in keys[1]]
+        except BaseException:
+            for module, values in before:
+                _restore(module, values)
+            raise
+        for _, target, array in plan.arrays:
             if isinstance(target, Tensor):
                 if not target._data.flags.writeable:
                     target._data = target._data.copy()
@@ -414,6 +497,34 @@ class Module:
                 target._changes[0] += 1
             else:
                 target[...] = array
+        return IncompatibleKeys(missing, unexpected)
+
+    _may_be_missing: ClassVar[tuple[str, ...]] = ()  # names that older versions did not write
+
+    def _plan_loading(self, entries: dict[str, Any], prefix: str, plan: _Loading) -> None:
+        """Find the target of each entry; nothing changes yet."""
+        parts: dict[Any, dict[str, Any]] = {}  # by the first part of the name
+        for key, value in entries.items():
+            head, dot, tail = key.partition(".") if isinstance(key, str) else (key, "", "")
+            parts.setdefault(head, {})[tail if dot else ""] = value
+        for name, target in self._own_state():
+            if "" in parts.get(name, {}):
+                array = _plain(prefix + name, parts[name].pop(""))
+                array = array.reshape(()) if array.shape == (1,) and target.shape == () else array
+                plan.arrays.append((prefix + name, target, array))
+            elif name not in self._may_be_missing:
+                plan.missing.append(prefix + name)
+        for name, child in self.named_children():
+            part = parts.pop(name, {})
+            if "" in part:
+                plan.unexpected.append(prefix + name)
+                del part[""]
+            if type(child).load_state_dict is Module.load_state_dict and "load_state_dict" not in vars(child):
+                child._plan_loading(part, f"{prefix}{name}.", plan)
+            else:
+                plan.by_themselves.append((prefix + name, child, part))
+        for head, part in parts.items():
+            plan.unexpected.extend(f"{prefix}{head}.{tail}" if tail else f"{prefix}{head}" for tail in part)
 
     # representation
 
@@ -432,13 +543,56 @@ class Module:
         return "\n  ".join([f"{type(self).__name__}({self.extra_repr()}", *children]) + "\n)"
 
 
+_KINDS: dict[Any, tuple[str, str, str]] = {
+    Parameter: ("a parameter", "a Parameter", "nn.Parameter(array) makes one; t.data = array changes its values"),
+    Module: ("a module", "a Module", "del module.name frees the name"),
+    np.ndarray: ("a buffer", "a NumPy array", "t.data is that of a tensor, np.asarray makes one of numbers"),
+}
+
+
+class _Loading(NamedTuple):
+    """What load_state_dict is about to do."""
+
+    arrays: list[tuple[str, Any, Array]]  # name, target, value
+    by_themselves: list[tuple[str, Module, dict[str, Any]]]  # modules with a load_state_dict of their own
+    missing: list[str]
+    unexpected: list[str]
+
+
+def _snapshot(module: Module) -> list[tuple[str, Any, Array]]:
+    return [(name, v, (v.data if isinstance(v, Tensor) else v).copy()) for name, v in module._own_state()]
+
+
+def _restore(module: Module, values: list[tuple[str, Any, Array]]) -> None:
+    for name, value, array in values:
+        setattr(module, name, value)
+        if isinstance(value, Tensor):
+            value.data = array
+        else:
+            value[...] = array
+
+
+Numbered = TypeVar("Numbered", bound="_Numbered")
+
+
 class _Numbered(Module):
     """Modules as attributes "0", "1", ...: what Sequential and ModuleList share."""
 
-    def _add(self, module: Any) -> None:
+    def _add(self, module: Any, name: str | None = None) -> None:
         if not isinstance(module, Module):
             raise TypeError(f"{type(self).__name__} holds Modules, got {type(module).__name__}")
-        setattr(self, str(len(self)), module)
+        if name is None:  # the first number that is free: a slice keeps its names
+            name = next(str(i) for i in itertools.count(len(self)) if not hasattr(self, str(i)))
+        setattr(self, name, module)
+
+    def append(self: Numbered, module: Module) -> Numbered:
+        """Add a module at the end; returns this one. Errors: TypeError for what is not a Module.
+
+        >>> len(nn.ModuleList([nn.ReLU()]).append(nn.Tanh()))
+        2
+        """
+        self._add(module)
+        return self
 
     def __len__(self) -> int:
         return sum(1 for _ in self.children())
@@ -447,31 +601,65 @@ class _Numbered(Module):
         return self.children()
 
     def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, slice):
-            index = check_int("index", index)  # an ndarray's bool is 0 or 1 to some versions of NumPy
-        modules = list(self.children())[index]
         if isinstance(index, slice):
-            return Sequential(*modules) if isinstance(self, Sequential) else ModuleList(modules)
-        return modules
+            named = OrderedDict(list(self.named_children())[index])
+            return Sequential(named) if isinstance(self, Sequential) else ModuleList(named.values())
+        return list(self.children())[self._place(index)]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        names = [name for name, _ in self.named_children()]
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__} holds Modules, got {type(module).__name__}")
+        setattr(self, names[self._place(index)], module)
+
+    def __delitem__(self, index: Any) -> None:
+        children = list(self.named_children())
+        if not isinstance(index, slice):
+            index = self._place(index)
+        gone = {name for name, _ in (children[index] if isinstance(index, slice) else [children[index]])}
+        for name, _ in children:
+            delattr(self, name)
+        kept = [(name, module) for name, module in children if name not in gone]
+        numbered = all(name.isdecimal() for name, _ in children)  # then they are numbered anew, as in PyTorch
+        for i, (name, module) in enumerate(kept):
+            setattr(self, str(i) if numbered else name, module)
+
+    def _place(self, index: Any) -> int:
+        place = check_int("index", index)  # an ndarray's bool is 0 or 1 to some versions of NumPy
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"index must lie in [{-len(self)}, {len(self) - 1}], got {place}")
+        return place
 
 
 class Sequential(_Numbered):
     """The modules one after the other: y = f_n(... f_2(f_1(x))).
 
-    modules: any number; net[i], net[i:j] and len(net) work. Errors: TypeError for what is not a Module. A note on an
-    error in the forward says in which of them it was raised (Python >= 3.11).
+    modules: any number, or one OrderedDict {name: module}. net[i], net[i:j] (with the names that they have in net),
+    len(net), net[i] = module, del net[i] and net.append(module) work. A note on an error in the forward says in which
+    of them it was raised (Python >= 3.11).
+    Errors: TypeError for what is not a Module, and for names that are not strings; ValueError for names that are taken.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> net(tb.tensor(np.zeros((5, 4), np.float32))).shape
     (5, 2)
+    >>> net[1] = nn.Tanh()
     >>> net[1]
-    ReLU()
+    Tanh()
     """
 
-    def __init__(self, *modules: Module) -> None:
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()
-        for module in modules:
-            self._add(module)
+        first = modules[0] if len(modules) == 1 else None
+        if isinstance(first, Mapping):
+            for name, module in first.items():
+                if not isinstance(name, str) or not name or "." in name:
+                    raise TypeError(f"names of modules must be strings without a dot, got {name!r}")
+                if hasattr(self, name):
+                    raise ValueError(f"names of modules must not be those of other attributes, got {name!r}")
+                self._add(module, name)
+        else:
+            for each in modules:
+                self._add(each)
 
     def forward(self, x: Tensor) -> Tensor:
         for i, module in enumerate(self):
@@ -487,7 +675,8 @@ class Sequential(_Numbered):
 class ModuleList(_Numbered):
     """A list of modules whose parameters belong to the module that holds it.
 
-    modules: an iterable (default: none). Errors: TypeError for what is not a Module.
+    modules: an iterable (default: none). layers[i], layers[i:j], len(layers), layers[i] = module, del layers[i] and
+    layers.append(module) work. Errors: TypeError for what is not a Module.
 
     >>> layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
     >>> len(layers), len(list(layers.parameters()))
@@ -498,12 +687,3 @@ class ModuleList(_Numbered):
         super().__init__()
         for module in check_iterable("modules", modules, "Modules"):
             self._add(module)
-
-    def append(self, module: Module) -> ModuleList:
-        """Add a module at the end; returns the list. Errors: TypeError for what is not a Module.
-
-        >>> len(nn.ModuleList([nn.ReLU()]).append(nn.Tanh()))
-        2
-        """
-        self._add(module)
-        return self
