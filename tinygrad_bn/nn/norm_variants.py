@@ -43,17 +43,8 @@ class _GhostBatchNorm(_BatchNorm):
         self.ghost_size = check_int("ghost_size", ghost_size, 1)
 
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
-        return F.ghost_batch_norm(
-            x,
-            self.ghost_size,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training,
-            momentum,
-            self.eps,
-        )
+        mean, var = self._given(training)
+        return F.ghost_batch_norm(x, self.ghost_size, mean, var, self.weight, self.bias, training, momentum, self.eps)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_size={self.ghost_size}"
@@ -125,7 +116,8 @@ class _BatchRenorm(_BatchNorm):
         >>> norm.limits()
         (2.0, 2.5)
         """
-        after = int(self.num_batches_tracked) - self.warmup
+        seen = 0 if self.num_batches_tracked is None else int(self.num_batches_tracked)
+        after = seen - self.warmup
         if after < 0:
             return 1.0, 0.0
         r = min(after / self.r_ramp, 1.0) if self.r_ramp else 1.0
@@ -133,7 +125,9 @@ class _BatchRenorm(_BatchNorm):
         return 1 + (self.r_max - 1) * r, self.d_max * d
 
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
-        mean, var = self.running_mean, self.running_var
+        mean, var = self._given(training)
+        if mean is None and self._uses_running():  # the correction needs them also where they do not move
+            mean, var = self.running_mean.copy(), self.running_var.copy()
         return F.batch_renorm(x, mean, var, self.weight, self.bias, training, momentum, self.eps, *self.limits())
 
     def extra_repr(self) -> str:
@@ -210,18 +204,9 @@ class _DecorrelatedBatchNorm(_BatchNorm):
     running_matrix: Any
 
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
-        return F.decorrelated_batch_norm(
-            x,
-            self.running_mean,
-            self.running_matrix,
-            self.weight,
-            self.bias,
-            training,
-            momentum,
-            self.eps,
-            self.group_size,
-            self.method,
-        )
+        mean, matrix = self._given(training)
+        settings = self.eps, self.group_size, self.method
+        return F.decorrelated_batch_norm(x, mean, matrix, self.weight, self.bias, training, momentum, *settings)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, group_size={self.group_size}, method={self.method!r}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import check_flag, check_input, check_int, check_size
 from ..ops.norms import check_eps, check_momentum
-from ..tensors import Array, Tensor
+from ..tensors import FLOATS, Array, Tensor
 from . import functional as F
 from .module import Module, Parameter
 
@@ -28,8 +28,10 @@ class _Norm(Module):
         super().__init__()
         self.eps: Any = None if eps is None else check_eps(eps)
         affine, bias = check_flag(self.affine_flag, affine), check_flag("bias", bias)
-        self.weight = Parameter(np.ones(shape, np.float32)) if affine else None
-        self.bias = Parameter(np.zeros(shape, np.float32)) if affine and bias else None
+        self.weight: Parameter | None
+        self.bias: Parameter | None
+        self.register_parameter("weight", Parameter(np.ones(shape, np.float32)) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(shape, np.float32)) if affine and bias else None)
 
 
 class _Running(_Norm):
@@ -37,7 +39,13 @@ class _Running(_Norm):
 
     momentum: the weight of the new statistics; None is the cumulative average over all batches.
     track_running_stats=False keeps none: batch statistics are used in eval too.
+
+    The flag may be switched later: without it the statistics stay as they are. In eval batch norm still uses those that
+    are there, instance norm only with the flag, as in PyTorch (where without it they move on, in eval too).
+    reset_running_stats() makes the statistics that a layer was built without.
     """
+
+    _may_be_missing = ("num_batches_tracked",)  # before PyTorch 0.4.1
 
     axes: ClassVar[tuple[int, ...]] = ()  # how many axes an input may have
     layout: ClassVar[str] = ""
@@ -72,7 +80,7 @@ class _Running(_Norm):
         }
 
     def reset_running_stats(self) -> None:
-        """Forget all batches.
+        """Forget all batches. Where track_running_stats was switched on later, the statistics begin here.
 
         >>> norm = nn.BatchNorm1d(1)
         >>> _ = norm(tb.tensor([[1.0], [3.0]]))
@@ -82,7 +90,11 @@ class _Running(_Norm):
         """
         if self.track_running_stats:
             for name, value in self.initial_statistics().items():
-                getattr(self, name)[...] = value
+                if getattr(self, name) is not None:
+                    getattr(self, name)[...] = value
+                else:
+                    dtype = self.weight.dtype if value.dtype in FLOATS and self.weight is not None else value.dtype
+                    setattr(self, name, value.astype(dtype))
 
     def _check(self, x: Any) -> None:
         name = f"input of {type(self).__name__}"
@@ -94,8 +106,26 @@ class _Running(_Norm):
 
     def _momentum(self) -> float:
         """The weight of the batch that comes next."""
-        seen = int(self.num_batches_tracked) + 1
-        return 1 / seen if self.momentum is None else self.momentum
+        if self.momentum is not None:
+            return self.momentum
+        return 0.0 if self.num_batches_tracked is None else 1 / (int(self.num_batches_tracked) + 1)
+
+    def _running(self) -> tuple[Any, Any]:
+        """The names are not fixed: decorrelated batch norm keeps a matrix instead of the variance."""
+        mean, spread = (getattr(self, name) for name in self._buffers if name != "num_batches_tracked")
+        return mean, spread
+
+    def _moves(self) -> bool:
+        """Whether a forward moves the running statistics."""
+        return self.training and self.track_running_stats
+
+    def _given(self, use_input: bool) -> tuple[Any, Any]:
+        """What the function behind the layer is given: none of those that are neither used nor moved."""
+        return (None, None) if use_input and not self._moves() else self._running()
+
+    def _uses_running(self) -> bool:
+        """Whether eval normalizes with the running statistics."""
+        return all(value is not None for value in self._running())
 
     def extra_repr(self) -> str:
         return (
@@ -129,10 +159,10 @@ class _BatchNorm(_Running):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        if not (self.training and self.track_running_stats):
-            return self.normalize(x, not self.track_running_stats, 0.0)
-        y = self.normalize(x, True, self._momentum())
-        self.num_batches_tracked += 1
+        training = self.training or all(value is None for value in self._running())
+        y = self.normalize(x, training, self._momentum())
+        if self._moves() and self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
         return y
 
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
@@ -146,9 +176,8 @@ class _BatchNorm(_Running):
         >>> norm.normalize(tb.tensor([[1.0], [3.0]]), training=True, momentum=0.1).data.ravel()
         array([-1.,  1.], dtype=float32)
         """
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, training, momentum, self.eps
-        )
+        mean, var = self._given(training)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, training, momentum, self.eps)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -220,17 +249,20 @@ class _InstanceNorm(_Running):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
+    def _uses_running(self) -> bool:
+        return self.track_running_stats and super()._uses_running()
+
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, f"input of {type(self).__name__}")
         single = x.ndim + 1 in self.axes
         if single:
             x = x.reshape((1, *x.shape))
         self._check(x)
-        mean, var, use_input = self.running_mean, self.running_var, self.training or self.running_mean is None
-        track = self.training and mean is not None
-        momentum = self._momentum() if track else 0.0  # without tracking it is not used
-        y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input, momentum, self.eps)
-        if track and self.momentum is None:  # the average needs the count; otherwise it stays 0, as PyTorch's does
+        use_input = self.training or not self.track_running_stats
+        mean, var = self._given(use_input)
+        y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input, self._momentum(), self.eps)
+        # the average needs the count; otherwise it stays 0, as PyTorch's does
+        if self._moves() and self.momentum is None and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
         return y.reshape(y.shape[1:]) if single else y
 

@@ -125,10 +125,10 @@ def summary(model: Module, input: Tensor | Array | tuple[Tensor | Array, ...]) -
     """
     check_model(model)
     arguments = as_arguments(input)
-    calls: dict[int, list[Any]] = {}
+    calls: dict[Module, list[Any]] = {}
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
-        calls.setdefault(id(module), []).append(_shapes(output))
+        calls.setdefault(module, []).append(_shapes(output))
 
     with undisturbed(model, hook):
         model.eval()
@@ -143,7 +143,7 @@ def summary(model: Module, input: Tensor | Array | tuple[Tensor | Array, ...]) -
                 size += p.data.nbytes
         buffers = [getattr(module, b) for b in module._buffers if getattr(module, b) is not None]
         size += sum(b.nbytes for b in buffers)
-        of_module = calls.get(id(module), [])
+        of_module = calls.get(module, [])
         layers.append(
             Layer(
                 name,
@@ -160,10 +160,11 @@ def summary(model: Module, input: Tensor | Array | tuple[Tensor | Array, ...]) -
 
 
 def _statistics(module: Module) -> str:
-    if isinstance(module, _Running) and module.track_running_stats:
+    if isinstance(module, _Running) and module._uses_running():
         names = [name for name in module._buffers if name != "num_batches_tracked"]
         kept = ", ".join(f"{name} {getattr(module, name).shape}" for name in names)
-        return f"{kept}, {int(module.num_batches_tracked)} batches tracked"
+        seen = 0 if module.num_batches_tracked is None else int(module.num_batches_tracked)
+        return f"{kept}, {seen} batches tracked"
     if isinstance(module, _Norm):
         return f"none kept: those of each {'batch' if isinstance(module, _BatchNorm) else 'sample'}"
     return ""

@@ -32,8 +32,8 @@ from .probe import check_model
 
 
 def _norms(model: Any) -> list[_Running]:
-    """The layers of model that track running statistics."""
-    return [m for m in check_model(model).modules() if isinstance(m, _Running) and m.track_running_stats]
+    """The layers of model that normalize with running statistics in eval mode."""
+    return [m for m in check_model(model).modules() if isinstance(m, _Running) and m._uses_running()]
 
 
 def _statistics(norm: _Running) -> dict[str, Array]:
@@ -50,10 +50,12 @@ def _measuring(model: Any, then: Callable[[_Running, Any, Any], Any]) -> Iterato
     """
     norms = _norms(model)
     modes = [(m, m.training) for m in model.modules()]
+    flags = [(norm, norm.track_running_stats) for norm in norms]
     before = [(norm, norm.momentum, {name: value.copy() for name, value in norm.named_buffers()}) for norm in norms]
 
     def watched(norm: Any) -> Callable[..., Any]:
         def forward(x: Any) -> Any:
+            norm.track_running_stats = True
             norm.reset_running_stats()
             norm.training, norm.momentum = True, 1.0
             y = type(norm).forward(norm, x)
@@ -80,7 +82,12 @@ def _measuring(model: Any, then: Callable[[_Running, Any, Any], Any]) -> Iterato
             vars(norm).pop("forward", None)
             vars(norm).pop("limits", None)
             norm.momentum = momentum
-            norm.num_batches_tracked[...] = buffers["num_batches_tracked"]
+            if "num_batches_tracked" in buffers:
+                norm.num_batches_tracked[...] = buffers["num_batches_tracked"]
+            else:  # made by reset_running_stats()
+                norm.num_batches_tracked = None
+        for norm, flag in flags:
+            norm.track_running_stats = flag
         for module, training in modes:
             module.training = training
 
@@ -89,13 +96,13 @@ class _Average:
     """Averages of statistics, each call weighted by its number of samples; a norm may be called several times."""
 
     def __init__(self) -> None:
-        self.totals: dict[int, tuple[int, dict[str, Array]]] = {}
+        self.totals: dict[_Running, tuple[int, dict[str, Array]]] = {}
 
     def add(self, norm: _Running, samples: int) -> dict[str, Array]:
         """Take in what the norm's buffers hold; the average so far."""
-        count, totals = self.totals.get(id(norm), (0, {}))
+        count, totals = self.totals.get(norm, (0, {}))
         totals = {k: totals.get(k, 0.0) + samples * v.astype(np.float64) for k, v in _statistics(norm).items()}
-        self.totals[id(norm)] = count + samples, totals
+        self.totals[norm] = count + samples, totals
         return {k: v / max(count + samples, 1) for k, v in totals.items()}
 
 
@@ -131,10 +138,11 @@ def recompute_statistics(model: Module, loader: Iterable[Tensor | Array | tuple[
     """
     if not isinstance(loader, Iterable) or getattr(loader, "ndim", 1) == 0:
         raise TypeError(f"loader must be an iterable of batches, got {type(loader).__name__}")
-    average, found, seen = _Average(), {}, 0
+    average, seen = _Average(), 0
+    found: dict[_Running, dict[str, Array]] = {}
 
     def take(norm: _Running, x: Any, y: Any) -> Any:
-        found[id(norm)] = average.add(norm, len(x))
+        found[norm] = average.add(norm, len(x))
         return y
 
     with _measuring(model, take) as norms:
@@ -147,7 +155,7 @@ def recompute_statistics(model: Module, loader: Iterable[Tensor | Array | tuple[
         if seen == 0:
             raise ValueError("loader must yield at least one sample, got none")
         for norm in norms:
-            for name, value in found.get(id(norm), {}).items():
+            for name, value in found.get(norm, {}).items():
                 getattr(norm, name)[...] = value
     return model
 
@@ -172,12 +180,12 @@ def adapt_statistics(model: Module, batch: Tensor | Array, weight: float) -> Mod
     x = _batch(batch, "batch")
     if len(x) == 0:
         raise ValueError(f"batch must hold at least one sample, got shape {x.shape}")
-    source = {id(norm): {k: v.astype(np.float64) for k, v in _statistics(norm).items()} for norm in _norms(model)}
+    source = {norm: {k: v.astype(np.float64) for k, v in _statistics(norm).items()} for norm in _norms(model)}
     average = _Average()
 
     def mix(norm: Any, x: Any, y: Any) -> Any:
         for name, value in average.add(norm, len(x)).items():
-            getattr(norm, name)[...] = (1 - weight) * source[id(norm)][name] + weight * value
+            getattr(norm, name)[...] = (1 - weight) * source[norm][name] + weight * value
         return type(norm).forward(norm, x)  # in eval mode, with the mixture
 
     with _measuring(model, mix):
@@ -244,7 +252,7 @@ def fold_batch_norm(model: Module) -> Module:
             if (
                 kind
                 and isinstance(norm, _BatchNorm)
-                and norm.track_running_stats
+                and norm._uses_running()
                 and kind in norm.axes
                 and all(uses[id(part)] == 1 for part in parts)
                 and not any(m._hooks or m._pre_hooks for m in (layer, norm))

@@ -67,10 +67,10 @@ def activations(model: Module, types: type[Module] | tuple[type[Module], ...] | 
     calls = _Calls()
 
     def hook(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if id(module) in names:  # a copy of the model calls it too
-            seen[calls.name(names[id(module)])] = (inputs[0] if len(inputs) == 1 else inputs, output)
+        if module in names:  # a copy of the model calls it too
+            seen[calls.name(names[module])] = (inputs[0] if len(inputs) == 1 else inputs, output)
 
-    layers = [module for module in model.modules() if id(module) in names and isinstance(module, wanted)]
+    layers = [module for module in model.modules() if module in names and isinstance(module, wanted)]
     handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
         yield seen
@@ -138,8 +138,8 @@ def saturation(
     calls = _Calls()
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
-        if id(module) in names and isinstance(module, activations):
-            shares[calls.name(names[id(module)])] = flat_share(module, inputs[0], flat)
+        if module in names and isinstance(module, activations):
+            shares[calls.name(names[module])] = flat_share(module, inputs[0], flat)
 
     with undisturbed(model, hook):
         model(*as_arguments(input))
@@ -163,8 +163,8 @@ def batch_statistics(model: Module, input: Any) -> Statistics:
     calls = _Calls()
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
-        if id(module) in names and isinstance(output, Tensor):
-            found[calls.name(names[id(module)])] = _channel_statistics([output.data])
+        if module in names and isinstance(output, Tensor):
+            found[calls.name(names[module])] = _channel_statistics([output.data])
 
     with undisturbed(model, hook):
         model(*as_arguments(input))
@@ -183,7 +183,7 @@ def running_statistics(model: Module) -> Statistics:
     return {
         name: (norm.running_mean.astype(np.float64), np.sqrt(norm.running_var.astype(np.float64)))
         for name, norm in check_model(model).named_modules()
-        if isinstance(norm, _Running) and norm.track_running_stats and "running_var" in norm._buffers
+        if isinstance(norm, _Running) and norm._uses_running() and "running_var" in norm._buffers
     }
 
 
@@ -229,9 +229,9 @@ def _classes(argument: str, value: Any) -> tuple[type[Module], ...]:
     return tuple(classes)
 
 
-def _leaves(model: Any) -> dict[int, str]:
-    """The modules without modules in them: identity -> name."""
-    return {id(m): name for name, m in check_model(model).named_modules() if not any(True for _ in m.children())}
+def _leaves(model: Any) -> dict[Module, str]:
+    """The names of the modules without modules in them."""
+    return {m: name for name, m in check_model(model).named_modules() if not any(True for _ in m.children())}
 
 
 class _Calls:
@@ -394,14 +394,14 @@ class Watch:
             unknown = [name for name in wanted if not isinstance(name, str) or name not in self._names.values()]
             if unknown:
                 raise ValueError(f"layers must be among {sorted(self._names.values())}, got {unknown}")
-            self._names = {key: name for key, name in self._names.items() if name in wanted}
+            self._names = {m: name for m, name in self._names.items() if name in wanted}
         self.model = model
         self.records: list[Record] = []
         self._count = 0  # calls of step()
         self._calls = _Calls()
         self._start()
         self._handles = [model.register_forward_pre_hook(self._before_forward)]
-        self._handles += [m.register_forward_hook(self._after) for m in model.modules() if id(m) in self._names]
+        self._handles += [m.register_forward_hook(self._after) for m in model.modules() if m in self._names]
 
     def _start(self) -> None:
         self._weights: dict[str, Array] | None = None  # at the beginning of the step
@@ -415,13 +415,13 @@ class Watch:
 
     def _after(self, module: Module, inputs: Any, output: Any) -> None:
         """The hook. A copy of the model calls it too, with modules that are not known here."""
-        if self._count % self.every or id(module) not in self._names or not is_grad_enabled():
+        if self._count % self.every or module not in self._names or not is_grad_enabled():
             return
         if not isinstance(output, Tensor):
             return
         if self._weights is None:
             self._weights = {name: p.data.copy() for name, p in self.model.named_parameters()}
-        name = self._calls.name(self._names[id(module)])
+        name = self._calls.name(self._names[module])
         outputs = self._outputs.setdefault(name, [])
         if len(outputs) >= AT_ONCE:
             raise RuntimeError(f"{AT_ONCE} forwards since the last step() of the Watch: call it once per training step")
@@ -488,6 +488,14 @@ class Watch:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watch:  # a copy of the model holds the hooks of the original
         return self
+
+    def __getstate__(self) -> dict[str, Any]:  # pickle; the model is pickled with its hooks, and they with the Watch
+        if self._outputs:
+            raise RuntimeError(
+                "a model cannot be pickled while a Watch holds outputs of its forward: "
+                "call the Watch's step(), or its close(), which takes the hooks away"
+            )
+        return vars(self)
 
     # what was seen
 
