@@ -87,6 +87,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> net = nn.Linear(2, 1)
     >>> tb.save("net.npz", net.state_dict())
     >>> net.load_state_dict(tb.load("net.npz"))
+    <All keys matched successfully>
     """
     path = check_path("path", path)
     if not path.exists():

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from .tensors import Tensor
@@ -209,6 +210,18 @@ class Operators:
         """
         return OPS[np.var](self, axis=axis, ddof=ddof, keepdims=keepdims)
 
+    def std(self, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+        """The square root of var, with the same arguments; where it is 0 the gradient is 0, as in PyTorch.
+
+        axis: an int, a tuple, or None (default) for all; keepdims keeps them with length 1 (default False). ddof:
+        default 0.
+        Errors: TypeError, ValueError for another axis, ddof or keepdims.
+
+        >>> tb.tensor([1.0, 3.0]).std().item()
+        1.0
+        """
+        return OPS[np.std](self, axis=axis, ddof=ddof, keepdims=keepdims)
+
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The largest over axis; equal ones share the gradient evenly.
 
@@ -230,6 +243,30 @@ class Operators:
         tensor([1., 3.])
         """
         return OPS[np.min](self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> NDArray[np.int64] | np.int64:
+        """Where the largest is along axis, the first of equal ones: an array of integers, one integer for axis=None.
+
+        axis: an int, or None (default) for the place in the flattened tensor; keepdims keeps it with length 1 (default
+        False). Errors: TypeError, ValueError for another axis or keepdims, and where there are no elements.
+
+        >>> tb.tensor([[1, 2], [4, 3]]).argmax(axis=1)
+        array([1, 0])
+        """
+        places: NDArray[np.int64] | np.int64 = OPS[np.argmax](self, axis=axis, keepdims=keepdims)  # type: ignore[assignment]
+        return places
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> NDArray[np.int64] | np.int64:
+        """Where the smallest is along axis, the first of equal ones: an array of integers, one integer for axis=None.
+
+        axis: an int, or None (default) for the place in the flattened tensor; keepdims keeps it with length 1 (default
+        False). Errors: TypeError, ValueError for another axis or keepdims, and where there are no elements.
+
+        >>> tb.tensor([[1, 2], [4, 3]]).argmin(axis=1)
+        array([0, 1])
+        """
+        places: NDArray[np.int64] | np.int64 = OPS[np.argmin](self, axis=axis, keepdims=keepdims)  # type: ignore[assignment]
+        return places
 
     # shape and indexing
 
@@ -275,6 +312,17 @@ class Operators:
         """
         return OPS[np.swapaxes](self, axis1, axis2)
 
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """Without the axes of length 1: all of them, or those named. May share memory.
+
+        axis: an int, a tuple, or None (default) for all. Errors: TypeError for what is not an axis, ValueError for one
+        of another length.
+
+        >>> tb.tensor([[[1.0, 2.0]]]).squeeze(axis=0).shape
+        (1, 2)
+        """
+        return OPS[np.squeeze](self, axis=axis)
+
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         """Flatten the axes start_dim .. end_dim into one (PyTorch's arguments); may share memory.
 
@@ -287,4 +335,5 @@ class Operators:
         return OPS["flatten"](self, start_dim, end_dim)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return OPS["getitem"](self, index=index)
+        # a tensor is no constant, and would be refused as one before the op can say what an index may be
+        return OPS["getitem"](self, index=(index,) if isinstance(index, Operators) else index)

@@ -266,9 +266,15 @@ def differentiable(
         if not changes:  # no tensors
             return y
         if type(y) is not np.ndarray:
+            if isinstance(y, (tuple, list, dict)):
+                got = f"{type(y).__name__} of {len(y)}"
+                raise TypeError(f"the result of {op.__name__} must be one array, got a {got}: make an op for each")
             y = np.asarray(y)
         if y.dtype is not dtype and y.dtype != dtype:
-            raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: an argument has another dtype")
+            others = {f"{a.dtype}" for a in arrays if isinstance(a, np.ndarray) and a.dtype != dtype}
+            remedy = f"convert the {' and '.join(sorted(others))} array with a.astype(np.{dtype})"
+            remedy = remedy if others else "an op must keep the dtype of its tensors, y.astype(x.dtype) restores it"
+            raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: {remedy}")
         out = wrap(y)
         base = y.base
         for counter, _, a in changes:  # what shares its memory with an argument shares the counter of changes as well

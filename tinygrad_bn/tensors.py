@@ -35,6 +35,13 @@ class _GradMode(threading.local):  # per thread: no_grad() in one thread leaves 
 grad_mode = _GradMode()
 
 
+_RUN_LATER: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (inspect.isgeneratorfunction, "a generator"),
+    (inspect.iscoroutinefunction, "a coroutine"),
+    (inspect.isasyncgenfunction, "an asynchronous generator"),
+)
+
+
 class grad_enabled(ContextDecorator):
     """``with grad_enabled(flag):`` records (or not) in the current thread; also a decorator, and reusable."""
 
@@ -49,15 +56,22 @@ class grad_enabled(ContextDecorator):
         grad_mode.enabled = grad_mode.outside.pop()
 
     def __call__(self, function: Function) -> Function:
-        if inspect.isgeneratorfunction(function):  # it would run outside of the with block
-            raise TypeError(f"{function.__name__} is a generator: use the with statement inside of it")
+        name = getattr(function, "__name__", repr(function))
+        for test, kind in _RUN_LATER:
+            if test(function):  # its body would run outside of the with block
+                raise TypeError(f"{name} is {kind}: use the with statement inside of it, around what does not wait")
+        if isinstance(function, (type, staticmethod, classmethod, property)) or not callable(function):
+            raise TypeError(
+                f"function must be a function for no_grad() or enable_grad() to decorate, got a "
+                f"{type(function).__name__}, {name:.40}: decorate the functions in a class"
+            )
         return super().__call__(function)
 
 
 def no_grad() -> grad_enabled:
     """``with no_grad():`` (or ``@no_grad()``) computes without recording, in the current thread.
 
-    Errors: TypeError for a decorated generator, which would run outside of it.
+    Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
 
     >>> x = tb.tensor([1.0], requires_grad=True)
     >>> with tb.no_grad():
@@ -71,7 +85,7 @@ def no_grad() -> grad_enabled:
 def enable_grad() -> grad_enabled:
     """``with enable_grad():`` records again inside a ``no_grad()``.
 
-    Errors: TypeError for a decorated generator, which would run outside of it.
+    Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
 
     >>> x = tb.tensor([1.0], requires_grad=True)
     >>> with tb.no_grad(), tb.enable_grad():
@@ -123,7 +137,8 @@ class Tensor(Operators):
         if type(data) is not np.ndarray:
             data = plain_array(data)
         if data.dtype not in FLOATS:
-            raise TypeError(f"data must be float32 or float64, got {data.dtype}; tensor(data) converts integers")
+            remedy = "tensor(data) converts" if _converts(data.dtype) else "data.astype(np.float32) converts"
+            raise TypeError(f"data must be float32 or float64, got {data.dtype}: {remedy}")
         if not isinstance(requires_grad, bool):
             raise TypeError(f"requires_grad must be a bool, got {type(requires_grad).__name__}")
         self._data: Array = data
@@ -257,6 +272,15 @@ class Tensor(Operators):
             raise ValueError(f"item() needs one element, got shape {self.shape}")
         return float(self._data.reshape(())[()])
 
+    def tolist(self) -> float | list[Any]:
+        """The values as nested lists of Python floats; a float for a tensor without axes.
+
+        >>> tb.tensor([[1, 2], [3, 4]]).tolist()
+        [[1.0, 2.0], [3.0, 4.0]]
+        """
+        values: float | list[Any] = self._data.tolist()
+        return values
+
     def detach(self) -> Tensor:
         """The same array without its history; an in-place change of one is seen by the other.
 
@@ -365,15 +389,48 @@ class Tensor(Operators):
     def __float__(self) -> float:
         return self.item()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        if self._node is not None:
-            raise RuntimeError("only leaves can be deep-copied; use t.detach() first")
+    def __format__(self, spec: str) -> str:
+        """f"{loss:.3f}": the number of a tensor with one element. Without a format any tensor is its repr."""
+        if not spec and self.ndim:
+            return repr(self)
+        if self.size != 1:
+            raise TypeError(f"the format {spec!r} needs one element, got a tensor of shape {self.shape}")
+        return format(self.item(), spec)
+
+    # copy and pickle
+
+    def __copy__(self) -> Tensor:
         copy = type(self).__new__(type(self))
-        Tensor.__init__(copy, self._data.copy(), self._requires_grad)
-        gradient = self.grad._data if isinstance(self.grad, Tensor) else self.grad
-        copy.grad = None if gradient is None else gradient.copy()
-        memo[id(self)] = copy
+        for name in Tensor.__slots__[1:]:
+            setattr(copy, name, getattr(self, name))
+        for name, value in getattr(self, "__dict__", {}).items():
+            setattr(copy, name, value)
         return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy.deepcopy and pickle. What shared memory still does so in the copy, and shares its changes.
+
+        Both know an array again that they have met: so the whole array goes along that ours is a view of.
+        """
+        if self._node is not None:
+            raise RuntimeError("only leaves can be deep-copied or pickled, this tensor was computed: use t.detach()")
+        data, whole = self._data, self._data
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        if type(whole) is not np.ndarray or not whole.flags.owndata or not whole.flags.forc or 0 in data.strides:
+            whole = data = data.copy()  # a file's memory, say, or one number that is repeated
+        view = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0], data.shape, data.strides
+        gradient = self.grad._data if isinstance(self.grad, Tensor) else self.grad
+        state = {"whole": whole, "view": view, "changes": self._changes, "grad": gradient}
+        return {**state, "requires_grad": self._requires_grad, "attributes": getattr(self, "__dict__", {})}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        whole, (offset, shape, strides) = state["whole"], state["view"]
+        memory = whole if whole.flags.c_contiguous else whole.T
+        Tensor.__init__(self, np.ndarray(shape, whole.dtype, memory, offset, strides))
+        self._requires_grad, self._changes, self.grad = state["requires_grad"], state["changes"], state["grad"]
+        for name, value in state["attributes"].items():
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         text = np.array2string(self._data, separator=", ", prefix="tensor(")
@@ -405,6 +462,11 @@ def as_array(value: Any) -> Array:
         return np.asarray(None)
 
 
+def _converts(dtype: np.dtype[Any]) -> bool:
+    """Whether tensor() takes arrays of this dtype: floats of 32 or 64 bits in any byte order, integers, booleans."""
+    return dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
+
+
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64, by any of NumPy's names."""
     try:
@@ -420,8 +482,9 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 def tensor(data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor with a copy of data.
 
-    data: numbers, nested lists of them, arrays or Tensors. dtype: float32 or float64; None (default) keeps those two,
-    and makes float32 of Python numbers, lists, integer and boolean arrays. requires_grad: default False.
+    data: numbers, nested lists of them, arrays or Tensors. dtype: float32 or float64; None (default) keeps those two
+    (in the machine's byte order), and makes float32 of Python numbers, lists, integer and boolean arrays.
+    requires_grad: default False.
     Errors: TypeError for what holds no real numbers, and another dtype; ValueError for rows of different lengths.
 
     >>> tb.tensor([[1, 2], [3, 4]])
@@ -438,7 +501,9 @@ def tensor(data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool 
         raise ValueError("data must be a rectangular nest of numbers, got rows of different lengths") from None
     except RuntimeError as error:  # a tensor in a list
         raise TypeError(f"data must be a nest of numbers: {error}") from None
-    if array.dtype not in FLOATS and array.dtype.kind not in "biu":
-        raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {array.dtype}")
-    keeps = isinstance(data, (np.ndarray, np.generic)) and array.dtype in FLOATS
-    return Tensor(np.array(array, dtype=dtype or (array.dtype if keeps else np.float32)), requires_grad)
+    if not _converts(array.dtype):
+        remedy = ": data.astype(np.float32) converts" if array.dtype.kind == "f" else ""
+        raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {array.dtype}{remedy}")
+    native = array.dtype.newbyteorder("=")
+    keeps = isinstance(data, (np.ndarray, np.generic)) and native in FLOATS
+    return Tensor(np.array(array, dtype=dtype or (native if keeps else np.float32)), requires_grad)

@@ -30,12 +30,12 @@ def check_reduction(reduction: str) -> None:
 
 
 def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
-    """The class targets as an int64 vector, each in [0, C) or equal to ignore_index."""
+    """The class targets of all positions as an int64 vector, each in [0, C) or equal to ignore_index."""
     if not -(2**63) <= check_int("ignore_index", ignore_index, most=None) < 2**63:
         raise ValueError("ignore_index must fit into 64 bits, got a larger int")
     check_input(x)
-    if x.ndim != 2:
-        raise ValueError(f"x must have shape (N, C), got {x.shape}")
+    if x.ndim < 2:
+        raise ValueError(f"x must have shape (N, C) or (N, C, positions ...), got {x.shape}")
     if x.shape[1] == 0:
         raise ValueError(f"x must have at least one class, got shape {x.shape}")
     if isinstance(target, Tensor):
@@ -46,14 +46,23 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
     target = as_array(target)
     if target.dtype.kind not in "iu":
         raise TypeError(f"target must be an integer array of classes, got {target.dtype}: target.astype(int) converts")
-    if target.shape != x.shape[:1]:
-        raise ValueError(f"target must have shape {x.shape[:1]} for x of shape {x.shape}, got {target.shape}")
+    wanted = (x.shape[0], *x.shape[2:])
+    if target.shape != wanted:
+        raise ValueError(f"target must have shape {wanted} for x of shape {x.shape}, got {target.shape}")
     given = np.minimum(target, np.uint64(2**63 - 1)) if target.dtype == np.uint64 else target
-    classes: Array = given.astype(np.int64)  # a copy: the backward needs it as it is now
+    classes: Array = given.astype(np.int64).reshape(-1)  # a copy: the backward needs it as it is now
     bad = first_bad(classes, x.shape[1], ignore_index)
     if bad >= 0:
-        raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target[bad]}")
+        raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target.reshape(-1)[bad]}")
     return classes
+
+
+def _by_position(x: Any) -> Any:
+    """(N, C, positions ...) as rows of C logits, one for each position of each sample."""
+    if x.ndim == 2:
+        return x
+    N, C, L = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    return x.reshape((N, C, L)).swapaxes(1, 2).reshape((N * L, C))
 
 
 @kernel
@@ -132,9 +141,10 @@ def _cross_entropy(x: Any, target: Any, ignore_index: int, reduction: str) -> An
 def cross_entropy(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-log softmax(x)[target], averaged over the samples whose target is not ignore_index.
 
-    x: logits (N, C); target: integer array (N,) of classes in [0, C). ignore_index: default -100.
-    reduction: "mean" (default), "sum", or "none" for the loss of each sample.
-    dx = (softmax(x) - onehot(target)) dy / N for "mean", with N the number of samples that are not ignored. Softmax and
+    x: logits (N, C); target: integer array (N,) of classes in [0, C). Or x (N, C, positions ...) with a target for each
+    position, (N, positions ...). ignore_index: default -100.
+    reduction: "mean" (default), "sum", or "none" for the loss of each sample, of target's shape.
+    dx = (softmax(x) - onehot(target)) dy / N for "mean", with N the number of targets that are not ignored. Softmax and
     logarithm are one kernel, so large logits are safe.
     Errors: TypeError for targets that are not integers, ValueError for classes out of range. No sample left
     gives NaN for "mean", as in PyTorch. Source: torch.nn.functional.cross_entropy.
@@ -146,26 +156,28 @@ def cross_entropy(x: Tensor, target: Array, *, ignore_index: int = -100, reducti
     (1.3863, array([[ 0.25,  0.25, -0.75,  0.25]]))
     """
     check_reduction(reduction)
-    target = check_classes(x, target, ignore_index)
-    return _cross_entropy(x, target, ignore_index, reduction)
+    classes = check_classes(x, target, ignore_index)
+    loss = _cross_entropy(_by_position(x), classes, ignore_index, reduction)
+    return loss.reshape((x.shape[0], *x.shape[2:])) if reduction == "none" and x.ndim > 2 else loss
 
 
 def nll_loss(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-    """-x[n, target[n]] for log-probabilities x (N, C), reduced as in cross_entropy.
+    """-x[n, target[n]] for log-probabilities x (N, C), or (N, C, positions ...), reduced as in cross_entropy.
 
-    target: integer array (N,). ignore_index (default -100), reduction (default "mean") and Errors: as cross_entropy.
+    target: integer array (N,), or (N, positions ...). ignore_index (default -100), reduction (default "mean") and
+    Errors: as cross_entropy.
     Source: torch.nn.functional.nll_loss.
 
     >>> F.nll_loss(tb.tensor([[-1.0, -2.0], [-3.0, -4.0]]), np.array([0, 1]))  # (1 + 4) / 2
     tensor(2.5)
     """
     check_reduction(reduction)
-    target = check_classes(x, target, ignore_index)
-    kept = target != ignore_index
-    rows = np.arange(len(target))
-    loss = where(kept, -x[rows, np.where(kept, target, 0)], 0)
+    classes, shape = check_classes(x, target, ignore_index), (x.shape[0], *x.shape[2:])
+    kept = classes != ignore_index
+    rows = np.arange(len(classes))
+    loss = where(kept, -_by_position(x)[rows, np.where(kept, classes, 0)], 0)
     if reduction == "none":
-        return loss
+        return loss.reshape(shape) if len(shape) > 1 else loss
     return loss.sum() if reduction == "sum" else loss.sum() / float(kept.sum()) if kept.any() else loss.sum() * math.nan
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int
-from ..operators import implements
+from ..operators import OPS, implements
 from ..tape import differentiable
+from ..tensors import Tensor
 
 MOST_AXES = 64  # NumPy's limit
 
@@ -71,6 +72,16 @@ def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
     return y, lambda dy: dy.reshape(_kept(shape, axis)) * centered * (2.0 * over)
 
 
+@implements(np.std)
+@differentiable
+def std(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    """sqrt(var);  dx = (x - mean) / ((n - ddof) std) dy, and 0 where std is 0 (as in PyTorch)"""
+    variance, pullback_of_var = var.rule(x, axis, ddof, keepdims)  # type: ignore[attr-defined]
+    zero = variance == 0
+    root = np.sqrt(np.where(zero, 1, variance))  # so that no derivative of it is infinite
+    return np.where(zero, 0, root), lambda dy: pullback_of_var(np.where(zero, 0, dy / (2 * root)))
+
+
 def _extreme(x: Any, y: Any, axis: Any) -> Any:
     """The pullback of max and min: the elements equal to the result share its gradient evenly."""
 
@@ -98,3 +109,18 @@ def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The smallest element; equal ones share the gradient evenly (as PyTorch's amin)."""
     _check(axis, keepdims)
     return _extreme(x, x.min(axis=axis, keepdims=keepdims), axis)
+
+
+def _place(function: Any) -> Any:
+    """argmax and argmin: integers have no gradient."""
+
+    def place(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        if axis is not None:
+            check_int("axis", axis)
+        _check(axis, keepdims)
+        return function(x.data if isinstance(x, Tensor) else x, axis=axis, keepdims=keepdims)
+
+    return place
+
+
+OPS[np.argmax], OPS[np.argmin] = _place(np.argmax), _place(np.argmin)

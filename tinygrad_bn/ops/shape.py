@@ -50,6 +50,19 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return x.reshape((*x.shape[:first], middle, *x.shape[last + 1 :]))
 
 
+@implements(np.squeeze)
+def squeeze(x: Tensor, axis: Any = None) -> Tensor:
+    """Without the axes of length 1 that axis names; None is all of them."""
+    if axis is None:
+        return x.reshape(tuple(n for n in x.shape if n != 1))
+    axes = [check_int("axis", a) for a in (axis if isinstance(axis, tuple) else (axis,))]
+    for a in axes:
+        if not -x.ndim <= a < x.ndim or x.shape[a] != 1:
+            raise ValueError(f"axis must name axes of length 1, got {axis} for shape {x.shape}")
+    gone = {a % x.ndim for a in axes}
+    return x.reshape(tuple(n for i, n in enumerate(x.shape) if i not in gone))
+
+
 @implements(np.transpose)
 @differentiable
 def transpose(x: Any, axes: Any = None) -> Any:
@@ -98,7 +111,10 @@ def getitem(x: Any, *, index: Any) -> Any:
     """x[index] for slices, integers, None, ..., boolean masks and integer arrays."""
     parts = index if isinstance(index, tuple) else (index,)
     if any(isinstance(p, Tensor) for p in parts):
-        raise TypeError("an index must be made of integers, slices or integer arrays, got a Tensor")
+        raise TypeError(
+            "an index must be made of integers, slices or integer arrays, got a Tensor, which holds floats: "
+            "keep indices in NumPy arrays, or convert them with t.data.astype(int)"
+        )
     if any(isinstance(p, (list, np.ndarray)) for p in parts):  # the caller may change them before backward()
         index = copy.deepcopy(index)
     shape, y = x.shape, x[index]
