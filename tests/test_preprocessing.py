@@ -1,5 +1,10 @@
 """Scaling and whitening: worked examples, the properties that define each map, data without variance, bad input."""
 
+import copy
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -215,6 +220,194 @@ def test_any_memory_layout(kind):
         np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("kind", MAKE)
+def test_the_other_order_of_bytes(kind):
+    """Read from files, for example. What comes out is native."""
+    x = np.round(correlated() * 5)
+    for native in ("f8", "f4", "i4", "i2"):
+        t, expected = MAKE[kind](), MAKE[kind]().fit(x.astype(native))
+        swapped = x.astype(np.dtype(native).newbyteorder())
+        assert not swapped.dtype.isnative
+        y, same = t.fit_transform(swapped), expected.transform(x.astype(native))
+        assert y.dtype == same.dtype and y.dtype.isnative and np.array_equal(y, same)
+        back = t.inverse_transform(y.astype(y.dtype.newbyteorder()))
+        assert back.dtype == y.dtype and back.dtype.isnative and np.array_equal(back, expected.inverse_transform(y))
+
+
+class Convertible:
+    """NumPy makes an array of it."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_lists_and_what_converts_to_an_array(kind):
+    """As the array that numpy.asarray makes of them: numbers with a point float64, others integers."""
+    x = np.round(correlated(20) * 5)
+    for values, dtype in ((x, np.float64), (x.astype(int), np.float32)):
+        expected = MAKE[kind]().fit(values)
+        for same in (values.tolist(), tuple(map(tuple, values.tolist())), list(values), Convertible(values)):
+            t = MAKE[kind]().fit(same, y=["not", "used"])
+            y = t.transform(same)
+            assert type(y) is np.ndarray and y.dtype == dtype and np.array_equal(y, expected.transform(values))
+            assert np.array_equal(t.inverse_transform(y.tolist()), expected.inverse_transform(y.astype(float)))
+            assert np.array_equal(MAKE[kind]().fit_transform(same, None), y)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_copies_and_pickles(kind, again):
+    new = again(MAKE[kind]())
+    assert new.get_params() == MAKE[kind]().get_params() and repr(new) == repr(MAKE[kind]())
+    with pytest.raises(ValueError, match="not fitted"):
+        new.transform(X)
+    t = MAKE[kind]().fit(correlated())
+    same = again(t)
+    assert np.array_equal(same.transform(correlated(seed=1)), t.transform(correlated(seed=1)))
+    same.fit(X)
+    assert t.n_features_in_ == 4 and t.transform(correlated()).shape == (60, 4)
+
+
+# Parameters, and what else scikit-learn asks for: its own checks are in parity/test_sklearn_estimators.py
+
+
+def test_parameters_are_the_objects_given():
+    values = {"n_components": np.int64(2), "eps": np.float32(0.25)}
+    t = PCAWhitening(**values)
+    assert t.get_params() == values and all(t.get_params()[k] is v for k, v in values.items())
+    pair = [-1.0, 10**30]
+    t = MinMaxScaler(pair)
+    assert t.get_params(deep=False) == {"feature_range": pair, "clip": False} and t.feature_range is pair
+    assert t.set_params(feature_range=(0, 1), clip=True) is t
+    assert t.get_params() == {"feature_range": (0, 1), "clip": True}
+    assert MaxAbsScaler().get_params() == {} and MaxAbsScaler().set_params().get_params() == {}
+
+
+def test_a_subclass_has_the_parameters_of_its_constructor():
+    class Mine(StandardScaler):
+        def __init__(self, power=2, *, with_mean=True):
+            super().__init__(with_mean=with_mean)
+            self.power = power
+
+    assert Mine(3).get_params() == {"power": 3, "with_mean": True}
+    assert repr(Mine(3).set_params(with_mean=False)) == "Mine(power=3, with_mean=False)"
+    np.testing.assert_allclose(Mine().fit_transform(X), WORKED["standard"][0])
+
+
+def test_representation():
+    assert repr(StandardScaler()) == "StandardScaler()" and repr(MaxAbsScaler()) == "MaxAbsScaler()"
+    assert repr(StandardScaler(with_std=False)) == "StandardScaler(with_std=False)"
+    assert repr(MinMaxScaler((-1, 3), clip=True)) == "MinMaxScaler(feature_range=(-1, 3), clip=True)"
+    assert repr(PCAWhitening(2, eps=0.1).fit(X)) == "PCAWhitening(n_components=2, eps=0.1)"
+
+
+BAD_PARAMETERS = [
+    (StandardScaler(), {"with_mean": False, "with_std": 1}, TypeError, ["with_std", "int"]),
+    (
+        StandardScaler(),
+        {"with_mean": False, "mean": 1},
+        ValueError,
+        ["StandardScaler", "'mean'", "with_mean, with_std"],
+    ),
+    (MaxAbsScaler(), {"clip": True}, ValueError, ["MaxAbsScaler", "'clip'"]),
+    (MinMaxScaler(), {"clip": True, "feature_range": (1, 0)}, ValueError, ["feature_range", "(1, 0)"]),
+    (RobustScaler(), {"with_scaling": False, "quantile_range": (5, 101)}, ValueError, ["quantile_range", "101"]),
+    (RobustScaler(), {"with_scaling": False, "with_centering": None}, TypeError, ["with_centering", "NoneType"]),
+    (PCAWhitening(), {"n_components": 1, "eps": -1}, ValueError, ["eps", "-1"]),
+    (PCAWhitening(), {"eps": 1, "n_components": 0}, ValueError, ["n_components", "0"]),
+    (ZCAWhitening(), {"eps": "1"}, TypeError, ["eps", "str"]),
+    (ZCAWhitening(), {"n_components": 1}, ValueError, ["ZCAWhitening", "'n_components'", "eps"]),
+]
+
+
+@pytest.mark.parametrize("i", range(len(BAD_PARAMETERS)))
+def test_set_params_changes_all_or_nothing(i):
+    t, changed, error, words = BAD_PARAMETERS[i]
+    t.fit(X)
+    before = copy.deepcopy(vars(t))
+    with pytest.raises(error) as caught:
+        t.set_params(**changed)
+    assert type(caught.value) is error and all(word in str(caught.value) for word in words), caught.value
+    np.testing.assert_equal(vars(t), before)
+
+
+def test_what_became_wrong_after_the_constructor_is_found_in_fit():
+    pair = [0, 1]
+    minmax, whitening = MinMaxScaler(pair).fit(X), PCAWhitening().fit(X)
+    before = minmax.transform(X), whitening.transform(X)
+    pair[0] = 2
+    whitening.eps = -1
+    with pytest.raises(ValueError, match=r"feature_range.*\[2, 1\]"):
+        minmax.fit(X + 1)
+    with pytest.raises(ValueError, match=r"eps must be .* got -1"):
+        whitening.fit(X + 1)
+    assert np.array_equal(minmax.transform(X), before[0]) and np.array_equal(whitening.transform(X), before[1])
+
+
+def test_what_was_learned_stays_until_the_next_fit():
+    """A new range, a new eps, a new number of components, flags: also for inverse_transform."""
+    for kind, changed in (
+        ("minmax", {"feature_range": (-5, 5)}),
+        ("minmax -1 3", {"feature_range": (0, 1), "clip": True}),  # all within both ranges
+        ("standard", {"with_mean": False, "with_std": False}),
+        ("robust", {"with_centering": False, "with_scaling": False, "quantile_range": (0, 100)}),
+        ("pca", {"n_components": 1, "eps": 5}),
+        ("zca", {"eps": 5}),
+    ):
+        t = MAKE[kind]().fit(X)
+        before = t.transform(X)
+        assert np.array_equal(t.set_params(**changed).transform(X), before)
+        np.testing.assert_allclose(t.inverse_transform(before), X, atol=1e-12)
+        expected = type(t)(**t.get_params()).fit_transform(X)
+        assert not np.array_equal(expected, before) and np.array_equal(t.fit(X).transform(X), expected)
+
+
+def test_feature_names():
+    for kind in MAKE:
+        names = MAKE[kind]().fit(X).get_feature_names_out()
+        assert names.dtype == object
+        assert names.tolist() == (["pcawhitening0", "pcawhitening1"] if "pca" in kind else ["x0", "x1"])
+    assert PCAWhitening(1).fit(X).get_feature_names_out(["a", "b"]).tolist() == ["pcawhitening0"]
+    for given in (["a", "b"], ("a", "b"), np.array(["a", "b"])):
+        assert StandardScaler().fit(X).get_feature_names_out(given).tolist() == ["a", "b"]
+
+
+ONE_COLUMN = StandardScaler().fit(X[:, :1])
+BAD_NAMES = [
+    (lambda: StandardScaler().get_feature_names_out(), ValueError, ["StandardScaler is not fitted"]),
+    (lambda: ONE_COLUMN.get_feature_names_out("a"), TypeError, ["input_features", "list of strings", "'a'"]),
+    (lambda: ONE_COLUMN.get_feature_names_out([1]), TypeError, ["input_features", "list of strings", "[1]"]),
+    (lambda: ONE_COLUMN.get_feature_names_out(1), TypeError, ["input_features", "int 1"]),
+    (lambda: ONE_COLUMN.get_feature_names_out(["a", "b"]), ValueError, ["input_features", "(1), got 2"]),
+    (lambda: ONE_COLUMN.get_params(1), TypeError, ["deep", "int 1"]),
+    (lambda: ONE_COLUMN.set_output(transform="polars"), ValueError, ["transform", "pandas", "'polars'"]),
+    (lambda: ONE_COLUMN.set_output(transform=True), ValueError, ["transform", "pandas", "True"]),
+]
+
+
+@pytest.mark.parametrize("i", range(len(BAD_NAMES)))
+def test_bad_names_and_outputs(i):
+    call, error, words = BAD_NAMES[i]
+    with pytest.raises(error) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_neither_scikit_learn_nor_pandas_is_imported():
+    code = """
+import sys, numpy as np, tinygrad_bn as tb
+for name in ("StandardScaler", "PCAWhitening"):
+    t = getattr(tb.preprocessing, name)().set_output(transform="default").fit(np.eye(3))
+    t.transform(np.eye(3)), t.get_feature_names_out(), t.set_params(**t.get_params()), repr(t)
+print(sorted({"sklearn", "pandas", "scipy.sparse"} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 # Whitening
 
 
@@ -346,7 +539,19 @@ def test_eps_where_there_is_no_variance():
 
 ONES = np.ones((4, 2))
 BAD = [
-    (lambda: StandardScaler().fit([[1.0], [2.0]]), TypeError, ["X", "NumPy array", "list"]),
+    (lambda: StandardScaler().fit([["1"], ["2"]]), TypeError, ["X", "floats", "<U1"]),
+    (lambda: StandardScaler().fit([[1.0], [None]]), TypeError, ["X", "floats", "object"]),
+    (lambda: StandardScaler().fit([[10**30], [1]]), TypeError, ["X", "floats", "object"]),
+    (lambda: StandardScaler().fit([[1.0], [1.0, 2.0]]), ValueError, ["X", "rows of one length"]),
+    (lambda: StandardScaler().fit([1.0, 2.0]), ValueError, ["X", "2 axes", "(2,)", "reshape(-1, 1)"]),
+    (lambda: StandardScaler().fit([]), ValueError, ["X", "2 axes", "(0,)"]),
+    (lambda: StandardScaler().fit([tensor(ONES[0], requires_grad=True)]), TypeError, ["X", "numbers"]),
+    (lambda: StandardScaler().fit("12"), TypeError, ["X", "NumPy array", "str"]),
+    (lambda: StandardScaler().fit(None), TypeError, ["X", "NumPy array", "NoneType"]),
+    (lambda: StandardScaler().fit(iter(ONES)), TypeError, ["X", "NumPy array", "iterator"]),
+    (lambda: StandardScaler().fit({"a": ONES[0]}), TypeError, ["X", "NumPy array", "dict"]),
+    (lambda: StandardScaler().fit(Convertible("a")), TypeError, ["X", "floats", "<U1"]),
+    (lambda: StandardScaler().fit(ONES.view(np.matrix)), TypeError, ["X", "matrix"]),
     (lambda: StandardScaler().fit(tensor(ONES)), TypeError, ["X", "NumPy array", "Tensor"]),
     (lambda: StandardScaler().fit(np.ma.masked_array(ONES, ONES > 0)), TypeError, ["X", "mask", "MaskedArray"]),
     (lambda: StandardScaler().fit(ONES.astype(complex)), TypeError, ["X", "complex128"]),
