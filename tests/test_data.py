@@ -1,6 +1,11 @@
 """Data sets and mini-batches."""
 
+import os
 import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +21,21 @@ def test_digits_are_the_1797_of_the_source():
     assert x.min() == 0 and x.max() == 1 and np.array_equal(x * 16, np.round(x * 16))
     x[:] = 0
     assert data.load_digits()[0].max() == 1  # each call gives a new array
+
+
+def test_digits_of_a_package_in_a_zip_file(tmp_path):
+    """As zipapp and pex do it: nothing of the package lies in a folder."""
+    package = Path(tb.__file__).parent
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as file:
+        for path in [*package.rglob("*.py"), package / "data" / "digits.npz"]:
+            file.write(path, path.relative_to(package.parent))
+    code = "import tinygrad_bn as tb; x, y = tb.data.load_digits(); print(tb.__file__, x.shape, x.sum() * 16, y.sum())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "packed.zip")}
+    settings = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path}
+    run = subprocess.run([sys.executable, "-c", code], **settings)
+    x, y = data.load_digits()
+    expected = f"{tmp_path / 'packed.zip' / 'tinygrad_bn' / '__init__.py'} {x.shape} {x.sum() * 16} {y.sum()}\n"
+    assert run.stdout == expected, run.stderr
 
 
 def test_glyphs_are_balanced_and_repeatable():
@@ -49,6 +69,19 @@ def test_load_npz_returns_what_was_saved(tmp_path):
     assert loaded[0].dtype == np.float64 and np.array_equal(loaded[0], x)
     assert loaded[1].dtype == np.int64 and np.array_equal(loaded[1], y)
     assert data.load_npz(save(tmp_path / "b.npz", x=x.astype(int), y=y))[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4"])
+def test_load_npz_takes_the_other_order_of_bytes(tmp_path, dtype):
+    x, y = np.arange(6.0).reshape(3, 2).astype(dtype), np.array([0, 1, 1])
+    swapped = x.astype(x.dtype.newbyteorder()), y.astype(y.dtype.newbyteorder())
+    path = save(tmp_path / "a.npz", x=swapped[0], y=swapped[1])
+    with np.load(path) as file:
+        assert not file["x"].dtype.isnative and not file["y"].dtype.isnative
+    loaded = data.load_npz(path)
+    assert loaded[0].dtype == ("f4" if dtype == "i4" else dtype) and loaded[1].dtype == np.int64
+    assert np.array_equal(loaded[0], x) and np.array_equal(loaded[1], y)
+    assert all(a.dtype.isnative for a in loaded)
 
 
 def test_a_renamed_npy_is_told_from_an_npz(tmp_path):

@@ -198,6 +198,58 @@ def test_missing_files_are_named(tmp_path):
     assert "images" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("given", "inside"), [("", "MNIST/raw"), ("MNIST", "raw"), ("FashionMNIST", "raw"), ("", "raw")]
+)
+def test_the_folders_of_torchvision(tmp_path, given, inside, ending):
+    """Its MNIST(root) keeps the files in root/MNIST/raw, FashionMNIST(root) in root/FashionMNIST/raw."""
+    images, labels = example()
+    (tmp_path / given / inside).mkdir(parents=True)
+    write(tmp_path / given / inside, images, labels, ending=ending)
+    x, y = load_mnist(tmp_path / given)
+    assert np.array_equal(np.round(x[:, 0] * 255), images) and np.array_equal(y, labels)
+
+
+@pytest.mark.parametrize("mark", ["-", "."])
+@pytest.mark.parametrize("inside", ["", "raw", "MNIST/raw"])
+def test_files_in_folders_of_their_own_names(tmp_path, mark, inside):
+    """As in Kaggle's archive; one of the two may lie beside its folder."""
+    (images, labels), place = example(), tmp_path / inside
+    place.mkdir(parents=True, exist_ok=True)
+    write(place, images, labels, "t10k", mark)
+    for path in sorted(place.glob("t10k*")):
+        content = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        (path / path.name).write_bytes(content)
+        x, y = load_mnist(tmp_path, train=False)
+        assert np.array_equal(np.round(x[:, 0] * 255), images) and np.array_equal(y, labels)
+
+
+def test_the_nearest_place_is_taken_and_no_two_are_mixed(tmp_path):
+    sets = {place: example(seed=i) for i, place in enumerate(["MNIST/raw", "raw", ""])}
+    for place, (images, labels) in sets.items():  # the farthest first
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        write(tmp_path / place, images, labels)
+        x, y = load_mnist(tmp_path)
+        assert np.array_equal(np.round(x[:, 0] * 255), images) and np.array_equal(y, labels)
+    (tmp_path / "train-images-idx3-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match="none of train-images-idx3-ubyte") as caught:
+        load_mnist(tmp_path)
+    assert "raw" not in str(caught.value) and "labels" not in str(caught.value)
+    write(tmp_path / "raw", *example(seed=7), part="t10k")  # the other part may lie elsewhere
+    assert np.array_equal(load_mnist(tmp_path, train=False)[1], example(seed=7)[1])
+
+
+def test_all_places_looked_at_are_named(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").mkdir()  # a folder without the file
+    with pytest.raises(FileNotFoundError, match=r"none of train-images-idx3-ubyte, .* nor a folder") as caught:
+        load_mnist(tmp_path)
+    places = str(caught.value).split(": there is")[0].split(", ")
+    assert places == [str(tmp_path / inside) for inside in ("", "raw", "MNIST/raw")]
+
+
 def test_arguments_of_the_wrong_type_are_named(tmp_path):
     with pytest.raises(TypeError, match=r"root.*int"):
         load_mnist(3)

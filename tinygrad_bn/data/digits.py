@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+import pkgutil
 
 import numpy as np
 
@@ -20,5 +21,6 @@ def load_digits() -> tuple[Array, Array]:
     >>> x.shape, y[:5]
     ((1797, 64), array([0, 1, 2, 3, 4]))
     """
-    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+    content = pkgutil.get_data(__package__, "digits.npz")  # the package may lie in a zip file
+    with np.load(io.BytesIO(content or b""), allow_pickle=False) as file:
         return file["x"].astype(np.float32) / 16, file["y"].astype(np.int64)

@@ -14,7 +14,8 @@ from ..tensors import Array
 def load_npz(path: str | Path) -> tuple[Array, Array]:
     """(x, y) from an .npz file that holds x of shape (n, features) and integer classes y >= 0 of shape (n,).
 
-    float32 and float64 x keep their dtype, integers become float32; y becomes int64. No pickles are read.
+    float32 and float64 x keep their dtype, integers become float32; y becomes int64. Arrays in the other order of bytes
+    are converted. No pickles are read.
     Errors: FileNotFoundError; ValueError naming the file and what is wrong with it.
 
     >>> np.savez("data.npz", x=np.zeros((3, 2)), y=np.array([0, 1, 1]))
@@ -38,6 +39,7 @@ def load_npz(path: str | Path) -> tuple[Array, Array]:
         raise ValueError(f"{path}: not a usable .npz file: {error}") from error
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise ValueError(f"{path}: x must have shape (n, features) and y (n,), got {x.shape} and {y.shape}")
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)
     if x.dtype.kind not in "fiub" or (x.dtype.kind == "f" and x.dtype not in (np.float32, np.float64)):
         raise ValueError(f"{path}: x must be float32, float64 or integers, got {x.dtype}")
     if y.dtype.kind not in "iu" or (y < 0).any():

@@ -52,9 +52,11 @@ def load_mnist(root: str | os.PathLike[str], train: bool = True) -> tuple[Array,
 
     root is the folder that holds train-images-idx3-ubyte and train-labels-idx1-ubyte (train=True: 60,000 of MNIST)
     or t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (train=False: 10,000), each gzipped (.gz) or not;
-    train-images.idx3-ubyte and so on will do too. Any size of image and any number of classes.
+    train-images.idx3-ubyte and so on will do too, and a folder of the file's name with the file in it (Kaggle's). If
+    root has none of them they may lie in its raw or MNIST/raw (torchvision's). Any size of image and any number of
+    classes.
     Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits, 1998.
-    Errors: FileNotFoundError naming the folder and the names looked for; ValueError naming the file that is wrong
+    Errors: FileNotFoundError naming the folders and the names looked for; ValueError naming the file that is wrong
     (see read_idx), or that does not hold images or one label for each; TypeError for a wrong argument.
 
     >>> from pathlib import Path
@@ -69,8 +71,7 @@ def load_mnist(root: str | os.PathLike[str], train: bool = True) -> tuple[Array,
     root = check_path("root", root)
     if not isinstance(train, (bool, np.bool_)):
         raise TypeError(f"train must be True or False, got {train!r}")
-    part = "train" if train else "t10k"
-    paths = _find(root, f"{part}-images", "idx3-ubyte"), _find(root, f"{part}-labels", "idx1-ubyte")
+    paths = _find(root, "train" if train else "t10k")
     images, labels = map(read_idx, paths)
     if images.ndim != 3 or images.size == 0:
         raise ValueError(f"{paths[0]}: must hold images, axes (n, rows, columns), found the shape {images.shape}")
@@ -135,12 +136,26 @@ def _shape(content: bytearray) -> tuple[int, ...]:
     return struct.unpack_from(f">{axes}I", content, 4)
 
 
-def _find(root: Path, stem: str, kind: str) -> Path:
-    names = [stem + mark + kind + ending for mark in "-." for ending in ("", ".gz")]
-    for name in names:
-        if (root / name).is_file():
-            return root / name
-    raise FileNotFoundError(f"{root}: there is {'none of ' + ', '.join(names) if root.is_dir() else 'no such folder'}")
+def _find(root: Path, part: str) -> list[Path]:
+    """The files of images and labels. They must lie together: the first place that has one must have both."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: there is no such folder")
+    kinds = [
+        [f"{part}-{kind.replace('-', mark)}-ubyte{ending}" for mark in "-." for ending in ("", ".gz")]
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+    places = [root, root / "raw", root / "MNIST" / "raw"]
+    for place in places:
+        candidates = [[place / name / inner for name in names for inner in ("", name)] for names in kinds]
+        found = [next(filter(Path.is_file, paths), None) for paths in candidates]
+        if any(found):
+            places = [place]
+            break
+    for names, path in zip(kinds, found, strict=True):
+        if path is None:
+            where = ", ".join(map(str, places))
+            raise FileNotFoundError(f"{where}: there is none of {', '.join(names)}, nor a folder of that name with it")
+    return [path for path in found if path is not None]
 
 
 def download_mnist(
