@@ -26,6 +26,7 @@ from tinygrad_bn.tensors import Tensor
 TARGETS: dict[str, Builder] = {}
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))  # emptied by whoever calls the fuzzer, see test_fuzz.py
 PROTOCOL = ("__init__", "__module__", "__doc__", "__slots__", "__hash__", "__weakref__", "__repr__", "__setattr__")
+PROTOCOL += ("__delattr__", "__setstate__")  # a pickle is code, and checked by nobody
 
 
 def target(*names: str) -> Callable[[Builder], Builder]:
@@ -73,7 +74,8 @@ def public_names() -> set[str]:
         names |= {f"{prefix}.{n}" for n, v in here if v.__module__ == module.__name__}
     names |= {"optim.SGD"} | {f"optim.SGD.{name}" for name in methods(optim.SGD)}
     for n, v in vars(optim.lr_scheduler).items():
-        if inspect.isclass(v) and v.__module__ == optim.lr_scheduler.__name__ and n != "LRScheduler":
+        ours = inspect.isclass(v) and v.__module__ == optim.lr_scheduler.__name__
+        if ours and n != "LRScheduler" and not n.startswith("_"):
             names |= {f"optim.lr_scheduler.{n}"} | {f"optim.lr_scheduler.{n}.{m}" for m in methods(v)}
     names |= {f"data.{name}" for name in data.__all__}
     names |= {f"data.DataLoader.{name}" for name in [*methods(data.DataLoader), "__iter__", "__len__"]}
@@ -197,12 +199,12 @@ def reduction(fn: Any, formula: Any) -> Builder:
         x = w.tensor(*w.shape(1, 4))
         axis = w.pick(None, 0, -1, x.ndim - 1, (0,), tuple(range(x.ndim)))
         kw = {"axis": axis, "keepdims": w.coin()}
-        if formula is np.var:
+        if formula in (np.var, np.std):
             kw["ddof"] = w.below(2)
 
         def reference(x: Any, axis: Any, keepdims: Any, **more: Any) -> Any:
             result = formula(x, axis=axis, keepdims=bool(keepdims), **more)
-            return result if formula is not np.var else np.where(np.isfinite(result), result, np.nan)
+            return result if formula not in (np.var, np.std) else np.where(np.isfinite(result), result, np.nan)
 
         own = ("x",) if fn in METHODS else ()
         return Call(fn, {"x": x}, kw, formula=reference, words=(formula.__name__, "zero-size"), own=own)
@@ -210,10 +212,26 @@ def reduction(fn: Any, formula: Any) -> Builder:
     return builder
 
 
-for _name in ("sum", "mean", "var", "max", "min"):
+for _name in ("sum", "mean", "var", "std", "max", "min"):
     TARGETS[f"np.{_name}"] = reduction(getattr(np, _name), getattr(np, _name))
     TARGETS[f"Tensor.{_name}"] = reduction(getattr(Tensor, _name), getattr(np, _name))
 TARGETS["np.amax"], TARGETS["np.amin"] = TARGETS["np.max"], TARGETS["np.min"]
+
+
+def place(fn: Any, formula: Any) -> Builder:
+    def builder(w: World) -> Call:
+        x = w.tensor(*w.shape(1, 4))
+        kw = {"axis": w.pick(None, 0, -1, x.ndim - 1), "keepdims": w.coin()}
+        reference = lambda x, axis, keepdims: formula(x, axis=axis, keepdims=bool(keepdims))
+        own = ("x",) if fn in METHODS else ()
+        return Call(fn, {"x": x}, kw, formula=reference, words=(formula.__name__, "empty sequence"), own=own)
+
+    return builder
+
+
+for _name in ("argmax", "argmin"):
+    TARGETS[f"np.{_name}"] = place(getattr(np, _name), getattr(np, _name))
+    TARGETS[f"Tensor.{_name}"] = place(getattr(Tensor, _name), getattr(np, _name))
 
 
 # Shape
@@ -264,6 +282,20 @@ def _(w: World) -> Call:
     return Call(
         np.swapaxes, {"x": x, "axis1": w.below(3), "axis2": -1}, formula=np.swapaxes, words=("swapaxes", "axis")
     )
+
+
+def squeezed(fn: Any) -> Builder:
+    def builder(w: World) -> Call:
+        x = w.tensor(1, w.c, 1)
+        own = ("x",) if fn in METHODS else ()
+        return Call(
+            fn, {"x": x}, {"axis": w.pick(None, 0, -1, (0, 2))}, formula=np.squeeze, own=own, words=("squeeze",)
+        )
+
+    return builder
+
+
+TARGETS["np.squeeze"], TARGETS["Tensor.squeeze"] = squeezed(np.squeeze), squeezed(Tensor.squeeze)
 
 
 @target("Tensor.flatten")
@@ -438,8 +470,15 @@ def attribute(name: str, *errors: type, **arguments: Any) -> Builder:
 
 for _name in ("data", "requires_grad", "shape", "ndim", "size", "dtype", "is_leaf", "detach", "T"):
     TARGETS[f"Tensor.{_name}"] = attribute(_name)
-TARGETS["Tensor.__deepcopy__"] = lambda w: Call(copy.deepcopy, {"x": w.tensor(*w.shape())}, own=("x",))
-for _name in ("item", "__float__", "__bool__", "__len__"):
+TARGETS["Tensor.__getstate__"] = lambda w: Call(copy.deepcopy, {"x": w.tensor(*w.shape())}, own=("x",))
+TARGETS["Tensor.__copy__"] = lambda w: Call(copy.copy, {"x": w.tensor(*w.shape())}, own=("x",))
+TARGETS["Tensor.__format__"] = lambda w: Call(
+    lambda x, spec: format(x, spec),
+    {"x": w.tensor(*w.pick((), (1,), (2,))), "spec": w.pick("", ".3f", "e")},
+    own=("x",),
+    words=("format", "spec"),
+)
+for _name in ("item", "tolist", "__float__", "__bool__", "__len__"):
     TARGETS[f"Tensor.{_name}"] = attribute(_name)
 TARGETS["Tensor.numpy"] = attribute("numpy", RuntimeError)  # documented: where gradients would be lost
 TARGETS["Tensor.retain_grad"] = attribute("retain_grad", RuntimeError)  # where there will be none
@@ -1067,9 +1106,6 @@ TARGETS["nn.Sequential"] = lambda w: Call(
 TARGETS["nn.ModuleList"] = lambda w: Call(
     lambda m: len(nn.ModuleList(m)), {"modules": [nn.ReLU(), net(w)]}, words=("Modules",)
 )
-TARGETS["nn.ModuleList.append"] = lambda w: Call(
-    nn.ModuleList([nn.Tanh()]).append, {"module": nn.ReLU()}, words=("Modules",)
-)
 
 
 @target("nn.Sequential.forward")
@@ -1089,9 +1125,23 @@ def container(kind: Any, name: str) -> Builder:
     return builder
 
 
+def edited(kind: Any, name: str) -> Builder:
+    def builder(w: World) -> Call:
+        module = kind(nn.ReLU(), nn.Tanh()) if kind is nn.Sequential else kind([nn.ReLU(), nn.Tanh()])
+        args: dict[str, Any] = {"index": w.pick(0, -1)} if name != "append" else {}
+        args |= {"module": nn.Sigmoid()} if name != "__delitem__" else {}
+        # IndexError: Python's protocol
+        call = lambda *a: getattr(module, name)(*a) and None
+        return Call(call, args, errors=(IndexError,), words=("indices", "Modules"), state=(module,))
+
+    return builder
+
+
 for _kind in (nn.Sequential, nn.ModuleList):
     for _name in ("__getitem__", "__len__", "__iter__"):
         TARGETS[f"nn.{_kind.__name__}.{_name}"] = container(_kind, _name)
+    for _name in ("__setitem__", "__delitem__", "append"):
+        TARGETS[f"nn.{_kind.__name__}.{_name}"] = edited(_kind, _name)
 
 
 def module_method(name: str, /, **arguments: Any) -> Builder:
@@ -1118,7 +1168,6 @@ for _name in (
     "modules",
     "named_children",
     "state_dict",
-    "zero_grad",
     "eval",
     "double",
     "float",
@@ -1127,6 +1176,7 @@ for _name in (
     TARGETS[f"nn.Module.{_name}"] = module_method(_name)
 for _name in ("named_parameters", "named_buffers", "named_modules"):
     TARGETS[f"nn.Module.{_name}"] = module_method(_name, prefix=lambda w, m: w.pick("", "a"))
+TARGETS["nn.Module.zero_grad"] = module_method("zero_grad", set_to_none=lambda w, m: w.coin())
 TARGETS["nn.Module.train"] = module_method("train", mode=lambda w, m: w.coin())
 TARGETS["nn.Module.requires_grad_"] = module_method("requires_grad_", flag=lambda w, m: w.coin())
 TARGETS["nn.Module.to"] = module_method("to", dtype=lambda w, m: w.pick("float32", np.float64, np.dtype("f4")))
@@ -1134,6 +1184,9 @@ TARGETS["nn.Module.apply"] = module_method("apply", fn=lambda w, m: lambda modul
 TARGETS["nn.Module.register_forward_hook"] = module_method("register_forward_hook", hook=lambda w, m: lambda *a: None)
 TARGETS["nn.Module.register_forward_pre_hook"] = module_method(
     "register_forward_pre_hook", hook=lambda w, m: lambda *a: None
+)
+TARGETS["nn.Module.register_parameter"] = module_method(
+    "register_parameter", name=lambda w, m: "b", value=lambda w, m: w.pick(nn.Parameter(w.array(2)), None)
 )
 TARGETS["nn.Module.register_buffer"] = module_method(
     "register_buffer", name=lambda w, m: "b", value=lambda w, m: w.pick(w.array(2), None)
@@ -1391,11 +1444,25 @@ def _(w: World) -> Call:
 def _(w: World) -> Call:
     optimizer = sgd(w)
 
-    def fn() -> None:
+    def fn(set_to_none: Any) -> None:
         optimizer.state_dict()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none)
 
-    return Call(fn)
+    return Call(fn, {"set_to_none": w.coin()}, state=(optimizer,))
+
+
+@target("optim.SGD.add_param_group")
+def _(w: World) -> Call:
+    optimizer = sgd(w)
+    group = {"params": w.pick(parameters(w), parameters(w)[0]), "lr": w.pick(0.1, 0), "momentum": w.pick(0, 0.9)}
+
+    def fn(param_group: Any) -> None:
+        optimizer.add_param_group(param_group)
+        assert repr(optimizer)
+        optimizer.step()
+
+    words = ("group", "params", *optim.sgd.SETTINGS)
+    return Call(fn, {"param_group": group}, inplace=("param_group",), converts=True, state=(optimizer,), words=words)
 
 
 @target("optim.SGD.load_state_dict")
@@ -1415,12 +1482,19 @@ SCHEDULES: dict[str, dict[str, tuple]] = {
     "MultiStepLR": {"milestones": ([1, 3], (2,), []), "gamma": (0.1, 0.9)},
     "CosineAnnealingLR": {"T_max": (1, 10), "eta_min": (0.0, 0.01)},
     "LinearLR": {"start_factor": (0.3, 1.0), "end_factor": (1.0, 0), "total_iters": (1, 5)},
+    "LambdaLR": {"lr_lambda": (lambda t: 0.9**t, lambda t: 1)},
+    "SequentialLR": {"schedulers": (), "milestones": ([2],)},
 }
 
 
+def two_schedules(optimizer: Any) -> list[Any]:
+    return [optim.lr_scheduler.LinearLR(optimizer), optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
 def schedule(name: str, w: World) -> Any:
-    arguments = [w.pick(*v) for v in SCHEDULES[name].values()]
-    return getattr(optim.lr_scheduler, name)(sgd(w), *arguments)
+    optimizer = sgd(w)
+    arguments = [w.pick(*v) if v else two_schedules(optimizer) for v in SCHEDULES[name].values()]
+    return getattr(optim.lr_scheduler, name)(optimizer, *arguments)
 
 
 def scheduler_constructor(name: str) -> Builder:
@@ -1432,7 +1506,8 @@ def scheduler_constructor(name: str) -> Builder:
             rates = [made.get_last_lr()[0]]
             assert np.isfinite(rates).all(), f"rates {rates}"
 
-        args = {"optimizer": optimizer, **{k: w.pick(*v) for k, v in SCHEDULES[name].items()}}
+        args = {"optimizer": optimizer}
+        args |= {k: w.pick(*v) if v else two_schedules(optimizer) for k, v in SCHEDULES[name].items()}
         words = ("last_epoch", "param_groups", "lr")
         return Call(
             fn, args, {"last_epoch": -1}, inplace=("optimizer",), own=("optimizer",), words=words, state=(optimizer,)
@@ -1452,7 +1527,7 @@ def scheduler_method(name: str, method: str) -> Builder:
             made.step()
             assert np.isfinite(made.get_last_lr()).all()
 
-        words = ("base_lrs", "last_epoch", *SCHEDULES[name])
+        words = ("base_lrs", "last_epoch", "lr", "_last_lr", "_found", *SCHEDULES[name])
         return Call(fn, {"state_dict": made.state_dict()}, state=(made,), words=words)
 
     return builder
@@ -1663,3 +1738,31 @@ for _name in SCALERS:
     TARGETS[f"preprocessing.{_name}"] = scaler_constructor(_name)
     for _method in ("fit", "transform", "fit_transform", "inverse_transform"):
         TARGETS[f"preprocessing.{_name}.{_method}"] = scaler_method(_name, _method)
+
+
+def scaler_protocol(name: str, method: str) -> Builder:
+    """What scikit-learn calls beside fit and transform. (A scaler given back is shown by its parameters.)"""
+
+    def builder(w: World) -> Call:
+        scaler = getattr(preprocessing, name)(**SCALERS[name](w))
+        if w.coin(0.9):
+            scaler.fit(w.array(6, 3))
+        args, kw = {}, {}
+        if method == "get_params":
+            fn, args = scaler.get_params, {"deep": w.coin()}
+        elif method == "set_params":
+            fn, kw = lambda **kw: scaler.set_params(**kw).get_params(), SCALERS[name](w)
+        elif method == "set_output":
+            fn = lambda transform: scaler.set_output(transform=transform).get_params()
+            args = {"transform": w.pick(None, "default", "pandas")}
+        else:
+            fn = lambda input_features: scaler.get_feature_names_out(input_features).tolist()
+            args = {"input_features": w.pick(None, ["a", "b", "c"], ("a", "b", "c"))}
+        return Call(fn, args, kw, state=(scaler,), words=("fitted",), converts=True)
+
+    return builder
+
+
+for _name in SCALERS:
+    for _method in ("get_params", "set_params", "get_feature_names_out", "set_output"):
+        TARGETS[f"preprocessing.{_name}.{_method}"] = scaler_protocol(_name, _method)

@@ -336,7 +336,7 @@ edits(
 
 edits(
     "tensors.py",
-    "engine nn random_graphs gradients",
+    "engine nn random_graphs gradients between_steps",
     ("class _GradMode(threading.local):", "class _GradMode:", "no_grad reaches into other threads"),
     (
         "grad_mode.enabled = grad_mode.outside.pop()",
@@ -344,11 +344,18 @@ edits(
         "no_grad ends an outer no_grad",
     ),
     ("result._changes = self._changes\n", "pass\n", "detach: changes of one are not seen by the other"),
+    ('"grad": gradient}', '"grad": None}', "a copy loses its gradient"),
+    ('"changes": self._changes,', '"changes": [0],', "copies of what shares its changes do not share them"),
+    ("while isinstance(whole.base, np.ndarray):", "while False:", "copies of views have memory of their own"),
+    ("np.ndarray(shape, whole.dtype, memory, offset, strides)", "whole.reshape(shape)", "a copied view is the whole"),
+    ("or 0 in data.strides", "", "a copy of a repeated number repeats it"),
     (
-        "copy.grad = None if gradient is None else gradient.copy()",
-        "copy.grad = gradient",
-        "deepcopy shares the gradient",
+        'if self._node is not None:\n            raise RuntimeError("only leaves',
+        'if False:\n            raise RuntimeError("only leaves',
+        "a computed tensor is pickled",
     ),
+    ('(inspect.iscoroutinefunction, "a coroutine"),', "", "no_grad takes coroutines"),
+    ("if not spec and self.ndim:", "if not spec:", "a number without a format is its repr"),
 )
 
 edits(
@@ -398,7 +405,8 @@ edits(
     ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
     ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
     ("OPS[np.power](other, self)", "OPS[np.power](self, other)", "a ** t is t ** a"),
-    ("self, axis=axis, ddof=ddof,", "self, axis=axis, ddof=0,", "var: ddof is ignored"),
+    ("OPS[np.var](self, axis=axis, ddof=ddof,", "OPS[np.var](self, axis=axis, ddof=0,", "var: ddof is ignored"),
+    ("OPS[np.std](self, axis=axis, ddof=ddof,", "OPS[np.std](self, axis=axis, ddof=0,", "std: ddof is ignored"),
 )
 
 edits(
@@ -466,7 +474,7 @@ edits(
     ("d + momentum * buffer[i] if nesterov", "buffer[i] + momentum * d if nesterov", "Nesterov: d and v exchanged"),
     ("d += weight_decay * p[i]", "d -= weight_decay * p[i]", "the sign of the weight decay"),
     ("(-g if maximize else contiguous(g))", "contiguous(g)", "maximize is ignored"),
-    ("p.grad = None\n", "pass\n", "zero_grad does nothing"),
+    ("p.grad = None if set_to_none or", "p.grad = p.grad if set_to_none or", "zero_grad does nothing"),
     ("p._changes[0] += 1", "pass", "a step is not counted as a change"),
     (
         "self.param_groups, self._buffers = groups, buffers",
@@ -476,22 +484,59 @@ edits(
 )
 
 edits(
+    "optim/sgd.py",
+    "between_steps",
+    (
+        "entries[key] = weakref.ref(p, forget), buffer",
+        "entries[key] = weakref.ref(p), buffer",
+        "the momentum of dead parameters stays",
+    ),
+    (
+        'for p, buffer in state["_buffers"]:\n            self._buffers.put(p, buffer)',
+        "pass",
+        "copies forget the momentum",
+    ),
+    ('"_buffers": list(self._buffers.items())', '"_buffers": []', "copies are made without the momentum"),
+    ("_check_groups(self.param_groups)\n        for", "for", "groups that were edited are not checked"),
+    ("_check_groups([*self.param_groups, group])", "pass", "a group that is added is not checked"),
+    (
+        "group = {**self.defaults, **param_group,",
+        "group = {**param_group, **self.defaults,",
+        "a group has no settings of its own",
+    ),
+    ("if parameters != len(seen):", "if False:", "a parameter may be there twice"),
+    ("if not data.flags.writeable:", "if False:", "SGD: read-only parameters"),
+    ("if any(stride == 0", "if False and any(stride == 0", "SGD: parameters without a place for each element"),
+)
+
+edits(
     "optim/lr_scheduler.py",
     "lr_scheduler",
-    ("self.last_epoch // self.step_size", "(self.last_epoch + 1) // self.step_size", "StepLR: a step early"),
+    ("self.gamma ** (t // self.step_size)", "self.gamma ** ((t + 1) // self.step_size)", "StepLR: a step early"),
     (
-        "bisect_right(self.milestones, self.last_epoch)",
-        "bisect_right(self.milestones, self.last_epoch - 1)",
+        "self.gamma ** bisect_right(self.milestones, t)",
+        "self.gamma ** bisect_right(self.milestones, t - 1)",
         "MultiStepLR: a step late",
     ),
+    ("math.pi * t / self.T_max", "math.pi * (t + 1) / self.T_max", "cosine annealing: a step early"),
+    ("min(t, self.total_iters) /", "t /", "LinearLR: goes on behind the end"),
     (
-        "math.pi * self.last_epoch / self.T_max",
-        "math.pi * (self.last_epoch + 1) / self.T_max",
-        "cosine annealing: a step early",
+        'initial)\n            group["lr"] = lr',
+        'initial)\n            group["lr"] = rates[0]',
+        "all groups get the rate of the first",
     ),
-    ("min(self.last_epoch, self.total_iters) /", "self.last_epoch /", "LinearLR: goes on behind the end"),
-    ('group["lr"] = lr', 'group["lr"] = rates[0]', "all groups get the rate of the first"),
-    ("self.last_epoch = before\n", "pass\n", "a step that fails counts"),
+    ("vars(self).clear()\n            vars(self).update(before)\n", "pass\n", "a step that fails counts"),
+    ("found[i] = lr, before", "pass", "a second schedule, or a hand, is not heard"),
+    ("elif before == 0 != now:", "elif False:", "cosine annealing stays at the bottom"),
+    ("self._last_lr + rates[len(self._last_lr) :]", "rates", "a group that joins makes the others begin anew"),
+    (
+        "_set_rates(groups, rates)\n\n        return take_over\n\n    def _checked",
+        "pass\n\n        return take_over\n\n    def _checked",
+        "loading a schedule leaves the rates",
+    ),
+    ("if t in self.milestones:", "if False:", "SequentialLR: the next schedule does not begin anew"),
+    ("for part in parts:\n                part()", "pass", "SequentialLR: loading forgets the schedules"),
+    ("[lr * check_number", "[check_number", "LambdaLR: the factor is the rate"),
 )
 
 edits(
@@ -500,46 +545,89 @@ edits(
     ("out = out if changed is None else changed", "pass", "forward hooks: what they return is ignored"),
     ("args = changed if isinstance(changed, tuple) else (changed,)", "pass", "pre-hooks: what they return is ignored"),
     (
-        "for module in self.modules():\n            module.training = mode",
-        "self.training = mode",
+        "for child in self.children():\n            child.train(True) if mode else child.eval()",
+        "pass",
         "train: not the children",
     ),
-    ("parameter.grad = None\n\n    def to", "pass\n\n    def to", "zero_grad does nothing"),
+    ("child.train(True) if mode else child.eval()", "child.train(mode)", "a child's own eval() is passed over"),
+    (
+        "for child in self.children():\n            child.train(True) if mode else child.eval()",
+        "for child in self.modules():\n            child.training = mode",
+        "a child's own train() is passed over",
+    ),
+    ("np.zeros_like(parameter._data) if keep else None", "parameter.grad", "zero_grad does nothing"),
+    ("if not replaces and (new is None or old is Parameter):", "if False:", "anything takes a parameter's place"),
+    (
+        "replaces = old is None or value is None or",
+        "replaces = old is None or",
+        "None may not take a parameter's place",
+    ),
+    ("if new is not None:\n                kinds[name] = new", "pass", "a parameter's place is not known as one"),
+    ("self._kinds[name] = Parameter\n", "pass\n", "a place without a parameter is not known as one"),
+    ("gradient.astype(dtype)", "gradient", "a gradient keeps its old dtype"),
+    ("if parameter.dtype != dtype:", "if True:", "a conversion to the same dtype makes a copy"),
+    (
+        "for key, value in child.state_dict().items())",
+        "for key, value in Module.state_dict(child).items())",
+        "a child's own state_dict() is passed over",
+    ),
+    (
+        'if type(child).load_state_dict is Module.load_state_dict and "load_state_dict" not in vars(child):',
+        "if True:",
+        "a child's own load_state_dict() is passed over",
+    ),
+    ("elif name not in self._may_be_missing:", "else:", "num_batches_tracked may not be missing"),
+    (
+        "array.reshape(()) if array.shape == (1,) and target.shape == () else array",
+        "array",
+        "a count of shape (1,) is refused",
+    ),
+    ("if array.dtype != target.dtype and not counts:", "if False:", "a state of another dtype is cast"),
+    (
+        "for module, values in before:\n                _restore(module, values)",
+        "pass",
+        "a load that fails halfway changes the first",
+    ),
+    ("if not hasattr(self, str(i)))", ")", "what is appended to a slice takes a place"),
+    ("setattr(self, str(i) if numbered else name, module)", "setattr(self, name, module)", "del: not numbered anew"),
 )
 
 edits(
     "nn/normalization.py",
     "norms nn norm_properties golden norm_variants",
-    ("not self.track_running_stats, 0.0)", "True, 0.0)", "batch norm: eval mode with batch statistics"),
+    ("training = self.training or all(value", "training = True or all(value", "eval mode with batch statistics"),
     (
-        "if not (self.training and self.track_running_stats):",
-        "if not self.track_running_stats:",
-        "eval mode is training",
+        "training = self.training or all(value is None for value in self._running())",
+        "training = self.training or not self.track_running_stats",
+        "batch norm: statistics that are there are not used in eval once they are not tracked",
+    ),
+    ("return self.training and self.track_running_stats\n", "return self.track_running_stats\n", "eval counts"),
+    (
+        "return (None, None) if use_input and not self._moves() else self._running()",
+        "return self._running()",
+        "statistics that are not tracked move",
     ),
     (
-        "seen = int(self.num_batches_tracked) + 1",
-        "seen = int(self.num_batches_tracked) + 2",
+        "1 / (int(self.num_batches_tracked) + 1)",
+        "1 / (int(self.num_batches_tracked) + 2)",
         "cumulative average: off by one",
     ),
+    ("if self._moves() and self.num_batches_tracked is not None:", "if False:", "batches are not counted"),
     (
-        "y = self.normalize(x, True, self._momentum())\n        self.num_batches_tracked += 1",
-        "y = self.normalize(x, True, self._momentum())",
-        "batches are not counted",
-    ),
-    (
-        "use_input = self.running_mean, self.running_var, self.training or self.running_mean is None",
-        "use_input = self.running_mean, self.running_var, True",
+        "use_input = self.training or not self.track_running_stats",
+        "use_input = True",
         "instance norm: eval mode with the input's statistics",
     ),
-    ("self._momentum() if track else 0.0", "0.1 if track else 0.0", "instance norm: its momentum is ignored"),
+    ("use_input, self._momentum(), self.eps)", "use_input, 0.1, self.eps)", "instance norm: its momentum is ignored"),
+    ("if getattr(self, name) is not None:", "if True:", "statistics that were not there cannot begin"),
 )
 
 edits(
     "nn/norm_variants.py",
     "norm_variants nn norm_properties nn_utils",
     (
-        "int(self.num_batches_tracked) - self.warmup",
-        "int(self.num_batches_tracked) + 1 - self.warmup",
+        "after = seen - self.warmup",
+        "after = seen + 1 - self.warmup",
         "renorm: opens a batch early",
     ),
     (
@@ -547,7 +635,7 @@ edits(
         "after / self.r_ramp, 1.0) if self.r_ramp",
         "renorm: d_max rises with r_max",
     ),
-    ("self.group_size,\n            self.method,", 'self.group_size,\n            "zca",', "decorrelation: PCA is ZCA"),
+    ("self.eps, self.group_size, self.method", 'self.eps, self.group_size, "zca"', "decorrelation: PCA is ZCA"),
 )
 
 edits(
@@ -617,7 +705,8 @@ edits(
 edits(
     "optim/sgd.py",
     "special_values nn",
-    ("if not p._data.flags.carray:", "if False:", "SGD: the step of a parameter in another layout is lost"),
+    ("if data is not p._data:  #", "if False:  #", "SGD: the step of a parameter in another layout is lost"),
+    ("p._data[...] = data", "p._data = data", "SGD: a parameter in another layout no longer shares its memory"),
     ("for i in range(p.size):", "for i in range(p.size - 1):", "SGD: the last element is left out"),
 )
 edits(

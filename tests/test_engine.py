@@ -723,3 +723,107 @@ def test_what_an_op_kept_is_freed_as_soon_as_its_pullback_has_run(retain):
     op(op(op(tensor(np.ones(3), requires_grad=True)))).sum().backward(retain_graph=retain)
     freed = [[True, True, True], [True, True, False], [True, False, False]]
     assert seen == ([[True] * 3] * 3 if retain else freed)
+
+
+# decorators, formats, NumPy's methods
+
+
+def test_no_grad_and_enable_grad_refuse_what_would_run_outside_of_them():
+    async def later():
+        return leaf(1.0) * 2
+
+    async def stream():
+        yield leaf(1.0) * 2
+
+    class Model:
+        @staticmethod
+        def forward():
+            return 0
+
+        value = property(forward)
+
+    for decorate in (no_grad(), tb.enable_grad()):
+        for function, word in (
+            (later, "coroutine"),
+            (stream, "asynchronous generator"),
+            (functools.partial(later), "c"),
+        ):
+            with pytest.raises(TypeError, match=f"is an? {word}.*with statement"):
+                decorate(function)
+        for thing in (Model, vars(Model)["forward"], Model.value, classmethod(Model.forward), "forward", None):
+            with pytest.raises(TypeError, match="function must be a function"):
+                decorate(thing)
+    assert no_grad()(Model().forward)() == 0 and no_grad()(lambda: (leaf(1.0) * 2).requires_grad)() is False
+
+
+def test_a_tensor_of_one_number_takes_a_format():
+    loss = (leaf(1.0, 2.0) ** 2).sum()
+    assert f"{loss:.3f}" == "5.000" and f"{loss}" == "5.0" and f"{loss:>8.1e}" == " 5.0e+00"
+    assert f"{tensor([2.5]):.2f}" == "2.50" and f"{tensor([2.5])}" == "tensor([2.5])"
+    assert f"{tensor(np.float32(0.1))}" == "0.10000000149011612"
+    for several in (leaf(1.0, 2.0), tensor([])):
+        assert f"{several}" == repr(several) == str(several)
+        with pytest.raises(TypeError, match=r"'\.3f' needs one element, got .* shape \([02],\)"):
+            f"{several:.3f}"
+    with pytest.raises(ValueError, match="code"):
+        f"{loss:d}"
+
+
+def test_the_standard_deviation_of_equal_numbers_has_gradient_0():
+    x = tensor(np.array([[3.0, 3.0], [1.0, 5.0]]), requires_grad=True)
+    x.std(axis=1).sum().backward()
+    assert np.array_equal(x.grad, [[0, 0], [-0.5, 0.5]])  # (x - mean) / (n std) = (-2, 2) / (2 * 2)
+    (first,) = grad(x.std(axis=1).sum(), x, create_graph=True)
+    (second,) = grad((first * first).sum(), x)
+    assert np.isfinite(second).all() and not second[0].any()
+
+
+def test_places_and_lists_are_numpys():
+    array = np.array([[2.0, 7.0, 7.0], [1.0, 0.0, -3.0]])
+    x = tensor(array, requires_grad=True)
+    for name in ("argmax", "argmin"):
+        for kw in ({}, {"axis": 0}, {"axis": -1}, {"axis": 1, "keepdims": True}):
+            for found in (getattr(x, name)(**kw), getattr(np, name)(x, **kw)):
+                expected = getattr(array, name)(**kw)
+                assert np.array_equal(found, expected) and found.dtype == expected.dtype == np.int64
+    assert x.tolist() == array.tolist() and tensor(1.5).tolist() == 1.5 and type(x.tolist()[0][0]) is float
+    y = tensor(array.reshape(2, 1, 3, 1), requires_grad=True)
+    for axis in (None, 1, -1, (1, 3), (3,)):
+        assert y.squeeze(axis).shape == np.squeeze(y, axis=axis).shape == np.squeeze(y.data, axis).shape
+    (y.squeeze() * array).sum().backward()
+    assert np.array_equal(y.grad, y.data)
+    for bad in (0, 4, (1, 2)):
+        with pytest.raises(ValueError, match="axis must name axes of length 1"):
+            y.squeeze(bad)
+
+
+def test_messages_have_a_remedy():
+    x, whole = tensor([1.0, 2.0], requires_grad=True), np.array([1, 2])
+    for operation in (lambda: x * whole, lambda: np.int32([1, 2]) + x, lambda: tb.where(whole > 1, x, whole)):
+        with pytest.raises(TypeError, match=r"float32 .* gave float64: .*int\d\d array.*a\.astype\(np\.float32\)"):
+            operation()
+    for index in (tensor([0.0]), (tensor([0.0]), 1), (slice(None), tensor([1.0]))):
+        with pytest.raises(TypeError, match=r"got a Tensor, which holds floats: .*t\.data\.astype\(int\)"):
+            x[index]
+    with pytest.raises(TypeError, match=r"got >f8: tensor\(data\) converts"):
+        Tensor(np.ones(2, ">f8"))
+    with pytest.raises(TypeError, match=r"got float16: data\.astype\(np\.float32\) converts"):
+        Tensor(np.ones(2, np.float16))
+
+
+@pytest.mark.parametrize("order", ["<", ">", "="])
+def test_tensors_take_floats_in_any_byte_order(order):
+    for kind in ("f4", "f8"):
+        t = tensor(np.array([1.5, -2.0], order + kind))
+        assert t.dtype == np.dtype(kind) and t.dtype.isnative and t.tolist() == [1.5, -2]
+    assert tensor(np.array([3], order + "i8")).tolist() == [3]
+
+
+@pytest.mark.parametrize("several", [lambda a: (a, a), lambda a: [a, 2 * a], lambda a: {"y": a}])
+def test_a_rule_with_several_results_is_refused_by_name(several):
+    @tb.differentiable
+    def split(x):
+        return several(x), lambda dy: dy
+
+    with pytest.raises(TypeError, match=r"the result of split must be one array, got a (tuple|list|dict) of [12]"):
+        split(leaf(1.0, 2.0))

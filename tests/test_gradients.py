@@ -55,6 +55,7 @@ TABLE = {
     "sum": [(lambda a: (a * a).sum(axis=(0, 2)), [(2, 3, 4)]), (lambda a: a.sum(), [(0, 3)])],
     "mean": [(lambda a: (a * a).mean(axis=-1, keepdims=True), [(2, 3)])],
     "var": [(lambda a: a.var(axis=0), [(3, 4)]), (lambda a: a.var(ddof=1), [(3, 4)])],
+    "std": [(lambda a: a.std(axis=0), [(3, 4)]), (lambda a: a.std(ddof=1, keepdims=True) * a, [(3, 4)])],
     "max": [(lambda a: a.max(axis=1) * a.max(), [(3, 4)])],
     "min": [(lambda a: a.min(axis=0, keepdims=True) * a, [(3, 4)])],
     "reshape": [(lambda a: a.reshape(2, -1) ** 2, [(3, 4)]), (lambda a: a.flatten(1) ** 2, [(2, 3, 2)])],
@@ -150,6 +151,7 @@ ANY_SHAPE = {
 SMALL = {
     "sum": [(lambda a: a.sum(axis=0) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)], [()])],
     "var": [(lambda a: a.var(axis=1) + a.mean(axis=1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)])],
+    "std": [(lambda a: a.std(axis=1), shapes) for shapes in ([(3, 2)], [(0, 3)])],
     "max": [(lambda a: a.max(axis=1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)])],
     "min": [(lambda a: a.min(axis=1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)])],
     "reshape": [(lambda a: a.reshape(-1, 1) ** 2, shapes) for shapes in ([(1, 1)], [(0, 3)], [()])],

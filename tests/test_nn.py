@@ -7,6 +7,7 @@ import math
 import pkgutil
 import sys
 import threading
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -434,11 +435,15 @@ def test_loading_and_converting_count_as_changes(change):
         y.backward()
 
 
-def test_converting_drops_gradients():
+def test_converting_takes_the_gradients_along_and_leaves_alone_what_has_the_dtype():
     module = nn.Linear(2, 2)
     module(tensor([[1.0, 2.0]])).sum().backward()
-    assert all(p.grad is not None for p in module.parameters())
-    assert all(p.grad is None for p in module.double().parameters())
+    before = [p.grad for p in module.parameters()]
+    twin, array = module.weight.detach(), module.weight.data
+    module.float()  # nothing to do: memory stays shared
+    assert module.weight.data is array and np.shares_memory(twin.data, module.weight.data)
+    for p, g in zip(module.double().parameters(), before, strict=True):
+        assert p.dtype == p.grad.dtype == np.float64 and np.array_equal(p.grad, g)
 
 
 def test_a_deep_copy_keeps_tied_weights_tied():
@@ -504,3 +509,236 @@ def test_an_error_in_a_sequential_names_the_layer():
     inner, outer = caught.value.__notes__
     assert inner == "raised in layer 2 of a Sequential, BatchNorm1d"
     assert outer == "raised in layer 1 of a Sequential, Sequential"
+
+
+# what takes the place of a parameter, a buffer or a module
+
+
+TAKEN = {
+    "a tensor as weight": (
+        lambda m: setattr(m, "weight", tensor(np.ones(2))),
+        ["weight", "Parameter or None", "Tensor"],
+    ),
+    "an array": (lambda m: setattr(m, "weight", np.ones(2)), ["weight", "Parameter or None", "ndarray"]),
+    "a list": (lambda m: setattr(m, "bias", [1.0, 2.0]), ["bias", "Parameter or None", "list"]),
+    "a number": (lambda m: setattr(m, "bias", 3), ["bias", "Parameter or None", "int"]),
+    "a module as weight": (lambda m: setattr(m, "weight", nn.ReLU()), ["weight", "Parameter or None", "ReLU"]),
+    "a list as buffer": (lambda m: setattr(m, "running_mean", [0.0, 0.0]), ["running_mean", "array or None", "list"]),
+    "a tensor as buffer": (lambda m: setattr(m, "running_var", tensor([1.0])), ["running_var", "array or None"]),
+    "a number as buffer": (lambda m: setattr(m, "num_batches_tracked", 0), ["num_batches_tracked", "array or None"]),
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_nothing_else_takes_the_place_of_a_parameter_or_buffer(kind):
+    assign, words = TAKEN[kind]
+    module = nn.BatchNorm1d(2)
+    before = module.state_dict()
+    with pytest.raises(TypeError) as caught:
+        assign(module)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert list(module.state_dict()) == list(before) and len(list(module.parameters())) == 2
+
+
+def test_none_may_and_a_parameter_in_its_place():
+    for layer in (nn.Linear(2, 2), nn.Linear(2, 2, bias=False), nn.Conv2d(1, 2, 1, bias=False)):
+        layer.bias = None
+        assert list(layer.state_dict()) == ["weight"]
+        with pytest.raises(TypeError, match="bias is a parameter"):
+            layer.bias = tensor([1.0, 2.0])
+        layer.bias = nn.Parameter(np.zeros(2, np.float32))
+        assert list(layer.state_dict()) == ["weight", "bias"] and len(list(layer.parameters())) == 2
+    norm = nn.LayerNorm(2, elementwise_affine=False)
+    with pytest.raises(TypeError, match="weight is a parameter"):
+        norm.weight = np.ones(2)
+    del norm.weight
+    norm.weight = np.ones(2)  # the name is free
+    net = nn.Sequential(nn.ReLU())
+    with pytest.raises(TypeError, match="0 is a module and must be a Module or None, got function"):
+        setattr(net, "0", lambda x: x)
+    net.register_parameter("scale", None)
+    assert "scale" not in net.state_dict()
+    net.scale = nn.Parameter(np.ones(1))
+    assert "scale" in net.state_dict()
+    for name, error in (("0", ValueError), ("forward", ValueError), (3, ValueError)):
+        with pytest.raises(error, match="name must"):
+            net.register_parameter(name, None)
+    with pytest.raises(TypeError, match="value of parameter 'w' must be"):
+        net.register_parameter("w", np.ones(1))
+
+
+# modules with methods of their own
+
+
+class Frozen(nn.BatchNorm1d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+class Quiet(nn.Linear):
+    """Its state has other names, and a version."""
+
+    def state_dict(self):
+        return {"version": np.array(2), **{k.upper(): v for k, v in super().state_dict().items()}}
+
+    def load_state_dict(self, state_dict, strict=True):
+        if state_dict.get("version") != 2:
+            raise ValueError("a version of another kind")
+        return super().load_state_dict({k.lower(): v for k, v in state_dict.items() if k != "version"}, strict)
+
+
+def test_a_frozen_norm_stays_frozen_inside_of_a_net():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Frozen(3), nn.Dropout(0.5)))
+    net.train()
+    net(tensor(np.ones((4, 3), np.float32)))
+    norm, dropout = net[1]
+    assert not norm.training and dropout.training and norm.num_batches_tracked == 0 and not norm.running_mean.any()
+
+
+def test_eval_of_a_child_is_asked_too():
+    class Sampling(nn.Dropout):
+        def eval(self):
+            return self.train()
+
+    net = nn.Sequential(Sampling(0.5), nn.Dropout(0.5)).eval()
+    assert net[0].training and not net[1].training
+
+
+def test_a_childs_own_state_goes_through_the_net():
+    net, other = (nn.Sequential(nn.Linear(2, 2), nn.Sequential(Quiet(2, 2))) for _ in range(2))
+    state = net.state_dict()
+    assert list(state) == ["0.weight", "0.bias", "1.0.version", "1.0.WEIGHT", "1.0.BIAS"]
+    assert other.load_state_dict(state) == ([], [])
+    assert all(np.array_equal(a.data, b.data) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    before = other.state_dict()
+    for spoil, error in (({"1.0.version": np.array(1)}, "another kind"), ({"1.0.WEIGHT": np.ones((1, 2))}, "shape")):
+        changed = {k: v + 1 for k, v in state.items()} | {"1.0.version": np.array(2), **spoil}
+        with pytest.raises(ValueError, match=error):
+            other.load_state_dict(changed)
+        assert all(np.array_equal(v, before[k]) for k, v in other.state_dict().items())
+
+
+def test_when_the_last_of_several_fails_the_first_are_as_before():
+    net = nn.Sequential(Quiet(2, 2), nn.BatchNorm1d(2), Quiet(2, 2))
+    before = net.state_dict()
+    changed = {k: v + 1 for k, v in before.items()} | {"0.version": np.array(2)}
+    objects = [*net.parameters(), *net.buffers()]
+    with pytest.raises(ValueError, match="another kind"):
+        net.load_state_dict(changed)
+    assert all(np.array_equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(a is b for a, b in zip([*net.parameters(), *net.buffers()], objects, strict=True))
+
+
+def test_missing_and_unexpected_names_are_returned():
+    net = nn.Sequential(nn.Linear(2, 2), Quiet(2, 1))
+    state = net.state_dict()
+    assert repr(net.load_state_dict(state)) == "<All keys matched successfully>"
+    del state["0.bias"], state["1.BIAS"]
+    keys = net.load_state_dict({**state, "other": np.zeros(1), "1.more": np.zeros(2), "0.a.b": 3}, strict=False)
+    assert sorted(keys.missing_keys) == ["0.bias", "1.bias"]
+    assert sorted(keys.unexpected_keys) == ["0.a.b", "1.more", "other"]
+    assert keys == (keys.missing_keys, keys.unexpected_keys) and "missing_keys=['0.bias'" in repr(keys)
+
+
+@pytest.mark.parametrize("count", [np.array([3]), np.array(3, np.int32), np.array([3], np.uint8), None])
+def test_batch_counts_as_older_versions_wrote_them(count):
+    norm = nn.BatchNorm1d(2)
+    norm.num_batches_tracked += 5
+    state = {k: v for k, v in norm.state_dict().items() if k != "num_batches_tracked"}
+    norm.load_state_dict({**state, **({} if count is None else {"num_batches_tracked": count})})
+    assert norm.num_batches_tracked == (5 if count is None else 3)
+    assert norm.num_batches_tracked.dtype == np.int64 and norm.num_batches_tracked.shape == ()
+    for bad, error in ((np.array(3.0), TypeError), (np.array(3, np.uint64), TypeError), (np.array([3, 4]), ValueError)):
+        with pytest.raises(error, match="num_batches_tracked"):
+            norm.load_state_dict({**state, "num_batches_tracked": bad})
+
+
+# containers
+
+
+def test_a_sequential_with_names():
+    net = nn.Sequential(OrderedDict(body=nn.Linear(2, 3), act=nn.ReLU(), head=nn.Linear(3, 1)))
+    assert list(net.state_dict()) == ["body.weight", "body.bias", "head.weight", "head.bias"]
+    assert net.body is net[0] and list(net[1:].state_dict()) == ["head.weight", "head.bias"]
+    net[1] = nn.Tanh()
+    assert [name for name, _ in net.named_children()] == ["body", "act", "head"] and isinstance(net.act, nn.Tanh)
+    del net[1]
+    assert [name for name, _ in net.named_children()] == ["body", "head"]
+    assert net.append(nn.ReLU()) is net and [name for name, _ in net.named_children()] == ["body", "head", "2"]
+    for bad, error in (({"forward": nn.ReLU()}, ValueError), ({"a.b": nn.ReLU()}, TypeError), ({"a": 3}, TypeError)):
+        with pytest.raises(error):
+            nn.Sequential(bad)
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, nn.ModuleList])
+def test_containers_are_edited_like_lists(kind):
+    layers = [nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Tanh()]
+    net = kind(*layers) if kind is nn.Sequential else kind(layers)
+    net[-1] = nn.Sigmoid()
+    net.append(nn.ReLU())
+    assert [type(m).__name__ for m in net] == ["Linear", "ReLU", "Linear", "Sigmoid", "ReLU"]
+    del net[1], net[-2:]
+    assert list(net) == [layers[0], layers[2]] and list(net.state_dict())[2:] == ["1.weight", "1.bias"]
+    for bad in (2, -3):
+        with pytest.raises(IndexError, match="index must lie in"):
+            net[bad] = nn.ReLU()
+        with pytest.raises(IndexError, match="index must lie in"):
+            del net[bad]
+    with pytest.raises(TypeError, match="holds Modules, got function"):
+        net[0] = lambda x: x
+    assert list(net) == [layers[0], layers[2]]
+
+
+def test_what_is_appended_to_a_slice_takes_nobodys_place():
+    part = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Tanh())[1:]  # with the names 1 and 2
+    part.append(nn.Sigmoid())
+    assert [type(m).__name__ for m in part] == ["ReLU", "Tanh", "Sigmoid"]
+
+
+# running statistics that are switched on and off
+
+
+def test_statistics_that_are_there_are_used_in_eval_also_when_they_are_no_longer_tracked():
+    norm, x = nn.BatchNorm1d(2, eps=0.0), tensor([[1.0, 0.0], [3.0, 20.0]])
+    norm(x)
+    before = {k: v.copy() for k, v in norm.named_buffers()}
+    norm.track_running_stats = False
+    np.testing.assert_allclose(norm(x).data, [[-1, -1], [1, 1]], rtol=1e-6)  # the batch's, and they stay
+    assert all(np.array_equal(v, before[k]) for k, v in norm.named_buffers())
+    y = norm.eval()(x).data
+    expected = (x.data - before["running_mean"]) / np.sqrt(before["running_var"])
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    norm.train().track_running_stats = True
+    norm(x)
+    assert norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_tracking_switched_on_without_statistics(momentum):
+    norm, x = nn.BatchNorm1d(2, momentum=momentum, track_running_stats=False), tensor([[1.0, 0.0], [3.0, 20.0]])
+    norm.track_running_stats = True
+    y = norm(x)
+    assert norm.running_mean is None and np.array_equal(norm.eval()(x).data, y.data)  # as PyTorch: nothing to move
+    norm.train().reset_running_stats()  # here they begin
+    norm(x)
+    np.testing.assert_allclose(norm.running_mean, np.array([2.0, 10.0]) * (momentum or 1), rtol=1e-6)
+    assert list(norm.state_dict())[-1] == "num_batches_tracked" and norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("kind", ["GhostBatchNorm1d", "BatchRenorm1d", "DecorrelatedBatchNorm1d", "InstanceNorm1d"])
+def test_relatives_of_batch_norm_stop_and_start_moving(kind):
+    rng = np.random.default_rng(0)
+    more = {"GhostBatchNorm1d": {"ghost_size": 2}, "BatchRenorm1d": {"warmup": 0}}.get(kind, {})
+    more |= {"track_running_stats": True} if kind == "InstanceNorm1d" else {}
+    norm = getattr(nn, kind)(3, **more).double()
+    x, bad = (rng.standard_normal((6, 3, 4)) for _ in range(2))
+    bad[0, 0, 0] = np.nan
+    norm(tensor(x))
+    before = {k: v.copy() for k, v in norm.named_buffers()}
+    norm.track_running_stats = False
+    norm(tensor(bad))
+    norm.eval()(tensor(bad))
+    assert all(np.array_equal(v, before[k]) for k, v in norm.named_buffers())
+    norm.train().track_running_stats = True
+    norm(tensor(x))
+    assert not np.array_equal(norm.running_mean, before["running_mean"])

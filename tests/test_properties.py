@@ -216,7 +216,7 @@ def axes(draw, ndim):
     return None if kind == 0 else chosen[0] if kind == 1 and chosen else chosen
 
 
-REDUCTIONS = ["sum", "mean", "var", "max", "min"]
+REDUCTIONS = ["sum", "mean", "var", "std", "max", "min"]
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
@@ -226,7 +226,7 @@ def test_reductions(name, examples):
     @given(arrays(), st.booleans(), st.integers(0, 1), st.data())
     def value(x, keepdims, ddof, draw):
         axis = draw.draw(axes(x.ndim))
-        options = {"axis": axis, "keepdims": keepdims, **({"ddof": ddof} if name == "var" else {})}
+        options = {"axis": axis, "keepdims": keepdims, **({"ddof": ddof} if name in ("var", "std") else {})}
         try:
             expected = getattr(np, name)(x, **options)
         except ValueError:  # the largest of nothing
@@ -234,8 +234,8 @@ def test_reductions(name, examples):
             with pytest.raises(ValueError, match="zero-size"):
                 getattr(Tensor(x), name)(**options)
             return
-        if name == "var":  # NumPy's own is a float32 sum of squares, too
-            expected = np.var(x.astype(np.float64), **options).astype(x.dtype)
+        if name in ("var", "std"):  # NumPy's own is a float32 sum of squares, too
+            expected = getattr(np, name)(x.astype(np.float64), **options).astype(x.dtype)
             if x.size and ddof and np.size(expected) == x.size:  # one value each
                 expected = np.full_like(expected, np.nan)
         check_close(getattr(Tensor(x), name)(**options), expected)
@@ -245,7 +245,7 @@ def test_reductions(name, examples):
     def gradient(x, keepdims, draw):
         axis = draw.draw(axes(x.ndim))
         gaps = np.diff(np.sort(x, axis=None)).min(initial=1)
-        assume(name in ("sum", "mean", "var") or gaps > 1e-5)
+        assume(name in ("sum", "mean", "var") or gaps > (0.1 if name == "std" else 1e-5))
         check_gradient(lambda t: getattr(t, name)(axis=axis, keepdims=keepdims), x)
 
     @given(arrays(dtype=np.float64, shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)), st.data())

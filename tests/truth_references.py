@@ -338,6 +338,7 @@ REFERENCES = {
     "sum": [lambda a: total(a * a, (0, 2)), lambda a: total(a, (0, 1)) + mp.mpf(0)],
     "mean": [lambda a: average(a * a, (1,), True)],
     "var": [lambda a: variance(a, (0,)), lambda a: variance(a, (0, 1), ddof=1)],
+    "std": [lambda a: sqrt(variance(a, (0,))), lambda a: sqrt(variance(a, (0, 1), 1, True)) * a],
     "max": [lambda a: a.max(axis=1) * a.max()],
     "min": [lambda a: a.min(axis=0, keepdims=True) * a],
     "reshape": [lambda a: (a * a).reshape(2, -1), lambda a: (a * a).reshape(2, 6)],
