@@ -302,6 +302,23 @@ def test_a_rate_that_is_changed_by_hand_stays_changed():
     np.testing.assert_allclose(run(sgd, [LinearLR(sgd, 1.0, 0.2, 10)], 20, halve), factor * by_hand, rtol=1e-14)
 
 
+def test_cosine_annealing_rises_from_the_bottom_by_what_the_initial_rate_gains():
+    """PyTorch's rule where every proportion is lost: the rate that was changed by hand before is forgotten there."""
+    f = (1 + np.cos(np.pi * np.arange(12) / 4)) / 2
+    sgd, hands = one(1.0), {2: 0.25, 4: 0.0}
+
+    def change(sgd, t):
+        if t in hands:
+            sgd.param_groups[0]["lr"] = hands[t]
+
+    expected = np.where(np.arange(12) == 3, 0.25 * f / f[2], f)
+    np.testing.assert_allclose(run(sgd, [CosineAnnealingLR(sgd, 4)], 12, change), expected, atol=1e-15)
+    sgd, hands = one(1.0), {4: 0.5}  # changed at the bottom itself: kept, and the gain is added
+    expected = np.where(np.arange(12) > 4, (0.5 + f[5]) * f / f[5], f)
+    values = run(sgd, [CosineAnnealingLR(sgd, 4)], 12, change)
+    np.testing.assert_allclose(values[:12], expected, atol=1e-15)
+
+
 def test_a_group_that_joins_later_goes_on_from_its_rate_in_proportion():
     sgd = one(1.0)
     schedule = MultiStepLR(sgd, [2, 6], gamma=0.5)

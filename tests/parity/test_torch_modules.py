@@ -1,5 +1,7 @@
 """Modules, initial distributions and whole training runs equal PyTorch's."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,124 @@ def test_float32_error_at_a_large_mean_is_never_above_pytorchs(kind, length):
         theirs = np.abs(call(torch.nn.functional, torch.tensor(x)).numpy() - exact).max()
         worse += ours > theirs + 1.2e-7 * np.abs(exact).max()  # one rounding of the result is nobody's fault
     assert worse == 0
+
+
+# what is switched, exchanged and assigned between steps
+
+
+EDITS = {
+    "tracking off": [
+        ("train", True),
+        ("track", False),
+        ("train", True),
+        ("train", False),
+        ("track", True),
+        ("train", 1),
+    ],
+    "off in eval": [("train", True), ("train", False), ("track", False), ("train", False), ("train", True)],
+    "momentum": [("train", True), ("momentum", None), ("train", True), ("momentum", 0.5), ("train", True)],
+    "reset": [("train", True), ("reset", None), ("train", True), ("train", False)],
+}
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("case", EDITS)
+def test_a_norm_that_is_switched_between_forwards(case, built):
+    if not built and case == "reset":  # PyTorch's raises there
+        return
+    rng = np.random.default_rng(0)
+    ours, theirs = (n.BatchNorm1d(3, track_running_stats=built).double() for n in (nn, torch.nn))
+    for what, value in EDITS[case]:
+        for norm in (ours, theirs):
+            if what == "train":
+                norm.train(bool(value))
+            elif what == "track":
+                norm.track_running_stats = value
+            elif what == "momentum":
+                norm.momentum = value
+            else:
+                norm.reset_running_stats()
+        x = rng.standard_normal((5, 3))
+        close(ours(tensor(x)).data, theirs(torch.tensor(x)))
+        for name, value in theirs.named_buffers():
+            close(getattr(ours, name), value.double())
+
+
+class OursFrozen(nn.BatchNorm1d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+class TheirsFrozen(torch.nn.BatchNorm1d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_a_frozen_norm_in_a_net():
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    for net, batch in (
+        (nn.Sequential(OursFrozen(3), nn.Dropout(0.5)).double(), tensor(x)),
+        (torch.nn.Sequential(TheirsFrozen(3), torch.nn.Dropout(0.5)).double(), torch.tensor(x)),
+    ):
+        net.train()
+        net(batch)
+        assert [m.training for m in net.modules()] == [True, False, True]
+        assert int(net[0].num_batches_tracked) == 0
+
+
+WRONG = [lambda t: t([1.0, 2.0]), lambda t: np.ones(2), lambda t: [1.0], lambda t: 3]
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_what_may_not_take_a_parameters_place(value):
+    for library, tensors in ((nn, tensor), (torch.nn, torch.tensor)):
+        for layer in (library.Linear(2, 2), library.BatchNorm1d(2), library.Linear(2, 2, bias=False)):
+            with pytest.raises(TypeError):
+                layer.bias = value(tensors)
+            layer.bias = None
+            assert "weight" in layer.state_dict() and "bias" not in layer.state_dict()
+
+
+def test_names_of_containers_and_returned_keys():
+    for library in (nn, torch.nn):
+        net = library.Sequential(OrderedDict(a=library.Linear(2, 2), b=library.ReLU(), c=library.Linear(2, 1)))
+        assert list(net[1:].state_dict()) == ["c.weight", "c.bias"]
+        net[0] = library.Linear(2, 2, bias=False)
+        assert list(net.state_dict()) == ["a.weight", "c.weight", "c.bias"]
+        plain = library.Sequential(library.Linear(2, 2), library.ReLU(), library.Linear(2, 1))
+        del plain[1]
+        assert list(plain.append(library.Tanh()).state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+        state = dict(plain.state_dict())
+        del state["0.bias"]
+        keys = plain.load_state_dict({**state, "other": state["1.bias"]}, strict=False)
+        assert keys.missing_keys == ["0.bias"] and keys.unexpected_keys == ["other"]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (2, 3, 4, 2), (0, 3, 2), (2, 3, 0)])
+def test_cross_entropy_for_each_position(shape, reduction):
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal(shape), rng.integers(0, 3, (shape[0], *shape[2:]))
+    target = np.where(rng.random(target.shape) < 0.2, -100, target)
+    for ours, theirs, z in (
+        (F.cross_entropy, torch.nn.functional.cross_entropy, x),
+        (F.nll_loss, torch.nn.functional.nll_loss, np.log(np.exp(x) / np.exp(x).sum(axis=1, keepdims=True))),
+    ):
+        a, b = tensor(z, requires_grad=True), torch.tensor(z, requires_grad=True)
+        loss, reference = ours(a, target, reduction=reduction), theirs(b, torch.tensor(target), reduction=reduction)
+        assert loss.shape == tuple(reference.shape)
+        dy = rng.standard_normal(loss.shape)
+        np.testing.assert_allclose(loss.data, reference.detach().numpy(), rtol=1e-12)
+        loss.backward(dy), reference.backward(torch.tensor(dy))
+        np.testing.assert_allclose(a.grad, b.grad.numpy(), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("kw", [{}, {"axis": 0}, {"axis": (0, 2), "keepdims": True}])
+def test_the_standard_deviation_and_its_gradient(kw):
+    x = np.random.default_rng(0).standard_normal((3, 2, 4))
+    x[:, 0] = 2.0  # where it is 0 PyTorch's gradient is 0
+    a, b = tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    y = a.std(ddof=1, **kw)
+    z = b.std(dim=kw.get("axis"), correction=1, keepdim=kw.get("keepdims", False))
+    y.sum().backward(), z.sum().backward()
+    close(y.data, z), close(a.grad, b.grad)

@@ -155,3 +155,58 @@ def test_schedules_give_pytorchs_learning_rates(case):
         worst = max(worst, *(abs(m - r) / r for m, r in zip(mine, reference, strict=True) if r > 1e-17), 0.0)
         a.step(), b.step()
     print(f"{case}: largest relative difference {worst:.1e}")
+
+
+def chains():
+    """Several schedules on one optimizer, by what builds them."""
+    return {
+        "warm-up and cosine": lambda s, L: [L.LinearLR(s, 0.1, 1.0, 5), L.CosineAnnealingLR(s, 30)],
+        "three": lambda s, L: [L.LinearLR(s, 0.1, 1.0, 5), L.CosineAnnealingLR(s, 30, 0.001), L.StepLR(s, 7, 0.5)],
+        "cosine up again": lambda s, L: [L.CosineAnnealingLR(s, 6, 0.001), L.MultiStepLR(s, [4, 9], 0.5)],
+        "linear to 0": lambda s, L: [L.LinearLR(s, 1.0, 0.0, 12), L.StepLR(s, 5, 0.5)],
+        "sequence": lambda s, L: [L.SequentialLR(s, [L.LinearLR(s, 0.1), L.CosineAnnealingLR(s, 8)], [5])],
+        "three in a row": lambda s, L: [
+            L.SequentialLR(
+                s, [L.StepLR(s, 2, 0.5), L.LambdaLR(s, lambda t: 1 / (1 + t)), L.CosineAnnealingLR(s, 8, 0.01)], [5, 9]
+            )
+        ],
+        "sequence and step": lambda s, L: [L.SequentialLR(s, [L.LinearLR(s), L.StepLR(s, 2)], [3]), L.StepLR(s, 5)],
+        "lambda by group": lambda s, L: [L.LambdaLR(s, [lambda t: 0.9**t, lambda t: 1.0]), L.StepLR(s, 5)],
+    }
+
+
+def by_hand(sgd, t):
+    if t in (3, 10, 17):
+        sgd.param_groups[0]["lr"] = 0.03 * t
+
+
+def join(sgd, t):
+    if t == 6:
+        p = torch.nn.Parameter(torch.ones(1)) if isinstance(sgd, torch.optim.SGD) else nn.Parameter(np.ones(1))
+        sgd.add_param_group({"params": [p], "lr": 0.7})
+
+
+# where a group joins the others PyTorch's cosine and lambdas raise; what ours do is in test_lr_scheduler.py
+JOINED = ("linear to 0", "sequence and step")
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.parametrize(
+    ("case", "between"),
+    [*((case, b) for case in chains() for b in (None, by_hand)), *((case, join) for case in JOINED)],
+)
+def test_chained_schedules_give_pytorchs_learning_rates(case, between):
+    _, ours, _, theirs = pair(0, {})
+    both = [
+        (sgd, chains()[case](sgd, schedules))
+        for sgd, schedules in ((ours, optim.lr_scheduler), (theirs, torch.optim.lr_scheduler))
+    ]
+    for t in range(40):
+        mine, reference = ([group["lr"] for group in sgd.param_groups] for sgd, _ in both)
+        np.testing.assert_allclose(mine, reference, rtol=1e-11, atol=1e-16, err_msg=f"step {t}")
+        for sgd, schedules in both:
+            if between is not None:
+                between(sgd, t)
+            for schedule in schedules:
+                schedule.step()
+        np.testing.assert_allclose(both[0][1][-1].get_last_lr(), both[1][1][-1].get_last_lr(), rtol=1e-11, atol=1e-16)
