@@ -704,7 +704,7 @@ edits(
 )
 edits(
     "optim/sgd.py",
-    "special_values nn",
+    "special_values nn between_steps",
     ("if data is not p._data:  #", "if False:  #", "SGD: the step of a parameter in another layout is lost"),
     ("p._data[...] = data", "p._data = data", "SGD: a parameter in another layout no longer shares its memory"),
     ("for i in range(p.size):", "for i in range(p.size - 1):", "SGD: the last element is left out"),
