@@ -347,8 +347,12 @@ edits(
     ('"grad": gradient}', '"grad": None}', "a copy loses its gradient"),
     ('"changes": self._changes,', '"changes": [0],', "copies of what shares its changes do not share them"),
     ("while isinstance(whole.base, np.ndarray):", "while False:", "copies of views have memory of their own"),
-    ("np.ndarray(shape, whole.dtype, memory, offset, strides)", "whole.reshape(shape)", "a copied view is the whole"),
-    ("or 0 in data.strides", "", "a copy of a repeated number repeats it"),
+    (
+        "np.ndarray(shape, dtype, array if array.flags.c_contiguous else array.T, offset, strides)",
+        "array.reshape(shape)",
+        "a copied view is the whole",
+    ),
+    ("and not overlaps(data):", "and True:", "a copy of a repeated number repeats it"),
     (
         'if self._node is not None:\n            raise RuntimeError("only leaves',
         'if False:\n            raise RuntimeError("only leaves',
@@ -476,19 +480,24 @@ edits(
     ("(-g if maximize else contiguous(g))", "contiguous(g)", "maximize is ignored"),
     ("p.grad = None if set_to_none or", "p.grad = p.grad if set_to_none or", "zero_grad does nothing"),
     ("p._changes[0] += 1", "pass", "a step is not counted as a change"),
+    ("self._buffers = buffers\n\n", "pass\n\n", "loading forgets the momentum"),
+    ("group.update(loaded)", "group.update({**loaded, **self.defaults})", "loading forgets the settings"),
+    ("me = weakref.ref(self)  #", "me = lambda: self  #", "an optimizer is left to the cycle collector"),
+    ("g = g.copy()  #", "pass  #", "a gradient that overlaps its parameter changes under the kernel"),
     (
-        "self.param_groups, self._buffers = groups, buffers",
-        "self.param_groups = groups",
-        "loading forgets the momentum",
+        "_check_groups(self.param_groups)\n        state, groups",
+        "state, groups",
+        "state_dict does not look at the groups",
     ),
+    ("if not max(map(abs, values)) <=", "if False and not max(map(abs, values)) <=", "a rate that float32 cannot hold"),
 )
 
 edits(
     "optim/sgd.py",
     "between_steps",
     (
-        "entries[key] = weakref.ref(p, forget), buffer",
-        "entries[key] = weakref.ref(p), buffer",
+        "entry = _Momentum(p, self._forget)",
+        "entry = _Momentum(p)",
         "the momentum of dead parameters stays",
     ),
     (
@@ -527,8 +536,22 @@ edits(
     ),
     ("vars(self).clear()\n            vars(self).update(before)\n", "pass\n", "a step that fails counts"),
     ("found[i] = lr, before", "pass", "a second schedule, or a hand, is not heard"),
-    ("elif before == 0 != now:", "elif False:", "cosine annealing stays at the bottom"),
-    ("self._last_lr + rates[len(self._last_lr) :]", "rates", "a group that joins makes the others begin anew"),
+    (
+        "elif known is not None and lr == self._rate(known, before):",
+        "elif known is not None:",
+        "an edited setting acts backwards",
+    ),
+    ("if before == 0 != now:", "if False:", "cosine annealing stays at the bottom"),
+    (
+        "known = {id(g): i for i, g in enumerate(self._groups)}",
+        "known = {id(g): i for i, g in enumerate(groups)}",
+        "a group has the initial rate of the one that was in its place",
+    ),
+    (
+        "self._rate(base, before), self._rate(base, now)):",
+        "self._rate(base, now)):",
+        "last_epoch: the rate of that step is not known again",
+    ),
     (
         "_set_rates(groups, rates)\n\n        return take_over\n\n    def _checked",
         "pass\n\n        return take_over\n\n    def _checked",
@@ -556,19 +579,24 @@ edits(
         "a child's own train() is passed over",
     ),
     ("np.zeros_like(parameter._data) if keep else None", "parameter.grad", "zero_grad does nothing"),
-    ("if not replaces and (new is None or old is Parameter):", "if False:", "anything takes a parameter's place"),
     (
-        "replaces = old is None or value is None or",
-        "replaces = old is None or",
+        "if kind is not None and value is not None and not isinstance(value, kind):",
+        "if False:",
+        "anything takes a parameter's place",
+    ),
+    (
+        "and value is not None and not isinstance(value, kind):",
+        "and not isinstance(value, kind):",
         "None may not take a parameter's place",
     ),
-    ("if new is not None:\n                kinds[name] = new", "pass", "a parameter's place is not known as one"),
+    ("if kind is not None:\n            kinds[name] = kind", "pass", "a parameter's place is not known as one"),
+    ("value = np.asarray(value)  #", "pass  #", "a count may not be counted up"),
     ("self._kinds[name] = Parameter\n", "pass\n", "a place without a parameter is not known as one"),
     ("gradient.astype(dtype)", "gradient", "a gradient keeps its old dtype"),
     ("if parameter.dtype != dtype:", "if True:", "a conversion to the same dtype makes a copy"),
     (
-        "for key, value in child.state_dict().items())",
-        "for key, value in Module.state_dict(child).items())",
+        "part = child.state_dict()",
+        "part = Module.state_dict(child)",
         "a child's own state_dict() is passed over",
     ),
     (
@@ -582,9 +610,9 @@ edits(
         "array",
         "a count of shape (1,) is refused",
     ),
-    ("if array.dtype != target.dtype and not counts:", "if False:", "a state of another dtype is cast"),
+    ("if array.dtype != target.dtype and not (", "if False and not (", "a state of another dtype is cast"),
     (
-        "for module, values in before:\n                _restore(module, values)",
+        "for snapshot in before:\n                snapshot.restore()",
         "pass",
         "a load that fails halfway changes the first",
     ),
@@ -619,7 +647,7 @@ edits(
         "instance norm: eval mode with the input's statistics",
     ),
     ("use_input, self._momentum(), self.eps)", "use_input, 0.1, self.eps)", "instance norm: its momentum is ignored"),
-    ("if getattr(self, name) is not None:", "if True:", "statistics that were not there cannot begin"),
+    ("if old is not None and old.flags.writeable:", "if True:", "statistics that were not there cannot begin"),
 )
 
 edits(

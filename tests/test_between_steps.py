@@ -215,7 +215,7 @@ def test_gradients_flags_and_attributes_are_copied_and_the_copy_is_its_own():
 
     p = Named(np.array([1.0, 2.0]))
     p.name, p.grad = "p", np.array([3.0, 4.0])
-    (again,) = [copy.deepcopy(p)]
+    again = copy.deepcopy(p)
     assert type(again) is Named and again.name == "p" and again.requires_grad and again.is_leaf
     again.grad += 1
     again.data[0] = 9
@@ -238,7 +238,8 @@ def test_a_computed_tensor_says_how_it_can_be_copied(copied):
 READ_ONLY = {
     "read-only": (lambda: np.frombuffer(np.ones(3).tobytes()), "writable"),
     "repeated": (lambda: np.broadcast_to(np.ones(1), (3,)), "writable"),
-    "repeated, writable": (lambda: np.lib.stride_tricks.as_strided(np.ones(1), (3,), (0,)), "broadcast"),
+    "repeated, writable": (lambda: np.lib.stride_tricks.as_strided(np.ones(1), (3,), (0,)), "overlapping"),
+    "windows": (lambda: np.lib.stride_tricks.as_strided(np.ones(3), (3,), (4,)), "overlapping"),
 }
 
 
@@ -246,11 +247,11 @@ READ_ONLY = {
 def test_what_cannot_be_changed_in_place_is_refused_before_anything_changes(kind):
     make, word = READ_ONLY[kind]
     p, q = nn.Parameter(np.zeros(2)), nn.Parameter(make())
-    p.grad, q.grad = np.ones(2), np.ones(3)
+    p.grad, q.grad, before = np.ones(2), np.ones(3), q.data.copy()
     sgd = optim.SGD([p, q], lr=1.0, momentum=0.9)
     with pytest.raises(ValueError, match=f"params must .*{word}"):
         sgd.step()
-    assert (p.data == 0).all() and (q.data == 1).all() and not sgd.state_dict()["state"]
+    assert (p.data == 0).all() and np.array_equal(q.data, before) and not sgd.state_dict()["state"]
 
 
 # groups
@@ -349,3 +350,96 @@ def test_zeros_as_gradients_let_the_momentum_go_on_and_none_does_not():
     assert layer.weight.grad == 0 and layer.bias.grad is None
     layer.zero_grad()
     assert layer.weight.grad is None
+
+
+# copies of what lies in memory in odd ways
+
+
+def a_field():
+    record = np.zeros(4, [("flag", "?"), ("x", "f8")])
+    record["x"] = np.arange(4)
+    return record["x"]
+
+
+ODD = {
+    "the real part of complex numbers": lambda: (np.arange(5) + 1j).real,
+    "a float32 view of float64": lambda: np.arange(6.0).view(np.float32),
+    "a float64 view of bytes": lambda: np.zeros(48, np.uint8).view(np.float64),
+    "a float32 view of int32": lambda: np.arange(4, dtype=np.int32).view(np.float32),
+    "a field of a record": a_field,
+    "a new axis": lambda: np.arange(6.0)[:, None],
+    "neither C nor Fortran order": lambda: np.array(np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)),
+    "repeated": lambda: np.broadcast_to(np.arange(3.0), (2, 3)),
+    "of a file": lambda: np.frombuffer(np.arange(4.0).tobytes()),
+    "no axes": lambda: np.array(3.0),
+    "nothing": lambda: np.zeros((0, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))])
+def test_a_copy_has_the_dtype_the_values_and_the_sharing(kind, copied):
+    t = tb.Tensor(ODD[kind]())
+    one, twin = copied([t, t.detach()])
+    assert one.dtype == t.dtype and one.shape == t.shape and np.array_equal(one.data, t.data)
+    assert not np.shares_memory(one.data, t.data)
+    assert np.shares_memory(one.data, twin.data) or not t.size
+
+
+class Tagged(nn.Parameter):
+    __slots__ = ("tag",)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))])
+def test_slots_of_a_subclass_are_copied(copied):
+    p = Tagged(np.ones(2))
+    p.tag = "first"
+    assert copied(p).tag == "first" and not hasattr(copied(Tagged(np.ones(1))), "tag")
+
+
+def test_nothing_of_an_optimizer_is_left_without_the_cycle_collector():
+    p = nn.Parameter(np.zeros(3))
+    sgd = optim.SGD([p], lr=1.0, momentum=0.5)
+    p.grad = np.ones(3)
+    sgd.step()
+    buffer = weakref.ref(sgd._buffers.get(p))
+    gc.disable()
+    try:
+        del sgd
+        assert buffer() is None
+    finally:
+        gc.enable()
+
+
+# groups that were edited, in all that looks at them
+
+
+@pytest.mark.parametrize("call", ["zero_grad", "state_dict", "step", "load_state_dict"])
+@pytest.mark.parametrize("group", [{"lr": 0.1}, [], {"params": [np.zeros(2)], "lr": 1.0}, {"params": None}])
+def test_whatever_meets_a_broken_group_first_names_it(call, group):
+    p = nn.Parameter(np.zeros(2))
+    sgd = optim.SGD([p], lr=1.0)
+    p.grad = np.ones(2)
+    state = sgd.state_dict()
+    sgd.param_groups.append(group)
+    with pytest.raises((TypeError, ValueError), match=r"param_groups\[1\]"):
+        getattr(sgd, call)(*([state] if call == "load_state_dict" else []))
+    assert p.grad is not None and not p.data.any()
+
+
+def test_a_gradient_that_overlaps_its_parameter_is_read_before_it_changes():
+    w = np.arange(6.0)
+    p = nn.Parameter(w[1:])
+    p.grad = w[:-1]
+    optim.SGD([p], lr=0.5).step()
+    assert np.array_equal(w, np.arange(6.0) - 0.5 * np.array([0, 0, 1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "dampening"])
+def test_settings_that_float32_cannot_hold_are_refused(name):
+    p = nn.Parameter(np.ones(2, np.float32))
+    p.grad = np.ones(2, np.float32)
+    sgd = optim.SGD([p], **{"momentum": 0.5, "lr": 0.1, name: 1e39})
+    with pytest.raises(ValueError, match="must fit into float32"):
+        sgd.step()
+    assert (p.data == 1).all()

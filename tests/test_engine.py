@@ -827,3 +827,39 @@ def test_a_rule_with_several_results_is_refused_by_name(several):
 
     with pytest.raises(TypeError, match=r"the result of split must be one array, got a (tuple|list|dict) of [12]"):
         split(leaf(1.0, 2.0))
+
+
+@pytest.mark.parametrize("decorate", [no_grad, tb.enable_grad])
+def test_decorators_without_parentheses(decorate):
+    @decorate
+    def doubled(x):
+        """Twice x."""
+        return x * 2
+
+    with no_grad():
+        assert doubled(leaf(1.0)).requires_grad is (decorate is tb.enable_grad)
+    assert doubled(leaf(1.0)).requires_grad is (decorate is tb.enable_grad) and doubled.__doc__ == "Twice x."
+    with pytest.raises(TypeError, match="function must be a function"):
+        decorate(3)
+
+
+def test_objects_that_are_called_later_are_refused():
+    class Later:
+        async def __call__(self):
+            return 0
+
+    with pytest.raises(TypeError, match="coroutine"):
+        no_grad()(Later())
+
+
+def test_indices_that_hold_tensors_are_named_also_in_assignments_and_lists():
+    x, t = tensor([1.0, 2.0]), tensor([0.0])
+    for index in (t, (t,), [t]):
+        with pytest.raises(TypeError, match="got a Tensor, which holds floats"):
+            x[index] = 1.0
+        with pytest.raises(TypeError, match="got a Tensor, which holds floats"):
+            x[index]
+    with pytest.raises(TypeError, match="make an array of the list"):
+        x * [1, 2]
+    with pytest.raises(TypeError, match=r"got complex128$"):
+        Tensor(np.ones(1, complex))

@@ -455,4 +455,74 @@ def test_schedules_are_copied_with_their_optimizer():
         twin, schedules = copied
         assert all(schedule.optimizer is twin for schedule in schedules) and lrs(twin) == lrs(sgd)
         ahead = run(twin, schedules, 5)
-    assert np.array_equal(run(sgd, both, 5), ahead)
+        assert np.array_equal(run(*copy.deepcopy((sgd, both)), 5), ahead)
+
+
+@pytest.mark.parametrize("t", range(1, 12))
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_resuming_by_last_epoch_from_the_rates_of_that_step_or_the_next(name, t, ahead):
+    """ahead = 0: the rates are those of step last_epoch, as the schedule's own attribute says; 1: of the next."""
+    sgd, other = optimizer(), optimizer([1.0] * 3)
+    schedule = MAKE[name](sgd)
+    for _ in range(t):
+        schedule.step()
+    other.load_state_dict(sgd.state_dict())
+    resumed = MAKE[name](other, last_epoch=t - ahead)
+    if not ahead:
+        schedule.step()
+    for _ in range(5):
+        np.testing.assert_allclose(lrs(other), lrs(sgd), rtol=1e-15)
+        schedule.step(), resumed.step()
+
+
+def test_a_setting_that_is_edited_holds_from_then_on():
+    sgd = one(1.0)
+    schedule = StepLR(sgd, 1, 0.5)
+    run(sgd, [schedule], 3)
+    schedule.gamma = 0.1
+    np.testing.assert_allclose(run(sgd, [schedule], 3), [0.125, 0.0125, 0.00125], rtol=1e-14)
+
+
+def test_a_group_that_takes_anothers_place_keeps_its_own_initial_rate():
+    sgd = optimizer([1.0, 4.0])
+    schedule = StepLR(sgd, 2, 0.5)
+    schedule.step()
+    del sgd.param_groups[0]
+    sgd.add_param_group({"params": [nn.Parameter(np.ones(3))], "lr": 0.25})
+    sgd.param_groups.reverse()
+    schedule.step()
+    assert lrs(sgd) == [0.125, 2.0] and [g["initial_lr"] for g in sgd.param_groups] == [0.25, 4.0]
+    assert LambdaLR(sgd, lambda t: 1.0).base_lrs == schedule.base_lrs == [0.25, 4.0]
+
+
+def test_sequential_lr_begins_with_the_initial_rate():
+    class Decay(LRScheduler):
+        def get_lr(self):
+            return [group["lr"] * (0.9 if self.last_epoch else 1) for group in self.optimizer.param_groups]
+
+    sgd = one(1.0)
+    np.testing.assert_allclose(run(sgd, [SequentialLR(sgd, [Decay(sgd), LinearLR(sgd)], [3])], 3), [1, 0.9, 0.81])
+
+
+def test_a_step_of_a_sequence_that_fails_changes_nothing():
+    sgd = one(1.0)
+    schedule = SequentialLR(sgd, [LambdaLR(sgd, lambda t: 1.0 if t < 2 else math.inf), StepLR(sgd, 1)], [5])
+    schedule.step()
+    before = schedule.state_dict()
+    with pytest.raises(ValueError, match="finite"):
+        schedule.step()
+    assert schedule.state_dict() == before and lrs(sgd) == [1.0]
+
+
+@pytest.mark.parametrize("rates", [["0.1"], [None], [True]])
+def test_rates_that_are_no_numbers_are_named(rates):
+    with pytest.raises(TypeError, match="must return numbers"):
+        Steps(one(), [rates])
+
+
+def test_a_factor_of_0_in_a_state_is_refused():
+    schedule = StepLR(one(), 2)
+    state = schedule.state_dict()
+    with pytest.raises(ValueError, match="_found"):
+        schedule.load_state_dict({**state, "_found": [(1.0, 0.0)]})

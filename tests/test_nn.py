@@ -1,6 +1,7 @@
 """Modules: the tree of parameters and buffers, state, hooks, modes; initialization and dropout by their statistics."""
 
 import copy
+import dataclasses
 import importlib
 import inspect
 import math
@@ -648,7 +649,7 @@ def test_batch_counts_as_older_versions_wrote_them(count):
     norm.load_state_dict({**state, **({} if count is None else {"num_batches_tracked": count})})
     assert norm.num_batches_tracked == (5 if count is None else 3)
     assert norm.num_batches_tracked.dtype == np.int64 and norm.num_batches_tracked.shape == ()
-    for bad, error in ((np.array(3.0), TypeError), (np.array(3, np.uint64), TypeError), (np.array([3, 4]), ValueError)):
+    for bad, error in ((np.array(3.0), TypeError), (np.array([3, 4]), ValueError)):
         with pytest.raises(error, match="num_batches_tracked"):
             norm.load_state_dict({**state, "num_batches_tracked": bad})
 
@@ -742,3 +743,135 @@ def test_relatives_of_batch_norm_stop_and_start_moving(kind):
     norm.train().track_running_stats = True
     norm(tensor(x))
     assert not np.array_equal(norm.running_mean, before["running_mean"])
+
+
+# what a failed load leaves behind, and other ways to lose something
+
+
+class Bad(nn.Linear):
+    """It changes what it can before it fails."""
+
+    def load_state_dict(self, state_dict, strict=True):
+        self.bias, self.more = None, nn.Parameter(np.ones(1))
+        self.weight.data = self.weight.data + 1
+        self.double()
+        raise ValueError("bad")
+
+
+def test_a_failed_load_leaves_memory_attributes_and_graphs_as_they_were():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), Bad(2, 2))
+    tied, twin = nn.Parameter(net[0].weight.data.T), net[2].weight.detach()
+    x = tensor([[1.0, 2.0], [3.0, 5.0]])
+    loss = net(x).sum()
+    arrays, before = [p.data for p in net.parameters()], net.state_dict()
+    with pytest.raises(ValueError, match="in 2: bad"):
+        net.load_state_dict({k: v + 1 for k, v in before.items()})
+    assert all(p.data is array for p, array in zip(net.parameters(), arrays, strict=True))
+    assert list(net.state_dict()) == list(before)
+    assert all(np.array_equal(v, before[k]) for k, v in net.state_dict().items())
+    assert np.shares_memory(tied.data, net[0].weight.data) and np.shares_memory(twin.data, net[2].weight.data)
+    loss.backward()  # nothing that the graph needs has changed
+
+
+def test_read_only_buffers_are_replaced_and_a_count_is_looked_at_before_anything_moves():
+    norm = nn.BatchNorm1d(2)
+    for buffer in norm.buffers():
+        buffer.flags.writeable = False
+    state = {k: v + 1 for k, v in norm.state_dict().items()}
+    norm.load_state_dict(state)
+    assert all(np.array_equal(v, state[k]) for k, v in norm.state_dict().items())
+    norm.num_batches_tracked.flags.writeable = False
+    mean = norm.running_mean.copy()
+    with pytest.raises(ValueError, match="num_batches_tracked must be writable"):
+        norm(tensor([[1.0, 2.0], [3.0, 5.0]]))
+    with pytest.raises(ValueError, match="num_batches_tracked must be writable"):
+        nn.utils.recompute_statistics(norm, [np.ones((3, 2), np.float32)])
+    assert np.array_equal(norm.running_mean, mean) and norm.training
+    norm.reset_running_stats()
+    assert norm.num_batches_tracked == 0 and not norm.running_mean.any()
+
+
+def test_names_with_dots_at_odd_places_are_unexpected():
+    layer = nn.Linear(1, 1)
+    state = layer.state_dict()
+    extra = {"weight.": state["weight"] + 1, ".bias": state["bias"], "weight.x": state["bias"], 3: state["bias"]}
+    keys = layer.load_state_dict({**state, **extra}, strict=False)
+    assert keys.unexpected_keys == list(extra) and np.array_equal(layer.weight.data, state["weight"])
+    with pytest.raises(ValueError, match="no dot"):
+        setattr(layer, "a.b", nn.ReLU())
+    assert not hasattr(layer, "a.b")
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f4"])
+def test_states_in_another_byte_order_load(dtype):
+    layer = nn.Linear(2, 1)
+    state = {k: (v + 1).astype(dtype) for k, v in layer.state_dict().items()}
+    layer.load_state_dict(state)
+    assert all(np.array_equal(v, state[k]) and v.dtype.isnative for k, v in layer.state_dict().items())
+
+
+def test_what_is_hidden_from_setattr_is_no_child():
+    net, teacher = nn.Sequential(nn.Linear(2, 2)), nn.Linear(3, 3)
+    object.__setattr__(net, "teacher", teacher)
+    assert len(list(net.parameters())) == 2 and list(net.state_dict()) == ["0.weight", "0.bias"]
+
+
+def test_a_shallow_copy_has_kinds_of_its_own():
+    norm = nn.BatchNorm1d(2)
+    twin = copy.copy(norm)
+    del twin.running_mean
+    twin.register_buffer("more", np.zeros(1))
+    twin.register_forward_hook(lambda *_: None)
+    assert list(norm.state_dict())[2] == "running_mean" and "more" not in norm.state_dict() and not norm._hooks
+    assert twin.weight is norm.weight
+
+
+def test_numbers_without_axes_may_be_counted_up_and_a_parameter_is_no_buffer():
+    module = nn.Module()
+    module.register_buffer("steps", np.zeros((), np.int64))
+    module.steps = module.steps + 1
+    assert module.steps.shape == () and module.state_dict()["steps"] == 1
+    norm = nn.BatchNorm1d(2)
+    with pytest.raises(TypeError, match="running_mean is a buffer"):
+        norm.running_mean = nn.Parameter(np.zeros(2))
+
+
+def test_a_state_that_is_no_dict_is_named():
+    class Nothing(nn.ReLU):
+        def state_dict(self):
+            return None
+
+    with pytest.raises(TypeError, match=r"state_dict\(\) of Nothing must return a dict"):
+        nn.Sequential(Nothing()).state_dict()
+
+
+@dataclasses.dataclass
+class Alike(nn.Module):
+    """Modules of one size are equal, and have no hash."""
+
+    size: int
+
+    def __post_init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(self.size)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def test_modules_may_compare_as_they_like():
+    class Equal(nn.BatchNorm1d):
+        def __eq__(self, other):
+            return isinstance(other, Equal)
+
+        def __hash__(self):
+            return 0
+
+    net = nn.Sequential(Equal(2), nn.Linear(2, 2), Equal(2), Alike(2), Alike(2))
+    x = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
+    nn.utils.recompute_statistics(net, [x])
+    np.testing.assert_allclose(net[0].running_mean, x.mean(axis=0), atol=1e-6)
+    assert not np.allclose(net[2].running_mean, net[0].running_mean)
+    calls = nn.summary(net, x).layers
+    assert [layer.calls for layer in calls if layer.type == "Equal"] == [1, 1]
+    assert list(nn.watch.batch_statistics(net, x)) == ["0", "1", "2", "3.norm", "4.norm"]

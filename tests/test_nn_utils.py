@@ -345,3 +345,18 @@ def test_a_deep_copy_is_independent():
     twin = copy.deepcopy(net)
     twin(Tensor(normal(8, 5)))
     assert not net[1].running_mean.any() and twin[1].running_mean.any()
+
+
+class Doubled(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x) * 2.0
+
+
+def test_a_norm_with_a_forward_of_its_own_is_not_folded():
+    x = tensor(np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32))
+    net = nn.Sequential(nn.Linear(2, 2), Doubled(2)).eval()
+    other = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+    plain = other[1].forward
+    other[1].forward = lambda x: plain(x) * 2.0
+    for each in (net, other):
+        np.testing.assert_allclose(nn.utils.fold_batch_norm(each)(x).data, each(x).data, rtol=1e-6)

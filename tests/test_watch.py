@@ -572,3 +572,16 @@ def test_the_package_itself_does_not_import_matplotlib():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_layer_that_is_exchanged_is_watched():
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    x = tb.tensor(np.ones((4, 2), np.float32))
+    old = net[0]
+    with nn.Watch(net) as watch:
+        for _ in range(2):
+            net(x).sum().backward()
+            watch.step()
+            net[0] = nn.Linear(2, 3)
+    assert [sorted(record.layers) for record in watch.records] == [["0", "1", "2"]] * 2
+    assert not old._hooks and not any(module._hooks for module in net.modules())

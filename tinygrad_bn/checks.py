@@ -108,7 +108,7 @@ def check_tensors(name: str, values: Any) -> list[Any]:
         if not isinstance(value, (Tensor, np.ndarray)):
             raise TypeError(f"{name}[{i}] must be a Tensor or an array, got {type(value).__name__}")
         if value.dtype not in FLOATS:
-            raise TypeError(f"{name}[{i}] must be float32 or float64, got {value.dtype}")
+            raise TypeError(f"{name}[{i}] must be float32 or float64, got {value.dtype}: a.astype(np.float32) converts")
         if value.dtype != values[0].dtype:
             raise TypeError(f"{name} must have one dtype, got {values[0].dtype} and {value.dtype}")
     return list(values)

@@ -271,9 +271,13 @@ def differentiable(
                 raise TypeError(f"the result of {op.__name__} must be one array, got a {got}: make an op for each")
             y = np.asarray(y)
         if y.dtype is not dtype and y.dtype != dtype:
-            others = {f"{a.dtype}" for a in arrays if isinstance(a, np.ndarray) and a.dtype != dtype}
-            remedy = f"convert the {' and '.join(sorted(others))} array with a.astype(np.{dtype})"
-            remedy = remedy if others else "an op must keep the dtype of its tensors, y.astype(x.dtype) restores it"
+            others = {str(a.dtype) for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind in "iu"}
+            if others:
+                remedy = f"convert the {' and '.join(sorted(others))} array with a.astype(np.{dtype})"
+            elif any(isinstance(a, (list, tuple)) for a in arrays):
+                remedy = f"make an array of the list, np.array(values, np.{dtype})"
+            else:
+                remedy = "an op must keep the dtype of its tensors, y.astype(x.dtype) restores it"
             raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: {remedy}")
         out = wrap(y)
         base = y.base

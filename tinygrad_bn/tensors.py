@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -57,8 +57,9 @@ class grad_enabled(ContextDecorator):
 
     def __call__(self, function: Function) -> Function:
         name = getattr(function, "__name__", repr(function))
+        call = getattr(type(function), "__call__", None)  # noqa: B004 (the class's, of an object that can be called)
         for test, kind in _RUN_LATER:
-            if test(function):  # its body would run outside of the with block
+            if test(function) or test(call):  # its body would run outside of the with block
                 raise TypeError(f"{name} is {kind}: use the with statement inside of it, around what does not wait")
         if isinstance(function, (type, staticmethod, classmethod, property)) or not callable(function):
             raise TypeError(
@@ -68,8 +69,14 @@ class grad_enabled(ContextDecorator):
         return super().__call__(function)
 
 
-def no_grad() -> grad_enabled:
-    """``with no_grad():`` (or ``@no_grad()``) computes without recording, in the current thread.
+@overload
+def no_grad() -> grad_enabled: ...
+@overload
+def no_grad(function: Function) -> Function: ...
+def no_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Callable[..., Any]:
+    """``with no_grad():`` (or ``@no_grad()``, or ``@no_grad``) computes without recording, in the current thread.
+
+    function: what ``@no_grad`` decorates; None (default) for the other two.
 
     Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
 
@@ -79,11 +86,17 @@ def no_grad() -> grad_enabled:
     >>> y.requires_grad
     False
     """
-    return grad_enabled(False)
+    return grad_enabled(False) if function is None else grad_enabled(False)(function)
 
 
-def enable_grad() -> grad_enabled:
+@overload
+def enable_grad() -> grad_enabled: ...
+@overload
+def enable_grad(function: Function) -> Function: ...
+def enable_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Callable[..., Any]:
     """``with enable_grad():`` records again inside a ``no_grad()``.
+
+    function: what ``@enable_grad`` decorates; None (default) for ``with`` and ``@enable_grad()``.
 
     Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
 
@@ -93,7 +106,7 @@ def enable_grad() -> grad_enabled:
     >>> y.requires_grad
     True
     """
-    return grad_enabled(True)
+    return grad_enabled(True) if function is None else grad_enabled(True)(function)
 
 
 def is_grad_enabled() -> bool:
@@ -137,8 +150,7 @@ class Tensor(Operators):
         if type(data) is not np.ndarray:
             data = plain_array(data)
         if data.dtype not in FLOATS:
-            remedy = "tensor(data) converts" if _converts(data.dtype) else "data.astype(np.float32) converts"
-            raise TypeError(f"data must be float32 or float64, got {data.dtype}: {remedy}")
+            raise TypeError(f"data must be float32 or float64, got {data.dtype}{_remedy(data.dtype)}")
         if not isinstance(requires_grad, bool):
             raise TypeError(f"requires_grad must be a bool, got {type(requires_grad).__name__}")
         self._data: Array = data
@@ -332,6 +344,7 @@ class Tensor(Operators):
     # in-place changes are for data, not for the tape
 
     def _change(self, value: Any, ufunc: Any, index: Any = Ellipsis) -> Tensor:
+        check_index(index)
         recorded = self._requires_grad or (isinstance(value, Tensor) and value._requires_grad)
         if recorded and grad_mode.enabled:
             raise RuntimeError(
@@ -399,35 +412,45 @@ class Tensor(Operators):
 
     # copy and pickle
 
+    def _attributes(self) -> dict[str, Any]:
+        """What a subclass adds, in its __dict__ and its __slots__."""
+        slots = [n for c in type(self).__mro__ if c not in Tensor.__mro__ for n in vars(c).get("__slots__", ())]
+        return {**getattr(self, "__dict__", {}), **{name: getattr(self, name) for name in slots if hasattr(self, name)}}
+
     def __copy__(self) -> Tensor:
         copy = type(self).__new__(type(self))
         for name in Tensor.__slots__[1:]:
             setattr(copy, name, getattr(self, name))
-        for name, value in getattr(self, "__dict__", {}).items():
+        for name, value in self._attributes().items():
             setattr(copy, name, value)
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy.deepcopy and pickle. What shared memory still does so in the copy, and shares its changes.
 
-        Both know an array again that they have met: so the whole array goes along that ours is a view of.
+        Both know an array again that they have met: so the whole array goes along that ours is a part of, as with
+        PyTorch's storages. A part of an array that lies in memory in pieces, or that is not an array's (a file's, say),
+        goes by itself.
         """
         if self._node is not None:
             raise RuntimeError("only leaves can be deep-copied or pickled, this tensor was computed: use t.detach()")
         data, whole = self._data, self._data
         while isinstance(whole.base, np.ndarray):
             whole = whole.base
-        if type(whole) is not np.ndarray or not whole.flags.owndata or not whole.flags.forc or 0 in data.strides:
-            whole = data = data.copy()  # a file's memory, say, or one number that is repeated
-        view = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0], data.shape, data.strides
+        view = None
+        if type(whole) is np.ndarray and whole.flags.owndata and whole.flags.forc and not overlaps(data):
+            offset = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+            view = data.dtype, offset, data.shape, data.strides
         gradient = self.grad._data if isinstance(self.grad, Tensor) else self.grad
-        state = {"whole": whole, "view": view, "changes": self._changes, "grad": gradient}
-        return {**state, "requires_grad": self._requires_grad, "attributes": getattr(self, "__dict__", {})}
+        state = {"array": data if view is None else whole, "view": view, "changes": self._changes, "grad": gradient}
+        return {**state, "requires_grad": self._requires_grad, "attributes": self._attributes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        whole, (offset, shape, strides) = state["whole"], state["view"]
-        memory = whole if whole.flags.c_contiguous else whole.T
-        Tensor.__init__(self, np.ndarray(shape, whole.dtype, memory, offset, strides))
+        array = state["array"]
+        if state["view"] is not None:
+            dtype, offset, shape, strides = state["view"]
+            array = np.ndarray(shape, dtype, array if array.flags.c_contiguous else array.T, offset, strides)
+        Tensor.__init__(self, array)
         self._requires_grad, self._changes, self.grad = state["requires_grad"], state["changes"], state["grad"]
         for name, value in state["attributes"].items():
             setattr(self, name, value)
@@ -437,6 +460,27 @@ class Tensor(Operators):
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         origin = f", op={self._node.op.__name__}" if self._node else ", requires_grad=True" * self._requires_grad
         return f"tensor({text}{dtype}{origin})"
+
+
+def overlaps(data: Array) -> bool:
+    """Whether elements share a place in memory: one number repeated, or windows that slide."""
+    reach = data.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(data.strides, data.shape, strict=True) if n > 1):
+        if stride < reach:  # perhaps: only the places themselves can tell
+            places = sum(np.ix_(*(np.arange(n) * s for s, n in zip(data.strides, data.shape, strict=True))))
+            return bool((np.diff(np.sort(places, axis=None)) < data.itemsize).any())
+        reach += (n - 1) * stride
+    return False
+
+
+def check_index(index: Any) -> None:
+    """An index may hold anything but tensors: they hold floats."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(p, Tensor) or (isinstance(p, list) and any(isinstance(i, Tensor) for i in p)) for p in parts):
+        raise TypeError(
+            "an index must be made of integers, slices or integer arrays, got a Tensor, which holds floats: "
+            "keep indices in NumPy arrays, or convert them with t.data.astype(int)"
+        )
 
 
 def wrap(data: Array) -> Tensor:
@@ -465,6 +509,12 @@ def as_array(value: Any) -> Array:
 def _converts(dtype: np.dtype[Any]) -> bool:
     """Whether tensor() takes arrays of this dtype: floats of 32 or 64 bits in any byte order, integers, booleans."""
     return dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
+
+
+def _remedy(dtype: np.dtype[Any]) -> str:
+    """How data of this dtype become a tensor's; "" if they hold no real numbers."""
+    converts = "tensor(data)" if _converts(dtype) else "data.astype(np.float32)" if dtype.kind == "f" else ""
+    return f": {converts} converts" if converts else ""
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
@@ -502,8 +552,8 @@ def tensor(data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool 
     except RuntimeError as error:  # a tensor in a list
         raise TypeError(f"data must be a nest of numbers: {error}") from None
     if not _converts(array.dtype):
-        remedy = ": data.astype(np.float32) converts" if array.dtype.kind == "f" else ""
-        raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {array.dtype}{remedy}")
+        got = f"{array.dtype}{_remedy(array.dtype)}"
+        raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {got}")
     native = array.dtype.newbyteorder("=")
     keeps = isinstance(data, (np.ndarray, np.generic)) and native in FLOATS
     return Tensor(np.array(array, dtype=dtype or (native if keeps else np.float32)), requires_grad)

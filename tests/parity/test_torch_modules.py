@@ -148,11 +148,9 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("built", [True, False])
-@pytest.mark.parametrize("case", EDITS)
+# without statistics PyTorch's reset raises
+@pytest.mark.parametrize(("case", "built"), [(c, b) for c in EDITS for b in (True, False) if b or c != "reset"])
 def test_a_norm_that_is_switched_between_forwards(case, built):
-    if not built and case == "reset":  # PyTorch's raises there
-        return
     rng = np.random.default_rng(0)
     ours, theirs = (n.BatchNorm1d(3, track_running_stats=built).double() for n in (nn, torch.nn))
     for what, value in EDITS[case]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..checks import check_flag, check_int, check_iterable
+from ..checks import check_flag, check_gradient, check_int, check_iterable
 from ..tensors import FLOATS, Array, Tensor, as_array, float_dtype, plain_array
 
 
@@ -49,9 +49,10 @@ class IncompatibleKeys(NamedTuple):
 
 
 def _plain(name: str, value: Any) -> Array:
-    """An entry of a state dict as an array; what is none has no shape that fits."""
+    """An entry of a state dict as an array in the machine's byte order; what is none has no shape that fits."""
     value = value.data if isinstance(value, Tensor) else value
-    return plain_array(value, f"state_dict[{name!r}]") if isinstance(value, np.ndarray) else as_array(value)
+    array = plain_array(value, f"state_dict[{name!r}]") if isinstance(value, np.ndarray) else as_array(value)
+    return array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "biuf" else array
 
 
 class Handle:
@@ -83,8 +84,9 @@ class Module:
     """Base class: assign Parameters and Modules as attributes in __init__, and define forward().
 
     A call, module(x), is forward(x) between the hooks. Only another one, or None, may take the place of a parameter, a
-    buffer or a module; in the place of None, too.
-    Errors: AttributeError for assigning before super().__init__(), TypeError for something else in such a place.
+    buffer or a module; in the place of None, too. del module.name frees the name.
+    Errors: AttributeError for assigning before super().__init__(), TypeError for something else in such a place,
+    ValueError for a name with a dot.
 
     >>> class Scale(nn.Module):
     ...     def __init__(self):
@@ -108,24 +110,35 @@ class Module:
         self._hooks_so_far = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        kinds = self.__dict__.get("_kinds")
         new = Parameter if isinstance(value, Parameter) else Module if isinstance(value, Module) else None
+        kinds = self.__dict__.get("_kinds")
         if kinds is None:
             if new is not None:
                 raise AttributeError("call super().__init__() before assigning parameters or modules")
-        elif (old := kinds.get(name)) is not None or new is not None:
-            replaces = old is None or value is None or isinstance(value, old)
-            if not replaces and (new is None or old is Parameter):
-                what, kind, remedy = _KINDS[old]
-                got = f"{type(value).__name__} {value!r:.40}"
-                raise TypeError(f"{name} is {what} and must be {kind} or None, got {got}: {remedy}")
-            if new is not None:
-                kinds[name] = new
+            object.__setattr__(self, name, value)
+            return
+        kind = kinds.get(name, new)
+        if kind is np.ndarray and isinstance(value, np.generic):
+            value = np.asarray(value)  # what NumPy makes of count + 1
+        if kind is not None and value is not None and not isinstance(value, kind):
+            what, wanted, remedy = _KINDS[kind]
+            got = f"{type(value).__name__} {value!r:.40}"
+            raise TypeError(f"{name} is {what} and must be {wanted} or None, got {got}: {remedy}")
+        if new is not None and "." in name:
+            raise ValueError(f"names of parameters and modules must have no dot, got {name!r}")
         object.__setattr__(self, name, value)
+        if kind is not None:
+            kinds[name] = kind
 
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
         self._kinds.pop(name, None)
+
+    def __copy__(self) -> Module:
+        copy = type(self).__new__(type(self))
+        for name, value in vars(self).items():  # the children are shared, what is noted of them is not
+            vars(copy)[name] = dict(value) if name in ("_kinds", "_hooks", "_pre_hooks") else value
+        return copy
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; each class defines its own. Call the module itself, module(x): it runs the hooks,
@@ -232,7 +245,9 @@ class Module:
         >>> list(net.named_children())
         [('0', Linear(in_features=2, out_features=1, bias=True)), ('1', ReLU())]
         """
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+        return (
+            (name, value) for name, value in vars(self).items() if isinstance(value, Module) and name in self._kinds
+        )
 
     def children(self) -> Iterator[Module]:
         """The modules that are attributes of this one.
@@ -281,7 +296,7 @@ class Module:
         seen: set[int] = set()  # a parameter that two modules share is named once
         for path, module in self.named_modules(prefix):
             for name, value in vars(module).items():
-                if isinstance(value, Parameter) and id(value) not in seen:
+                if isinstance(value, Parameter) and name in module._kinds and id(value) not in seen:
                     seen.add(id(value))
                     yield f"{path}.{name}" if path else name, value
 
@@ -394,8 +409,11 @@ class Module:
         """
         dtype = float_dtype(dtype)
         for parameter in self.parameters():
+            if parameter.grad is not None:
+                check_gradient(parameter)
+        for parameter in self.parameters():
             if parameter.dtype != dtype:
-                gradient = parameter.grad.data if isinstance(parameter.grad, Tensor) else parameter.grad
+                gradient = None if parameter.grad is None else check_gradient(parameter)
                 parameter._data = parameter._data.astype(dtype)
                 parameter._changes[0] += 1
                 parameter.grad = None if gradient is None else gradient.astype(dtype)
@@ -425,7 +443,7 @@ class Module:
     def _own_state(self) -> Iterator[tuple[str, Any]]:
         """(name, Parameter or buffer) of this module's own, parameters first."""
         for name, value in vars(self).items():
-            if isinstance(value, Parameter):
+            if isinstance(value, Parameter) and name in self._kinds:
                 yield name, value
         for name in self._buffers:
             if getattr(self, name) is not None:
@@ -434,23 +452,27 @@ class Module:
     def state_dict(self) -> dict[str, Array]:
         """{name: copy of the array} of parameters and buffers, with PyTorch's names and order.
 
-        A module in it with a state_dict() of its own is asked by that; its names follow the module's.
+        A module in it with a state_dict() of its own is asked by that; its names follow the module's. Errors: TypeError
+        where that gives no dict.
 
         >>> {name: array.shape for name, array in nn.Linear(3, 2).state_dict().items()}
         {'weight': (2, 3), 'bias': (2,)}
         """
         state = {name: np.array(v.data if isinstance(v, Tensor) else v) for name, v in self._own_state()}
         for name, child in self.named_children():
-            state.update((f"{name}.{key}", value) for key, value in child.state_dict().items())
+            part = child.state_dict()
+            if not isinstance(part, dict):
+                raise TypeError(f"state_dict() of {type(child).__name__} must return a dict, got {type(part).__name__}")
+            state.update((f"{name}.{key}", value) for key, value in part.items())
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy arrays into parameters and buffers. Everything is checked first: on an error nothing has changed.
 
         state_dict: {name: array}. strict: missing and unexpected names raise ValueError (default True).
-        Returns (missing_keys, unexpected_keys). As in PyTorch num_batches_tracked may be missing, of any integer dtype,
-        and of shape (1,): older versions wrote it so. A read-only array is replaced by a copy. A module in it with a
-        load_state_dict(state_dict, strict) of its own is handed its part of the names.
+        Returns (missing_keys, unexpected_keys). As in PyTorch num_batches_tracked may be missing, of another integer
+        dtype, and of shape (1,): older versions wrote it so. A read-only array is replaced by a copy. A module in it
+        with a load_state_dict(state_dict, strict) of its own is handed its part of the names.
         Errors: ValueError for other shapes, in any case, TypeError for other dtypes. The message has all names and
         shapes that are wrong.
 
@@ -467,64 +489,66 @@ class Module:
         self._plan_loading(state_dict, "", plan)
         missing, unexpected = plan.missing, plan.unexpected
         wrong = [f"missing {missing}, unexpected {unexpected}"] if strict and (missing or unexpected) else []
-        for name, target, array in plan.arrays:
+        for _, name, target, array in plan.arrays:
             if array.shape != target.shape:
                 wrong.append(f"{name!r} must have shape {target.shape}, got {array.shape}")
         if wrong:
             raise ValueError(
                 f"state_dict must have the names and shapes of this {type(self).__name__}: " + "; ".join(wrong)
             )
-        for name, target, array in plan.arrays:
-            counts = array.dtype.kind in "iu" and target.dtype.kind in "iu" and np.can_cast(array.dtype, target.dtype)
-            if array.dtype != target.dtype and not counts:
+        for _, name, target, array in plan.arrays:
+            if array.dtype != target.dtype and not (array.dtype.kind in "iu" and target.dtype.kind in "iu"):
                 raise TypeError(f"state_dict[{name!r}] must be {target.dtype}, got {array.dtype}")
-        before = [(m, _snapshot(m)) for m in self.modules()] if plan.by_themselves else []
+        before = [_Snapshot(m) for m in self.modules()] if plan.by_themselves else []
         try:
             for name, child, part in plan.by_themselves:
-                keys = child.load_state_dict(part, strict)
+                try:
+                    keys = child.load_state_dict(part, strict)
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"in {name}: {error}") from error
                 if isinstance(keys, tuple) and len(keys) == 2:
                     missing += [f"{name}.{key}" for key in keys[0]]
                     unexpected += [f"{name}.{key}" for key in keys[1]]
         except BaseException:
-            for module, values in before:
-                _restore(module, values)
+            for snapshot in before:
+                snapshot.restore()
             raise
-        for _, target, array in plan.arrays:
+        for module, name, target, array in plan.arrays:
             if isinstance(target, Tensor):
                 if not target._data.flags.writeable:
                     target._data = target._data.copy()
                 target._data[...] = array
                 target._changes[0] += 1
-            else:
+            elif target.flags.writeable:
                 target[...] = array
+            else:
+                setattr(module, name.rpartition(".")[2], array.astype(target.dtype))
         return IncompatibleKeys(missing, unexpected)
 
     _may_be_missing: ClassVar[tuple[str, ...]] = ()  # names that older versions did not write
 
-    def _plan_loading(self, entries: dict[str, Any], prefix: str, plan: _Loading) -> None:
+    def _plan_loading(self, entries: dict[Any, Any], prefix: str, plan: _Loading) -> None:
         """Find the target of each entry; nothing changes yet."""
-        parts: dict[Any, dict[str, Any]] = {}  # by the first part of the name
-        for key, value in entries.items():
-            head, dot, tail = key.partition(".") if isinstance(key, str) else (key, "", "")
-            parts.setdefault(head, {})[tail if dot else ""] = value
+        rest = dict(entries)
         for name, target in self._own_state():
-            if "" in parts.get(name, {}):
-                array = _plain(prefix + name, parts[name].pop(""))
+            if name in rest:
+                array = _plain(prefix + name, rest.pop(name))
                 array = array.reshape(()) if array.shape == (1,) and target.shape == () else array
-                plan.arrays.append((prefix + name, target, array))
+                plan.arrays.append((self, prefix + name, target, array))
             elif name not in self._may_be_missing:
                 plan.missing.append(prefix + name)
-        for name, child in self.named_children():
-            part = parts.pop(name, {})
-            if "" in part:
-                plan.unexpected.append(prefix + name)
-                del part[""]
-            if type(child).load_state_dict is Module.load_state_dict and "load_state_dict" not in vars(child):
-                child._plan_loading(part, f"{prefix}{name}.", plan)
+        parts: dict[str, dict[str, Any]] = {name: {} for name, _ in self.named_children()}
+        for key, value in rest.items():
+            head, _, tail = key.partition(".") if isinstance(key, str) else ("", "", "")
+            if head in parts and tail:
+                parts[head][tail] = value
             else:
-                plan.by_themselves.append((prefix + name, child, part))
-        for head, part in parts.items():
-            plan.unexpected.extend(f"{prefix}{head}.{tail}" if tail else f"{prefix}{head}" for tail in part)
+                plan.unexpected.append(prefix + key if isinstance(key, str) else key)
+        for name, child in self.named_children():
+            if type(child).load_state_dict is Module.load_state_dict and "load_state_dict" not in vars(child):
+                child._plan_loading(parts[name], f"{prefix}{name}.", plan)
+            else:
+                plan.by_themselves.append((prefix + name, child, parts[name]))
 
     # representation
 
@@ -553,23 +577,36 @@ _KINDS: dict[Any, tuple[str, str, str]] = {
 class _Loading(NamedTuple):
     """What load_state_dict is about to do."""
 
-    arrays: list[tuple[str, Any, Array]]  # name, target, value
+    arrays: list[tuple[Module, str, Any, Array]]  # the module, name from the top, target, value
     by_themselves: list[tuple[str, Module, dict[str, Any]]]  # modules with a load_state_dict of their own
     missing: list[str]
-    unexpected: list[str]
+    unexpected: list[Any]
 
 
-def _snapshot(module: Module) -> list[tuple[str, Any, Array]]:
-    return [(name, v, (v.data if isinstance(v, Tensor) else v).copy()) for name, v in module._own_state()]
+class _Snapshot:
+    """A module as it is, to go back to: its attributes, and the values in its arrays."""
+
+    def __init__(self, module: Module) -> None:
+        self.module, self.attributes = module, dict(vars(module))
+        self.kinds = dict(module._kinds)
+        self.tensors = [
+            (v, v._data, v._data.copy(), v._changes[0]) for _, v in module._own_state() if isinstance(v, Tensor)
+        ]
+        self.buffers = [(v, v.copy()) for _, v in module._own_state() if not isinstance(v, Tensor)]
+
+    def restore(self) -> None:
+        vars(self.module).clear()
+        vars(self.module).update(self.attributes, _kinds=self.kinds)
+        for parameter, array, values, changes in self.tensors:
+            parameter._data, parameter._changes[0] = array, changes
+            _write(array, values)
+        for array, values in self.buffers:
+            _write(array, values)
 
 
-def _restore(module: Module, values: list[tuple[str, Any, Array]]) -> None:
-    for name, value, array in values:
-        setattr(module, name, value)
-        if isinstance(value, Tensor):
-            value.data = array
-        else:
-            value[...] = array
+def _write(array: Array, values: Array) -> None:
+    if array.flags.writeable:  # else nobody has changed it
+        array[...] = values
 
 
 Numbered = TypeVar("Numbered", bound="_Numbered")

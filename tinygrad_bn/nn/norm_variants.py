@@ -202,6 +202,7 @@ class _DecorrelatedBatchNorm(_BatchNorm):
         }
 
     running_matrix: Any
+    _statistics = ("running_mean", "running_matrix")
 
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
         mean, matrix = self._given(training)

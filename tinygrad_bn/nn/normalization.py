@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..checks import check_flag, check_input, check_int, check_size
-from ..ops.norms import check_eps, check_momentum
+from ..ops.norms import check_eps, check_momentum, check_writable
 from ..tensors import FLOATS, Array, Tensor
 from . import functional as F
 from .module import Module, Parameter
@@ -90,8 +90,11 @@ class _Running(_Norm):
         """
         if self.track_running_stats:
             for name, value in self.initial_statistics().items():
-                if getattr(self, name) is not None:
-                    getattr(self, name)[...] = value
+                old = getattr(self, name)
+                if old is not None and old.flags.writeable:
+                    old[...] = value
+                elif old is not None:
+                    setattr(self, name, value.astype(old.dtype))
                 else:
                     dtype = self.weight.dtype if value.dtype in FLOATS and self.weight is not None else value.dtype
                     setattr(self, name, value.astype(dtype))
@@ -111,9 +114,11 @@ class _Running(_Norm):
         return 0.0 if self.num_batches_tracked is None else 1 / (int(self.num_batches_tracked) + 1)
 
     def _running(self) -> tuple[Any, Any]:
-        """The names are not fixed: decorrelated batch norm keeps a matrix instead of the variance."""
-        mean, spread = (getattr(self, name) for name in self._buffers if name != "num_batches_tracked")
+        """The two statistics; decorrelated batch norm has a matrix in the variance's place."""
+        mean, spread = (getattr(self, name) for name in self._statistics)
         return mean, spread
+
+    _statistics: ClassVar[tuple[str, str]] = ("running_mean", "running_var")
 
     def _moves(self) -> bool:
         """Whether a forward moves the running statistics."""
@@ -160,6 +165,8 @@ class _BatchNorm(_Running):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         training = self.training or all(value is None for value in self._running())
+        if self._moves():
+            check_writable(num_batches_tracked=self.num_batches_tracked)
         y = self.normalize(x, training, self._momentum())
         if self._moves() and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1

@@ -125,10 +125,10 @@ def summary(model: Module, input: Tensor | Array | tuple[Tensor | Array, ...]) -
     """
     check_model(model)
     arguments = as_arguments(input)
-    calls: dict[Module, list[Any]] = {}
+    calls: dict[int, list[Any]] = {}  # by id: a module may compare as it likes
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
-        calls.setdefault(module, []).append(_shapes(output))
+        calls.setdefault(id(module), []).append(_shapes(output))
 
     with undisturbed(model, hook):
         model.eval()
@@ -143,7 +143,7 @@ def summary(model: Module, input: Tensor | Array | tuple[Tensor | Array, ...]) -
                 size += p.data.nbytes
         buffers = [getattr(module, b) for b in module._buffers if getattr(module, b) is not None]
         size += sum(b.nbytes for b in buffers)
-        of_module = calls.get(module, [])
+        of_module = calls.get(id(module), [])
         layers.append(
             Layer(
                 name,

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..blas import one_thread
 from ..checks import check_flag, check_gradient, check_iterable, check_number
+from ..ops.norms import check_writable
 from ..tensors import FLOATS, Array, Tensor, no_grad, plain_array
 from .convolution import Conv2d
 from .layers import Identity, Linear
@@ -49,6 +50,8 @@ def _measuring(model: Any, then: Callable[[_Running, Any, Any], Any]) -> Iterato
     Modes, momenta and counts are as before afterwards, after an error the statistics too.
     """
     norms = _norms(model)
+    for norm in norms:
+        check_writable(**dict(norm.named_buffers()))
     modes = [(m, m.training) for m in model.modules()]
     flags = [(norm, norm.track_running_stats) for norm in norms]
     before = [(norm, norm.momentum, {name: value.copy() for name, value in norm.named_buffers()}) for norm in norms]
@@ -96,13 +99,13 @@ class _Average:
     """Averages of statistics, each call weighted by its number of samples; a norm may be called several times."""
 
     def __init__(self) -> None:
-        self.totals: dict[_Running, tuple[int, dict[str, Array]]] = {}
+        self.totals: dict[int, tuple[int, dict[str, Array]]] = {}  # by id: a module may compare as it likes
 
     def add(self, norm: _Running, samples: int) -> dict[str, Array]:
         """Take in what the norm's buffers hold; the average so far."""
-        count, totals = self.totals.get(norm, (0, {}))
+        count, totals = self.totals.get(id(norm), (0, {}))
         totals = {k: totals.get(k, 0.0) + samples * v.astype(np.float64) for k, v in _statistics(norm).items()}
-        self.totals[norm] = count + samples, totals
+        self.totals[id(norm)] = count + samples, totals
         return {k: v / max(count + samples, 1) for k, v in totals.items()}
 
 
@@ -139,10 +142,10 @@ def recompute_statistics(model: Module, loader: Iterable[Tensor | Array | tuple[
     if not isinstance(loader, Iterable) or getattr(loader, "ndim", 1) == 0:
         raise TypeError(f"loader must be an iterable of batches, got {type(loader).__name__}")
     average, seen = _Average(), 0
-    found: dict[_Running, dict[str, Array]] = {}
+    found: dict[int, dict[str, Array]] = {}
 
     def take(norm: _Running, x: Any, y: Any) -> Any:
-        found[norm] = average.add(norm, len(x))
+        found[id(norm)] = average.add(norm, len(x))
         return y
 
     with _measuring(model, take) as norms:
@@ -155,7 +158,7 @@ def recompute_statistics(model: Module, loader: Iterable[Tensor | Array | tuple[
         if seen == 0:
             raise ValueError("loader must yield at least one sample, got none")
         for norm in norms:
-            for name, value in found.get(norm, {}).items():
+            for name, value in found.get(id(norm), {}).items():
                 getattr(norm, name)[...] = value
     return model
 
@@ -180,12 +183,12 @@ def adapt_statistics(model: Module, batch: Tensor | Array, weight: float) -> Mod
     x = _batch(batch, "batch")
     if len(x) == 0:
         raise ValueError(f"batch must hold at least one sample, got shape {x.shape}")
-    source = {norm: {k: v.astype(np.float64) for k, v in _statistics(norm).items()} for norm in _norms(model)}
+    source = {id(norm): {k: v.astype(np.float64) for k, v in _statistics(norm).items()} for norm in _norms(model)}
     average = _Average()
 
     def mix(norm: Any, x: Any, y: Any) -> Any:
         for name, value in average.add(norm, len(x)).items():
-            getattr(norm, name)[...] = (1 - weight) * source[norm][name] + weight * value
+            getattr(norm, name)[...] = (1 - weight) * source[id(norm)][name] + weight * value
         return type(norm).forward(norm, x)  # in eval mode, with the mixture
 
     with _measuring(model, mix):
@@ -227,8 +230,8 @@ def fold_batch_norm(model: Module) -> Module:
     mode; DecorrelatedBatchNorm has the matrix W in place of 1 / sqrt(var + eps).
     What cannot be folded stays as it is: LayerNorm, RMSNorm, GroupNorm and InstanceNorm, batch norms without running
     statistics (track_running_stats=False) or behind anything else (an activation, another norm), layers and weights
-    that are used in several places, and what has hooks. The copy is in eval mode, and equal up to rounding; behind a
-    Linear it takes inputs (N, features) alone.
+    that are used in several places, what has hooks, and what has a forward of its own. The copy is in eval mode, and
+    equal up to rounding; behind a Linear it takes inputs (N, features) alone.
     Errors: TypeError; ValueError for a norm of another number of features than the layer has outputs, and for
     decorrelation behind a Conv2d with groups.
 
@@ -248,9 +251,11 @@ def fold_batch_norm(model: Module) -> Module:
         children = list(sequential.named_children())
         for (_, layer), (name, norm) in itertools.pairwise(children):
             kind = {Linear: 2, Conv2d: 4}.get(type(layer))
+            own = type(norm).__module__.startswith(__package__) and not any("forward" in vars(m) for m in (layer, norm))
             parts = [layer, norm, *layer.parameters(), *norm.parameters()]
             if (
                 kind
+                and own
                 and isinstance(norm, _BatchNorm)
                 and norm._uses_running()
                 and kind in norm.axes

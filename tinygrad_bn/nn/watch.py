@@ -61,16 +61,16 @@ def activations(model: Module, types: type[Module] | tuple[type[Module], ...] | 
     >>> seen
     {'1': (tensor([-1.,  2.]), tensor([0., 2.]))}
     """
-    names = _leaves(model)
+    names = _Leaves(model)
     wanted = _classes("types", Module if types is None else types)
     seen: Activations = {}
     calls = _Calls()
 
     def hook(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if module in names:  # a copy of the model calls it too
-            seen[calls.name(names[module])] = (inputs[0] if len(inputs) == 1 else inputs, output)
+        if (name := names.of(module)) is not None:  # a copy of the model calls it too
+            seen[calls.name(name)] = (inputs[0] if len(inputs) == 1 else inputs, output)
 
-    layers = [module for module in model.modules() if module in names and isinstance(module, wanted)]
+    layers = [module for module in names.modules() if isinstance(module, wanted)]
     handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
         yield seen
@@ -131,15 +131,15 @@ def saturation(
     >>> nn.watch.saturation(net, np.array([[-9.0, 0.0, 2.0, 5.0]]))
     {'1': 0.5}
     """
-    names = _leaves(model)
+    names = _Leaves(model)
     shares: dict[str, float] = {}
     check_number("flat", flat, 0)
     activations = _classes("activations", activations)
     calls = _Calls()
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
-        if module in names and isinstance(module, activations):
-            shares[calls.name(names[module])] = flat_share(module, inputs[0], flat)
+        if (name := names.of(module)) is not None and isinstance(module, activations):
+            shares[calls.name(name)] = flat_share(module, inputs[0], flat)
 
     with undisturbed(model, hook):
         model(*as_arguments(input))
@@ -158,13 +158,13 @@ def batch_statistics(model: Module, input: Any) -> Statistics:
     >>> nn.watch.batch_statistics(nn.Sequential(nn.ReLU()), np.array([[-1.0, 2.0], [3.0, 4.0]]))
     {'0': (array([1.5, 3. ]), array([1.5, 1. ]))}
     """
-    names = _leaves(model)
+    names = _Leaves(model)
     found: Statistics = {}
     calls = _Calls()
 
     def hook(module: Module, inputs: Any, output: Any) -> None:
-        if module in names and isinstance(output, Tensor):
-            found[calls.name(names[module])] = _channel_statistics([output.data])
+        if (name := names.of(module)) is not None and isinstance(output, Tensor):
+            found[calls.name(name)] = _channel_statistics([output.data])
 
     with undisturbed(model, hook):
         model(*as_arguments(input))
@@ -229,9 +229,21 @@ def _classes(argument: str, value: Any) -> tuple[type[Module], ...]:
     return tuple(classes)
 
 
-def _leaves(model: Any) -> dict[Module, str]:
-    """The names of the modules without modules in them."""
-    return {m: name for name, m in check_model(model).named_modules() if not any(True for _ in m.children())}
+class _Leaves:
+    """The names of the modules without modules in them, by the module itself. It is held: its id is nobody else's."""
+
+    def __init__(self, model: Any, only: list[str] | None = None) -> None:
+        named = [(m, n) for n, m in check_model(model).named_modules() if not any(True for _ in m.children())]
+        self._named = {id(m): (m, name) for m, name in named if only is None or name in only}
+
+    def of(self, module: Module) -> str | None:
+        return self._named.get(id(module), (None, None))[1]
+
+    def modules(self) -> list[Module]:
+        return [m for m, _ in self._named.values()]
+
+    def names(self) -> list[str]:
+        return [name for _, name in self._named.values()]
 
 
 class _Calls:
@@ -386,22 +398,32 @@ class Watch:
         flat: float = 0.01,
         activations: tuple[type[Module], ...] = ACTIVATIONS,
     ) -> None:
-        self._names = _leaves(model)
+        leaves, wanted = _Leaves(model), None
         self.every, self.bins = check_int("every", every, 1), check_size("bins", bins)
         self.flat, self.activations = check_number("flat", flat, 0), _classes("activations", activations)
         if layers is not None:
             wanted = [layers] if isinstance(layers, str) else check_iterable("layers", layers, "names")
-            unknown = [name for name in wanted if not isinstance(name, str) or name not in self._names.values()]
+            unknown = [name for name in wanted if not isinstance(name, str) or name not in leaves.names()]
             if unknown:
-                raise ValueError(f"layers must be among {sorted(self._names.values())}, got {unknown}")
-            self._names = {m: name for m, name in self._names.items() if name in wanted}
+                raise ValueError(f"layers must be among {sorted(leaves.names())}, got {unknown}")
         self.model = model
         self.records: list[Record] = []
         self._count = 0  # calls of step()
         self._calls = _Calls()
+        self._layers: _Leaves | None = None
         self._start()
         self._handles = [model.register_forward_pre_hook(self._before_forward)]
-        self._handles += [m.register_forward_hook(self._after) for m in model.modules() if m in self._names]
+        self._wanted = wanted
+        self._look()
+
+    def _look(self) -> None:
+        """Hooks for the layers that the model has now: some may have been exchanged."""
+        leaves = _Leaves(self.model, self._wanted)
+        if [id(m) for m in leaves.modules()] != [id(m) for m in (self._layers.modules() if self._layers else [])]:
+            for handle in self._handles[1:]:
+                handle.remove()
+            self._handles[1:] = [m.register_forward_hook(self._after) for m in leaves.modules()]
+        self._layers = leaves
 
     def _start(self) -> None:
         self._weights: dict[str, Array] | None = None  # at the beginning of the step
@@ -412,16 +434,18 @@ class Watch:
     def _before_forward(self, model: Module, inputs: Any) -> None:
         if model is self.model:
             self._calls = _Calls()
+            self._look()
 
     def _after(self, module: Module, inputs: Any, output: Any) -> None:
         """The hook. A copy of the model calls it too, with modules that are not known here."""
-        if self._count % self.every or module not in self._names or not is_grad_enabled():
+        layer = None if self._layers is None else self._layers.of(module)
+        if self._count % self.every or layer is None or not is_grad_enabled():
             return
         if not isinstance(output, Tensor):
             return
         if self._weights is None:
             self._weights = {name: p.data.copy() for name, p in self.model.named_parameters()}
-        name = self._calls.name(self._names[module])
+        name = self._calls.name(layer)
         outputs = self._outputs.setdefault(name, [])
         if len(outputs) >= AT_ONCE:
             raise RuntimeError(f"{AT_ONCE} forwards since the last step() of the Watch: call it once per training step")

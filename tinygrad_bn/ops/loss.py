@@ -191,7 +191,7 @@ def _same_shape(x: Any, target: Any) -> Any:
     if target.shape != x.shape:
         raise ValueError(f"target must have the shape of x, {x.shape}, got {target.shape}")
     if target.dtype != x.dtype:
-        raise TypeError(f"target must be {x.dtype} like x, got {target.dtype}")
+        raise TypeError(f"target must be {x.dtype} like x, got {target.dtype}: target.astype(np.{x.dtype}) converts")
     return target
 
 

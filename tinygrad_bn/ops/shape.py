@@ -16,7 +16,7 @@ import numpy as np
 from ..checks import check_int, check_size, check_tensors
 from ..operators import implements
 from ..tape import differentiable
-from ..tensors import Array, Tensor
+from ..tensors import Array, Tensor, check_index
 
 MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
 
@@ -56,10 +56,9 @@ def squeeze(x: Tensor, axis: Any = None) -> Tensor:
     if axis is None:
         return x.reshape(tuple(n for n in x.shape if n != 1))
     axes = [check_int("axis", a) for a in (axis if isinstance(axis, tuple) else (axis,))]
-    for a in axes:
-        if not -x.ndim <= a < x.ndim or x.shape[a] != 1:
-            raise ValueError(f"axis must name axes of length 1, got {axis} for shape {x.shape}")
-    gone = {a % x.ndim for a in axes}
+    gone = {a % x.ndim for a in axes if -x.ndim <= a < x.ndim and x.shape[a] == 1}
+    if len(gone) < len(axes):
+        raise ValueError(f"axis must name axes of length 1, each once, got {axis} for shape {x.shape}")
     return x.reshape(tuple(n for i, n in enumerate(x.shape) if i not in gone))
 
 
@@ -109,12 +108,8 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Any:
 @differentiable
 def getitem(x: Any, *, index: Any) -> Any:
     """x[index] for slices, integers, None, ..., boolean masks and integer arrays."""
+    check_index(index)
     parts = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(p, Tensor) for p in parts):
-        raise TypeError(
-            "an index must be made of integers, slices or integer arrays, got a Tensor, which holds floats: "
-            "keep indices in NumPy arrays, or convert them with t.data.astype(int)"
-        )
     if any(isinstance(p, (list, np.ndarray)) for p in parts):  # the caller may change them before backward()
         index = copy.deepcopy(index)
     shape, y = x.shape, x[index]

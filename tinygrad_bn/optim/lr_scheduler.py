@@ -23,6 +23,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ..checks import check_int, check_iterable, check_number, copied
 from .sgd import SGD
 
@@ -32,7 +34,8 @@ class LRScheduler:
 
     optimizer: has param_groups, dicts with "lr", which becomes lr_0 and is also kept there as "initial_lr" (an
         "initial_lr" that is there already wins, as in PyTorch). last_epoch: t of the last step taken; -1, the
-        default: none. Groups that are added later join in the next step, with the rate that they have then as lr_0.
+        default: none. The rates that the groups have then may be lr_0's, that step's, or the next one's. Groups that
+        are added later join in the next step, with the rate that they have then as lr_0.
     A schedule of your own defines get_lr(). If it has settings, its __init__ sets them before it calls this one, which
     calls check_settings().
     Errors: TypeError / ValueError for bad arguments, and for last_epoch >= 0 without an "initial_lr".
@@ -57,6 +60,7 @@ class LRScheduler:
         self.optimizer = optimizer
         self.base_lrs: list[float] = []
         self._last_lr: list[float] = []
+        self._groups: list[dict[str, Any]] = []  # those that the lists are about
         self._move(self.last_epoch + 1)
 
     def get_lr(self) -> list[float]:
@@ -105,9 +109,9 @@ class LRScheduler:
         groups = self.optimizer.param_groups
         try:
             rates = [_rate(group, i) for i, group in enumerate(groups)]
-            if len(groups) != len(self.base_lrs):  # the first step, or groups came or went since
-                self.base_lrs = [float(group.get("initial_lr", lr)) for group, lr in zip(groups, rates, strict=True)]
-                self._last_lr = (self._last_lr + rates[len(self._last_lr) :])[: len(rates)]
+            if [id(g) for g in groups] != [id(g) for g in self._groups]:  # the first step, or they were edited since
+                known = {id(g): i for i, g in enumerate(self._groups)}
+                self._meet([known.get(id(g)) for g in groups], groups, rates)
             self.last_epoch = t
             self._follow(rates, restart)
             rates = self._finite_lrs()
@@ -115,10 +119,15 @@ class LRScheduler:
             vars(self).clear()
             vars(self).update(before)
             raise
-        self._last_lr = list(rates)
+        self._groups, self._last_lr = list(groups), list(rates)
         for group, initial, lr in zip(groups, self.base_lrs, rates, strict=True):
             group.setdefault("initial_lr", initial)
             group["lr"] = lr
+
+    def _meet(self, places: list[int | None], groups: list[dict[str, Any]], rates: list[float]) -> None:
+        """Put the lists in the order of these groups; places: where each was before, None for new ones."""
+        initial = [check_number("initial_lr", g.get("initial_lr", lr)) for g, lr in zip(groups, rates, strict=True)]
+        self.base_lrs = [lr if i is None else self.base_lrs[i] for i, lr in zip(places, initial, strict=True)]
 
     def _restart(self) -> None:
         """Begin at t = 0 with lr_0."""
@@ -135,12 +144,15 @@ class LRScheduler:
         if not isinstance(rates, list) or len(rates) != len(self.base_lrs):
             raise ValueError(f"get_lr() must return {len(self.base_lrs)} learning rates, one per group, got {rates!r}")
         for lr in rates:
+            if isinstance(lr, bool) or not isinstance(lr, (int, float, np.number)):
+                raise TypeError(f"get_lr() must return numbers, got {lr!r:.40}")
             if not math.isfinite(lr):
-                settings = {
-                    k: v
-                    for k, v in self.state_dict().items()
-                    if k not in ("base_lrs", "last_epoch", "lr") and k[0] != "_"
-                }
+                own = (
+                    name
+                    for name in vars(self)
+                    if name[0] != "_" and name not in ("optimizer", "base_lrs", "last_epoch")
+                )
+                settings = {name: vars(self)[name] for name in own}
                 raise ValueError(
                     f"the learning rate must stay finite, got {lr} in step {self.last_epoch} for {settings}"
                 )
@@ -167,7 +179,7 @@ class LRScheduler:
         state = {name: value for name, value in vars(self).items() if name not in self._not_saved}
         return {**copy.deepcopy(state), "lr": [group.get("lr") for group in self.optimizer.param_groups]}
 
-    _not_saved: ClassVar[tuple[str, ...]] = ("optimizer",)
+    _not_saved: ClassVar[tuple[str, ...]] = ("optimizer", "_groups")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state_dict() of the same class, and set the learning rates that the groups had then.
@@ -195,14 +207,17 @@ class LRScheduler:
         vars(new).update(state)
         new.last_epoch = check_int("last_epoch", new.last_epoch, 0)
         new.check_settings()
+        count = len(groups)
         if "_last_lr" not in state:  # of the first edition: the rates follow from last_epoch
-            new.base_lrs = _rates("base_lrs", new.base_lrs, len(groups), 0)
+            new.base_lrs = _rates("base_lrs", new.base_lrs, count, 0)
             new._follow([], restart=True)
             new._last_lr = new._finite_lrs()
-        count = len(new.base_lrs) if isinstance(new.base_lrs, list) else 1
+        elif isinstance(new.base_lrs, list) and 0 < len(new.base_lrs) < count:
+            count = len(new.base_lrs)  # the others have come since the last step
         new.base_lrs = _rates("base_lrs", new.base_lrs, count, 0)
         new._last_lr = _rates("_last_lr", new._last_lr, count)
         new._check_followed()
+        new._groups = list(groups[:count])
         rates = _rates("lr", new.get_last_lr() if rates is None else rates, len(groups))
 
         def take_over() -> None:
@@ -233,7 +248,7 @@ def _rate(group: Any, i: int) -> float:
 
 def _rates(name: str, values: Any, count: int, least: float = -math.inf) -> list[float]:
     if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"{name} must be a list of {count} numbers, got {values!r}")
+        raise ValueError(f"{name} must be a list of {count} numbers, one for each of param_groups, got {values!r}")
     return [check_number(name, value, least) for value in values]
 
 
@@ -246,7 +261,7 @@ class _Factor(LRScheduler):
     """lr_t = eta + (lr_0 - eta) f(t), and in proportion from where others have changed the rate."""
 
     _floor = 0.0  # eta
-    _found: list[tuple[float, float]] = []  # noqa: RUF012 (never changed in place); by group: a rate, and f when it was found
+    _found: list[Any] = []  # noqa: RUF012 (never changed in place); by group: a rate and the f that belongs to it, or None
 
     def _factor(self, t: int) -> float:
         """f(t)"""
@@ -258,27 +273,34 @@ class _Factor(LRScheduler):
         except OverflowError:
             return math.inf
 
+    def _rate(self, found: tuple[float, float], f: float) -> float:
+        lr, then = found
+        return self._floor + (lr - self._floor) * (1.0 if f == then else f / then)
+
+    def _meet(self, places: list[int | None], groups: list[dict[str, Any]], rates: list[float]) -> None:
+        super()._meet(places, groups, rates)
+        self._found = [None if i is None else self._found[i] for i in places]
+
     def _follow(self, rates: list[float], restart: bool) -> None:
         t, eta = self.last_epoch, self._floor
         before, now = self._f(t - 1), self._f(t)
-        resumed = t > 0 and not self._found  # built with last_epoch: the rate is still lr_0, or already that of step t
+        resumed = t > 0 and not self._groups  # built with last_epoch
         found = [(lr, 1.0) for lr in self.base_lrs]
-        for i, (lr, base) in enumerate(zip(rates, self.base_lrs, strict=True) if not restart else ()):
-            if resumed:
-                if lr not in (base, eta + (base - eta) * now):
-                    found[i] = lr, now
-            elif before == 0 != now:  # up from the bottom, where every proportion is lost, PyTorch adds what lr_0 gains
-                if lr != eta:
-                    found[i] = lr + (base - eta) * now, now
-            elif i < len(self._found) and lr == self._last_lr[i]:
-                found[i] = self._found[i]
-            else:
+        for i, lr in enumerate(rates if not restart else ()):
+            base, known = found[i], self._found[i]
+            if resumed and lr in (base[0], self._rate(base, before), self._rate(base, now)):
+                continue
+            if before == 0 != now:  # up from the bottom, where every proportion is lost, PyTorch adds what lr_0 gains
+                found[i] = base if lr == eta else (lr + (base[0] - eta) * now, now)
+            elif known is not None and lr == self._rate(known, before):
+                found[i] = known
+            else:  # another schedule, a person, or a setting that was edited: on from here, in proportion
                 found[i] = lr, before
         self._found = found
 
     def get_lr(self) -> list[float]:
-        now, eta = self._f(self.last_epoch), self._floor
-        return [eta + (lr - eta) * (1.0 if now == then else now / then) for lr, then in self._found]
+        now = self._f(self.last_epoch)
+        return [self._rate(found, now) for found in self._found]
 
     def _check_followed(self) -> None:
         found = self._found
@@ -286,7 +308,10 @@ class _Factor(LRScheduler):
         if not pairs or len(found) != len(self.base_lrs):
             raise ValueError(f"_found must be a list of {len(self.base_lrs)} pairs of numbers, got {found!r}")
         self._found = [(check_number("_found", lr), check_number("_found", factor)) for lr, factor in found]
-        self._finite_lrs()
+        try:
+            self._finite_lrs()
+        except ZeroDivisionError:
+            raise ValueError(f"_found must hold factors that are not 0, got {found!r}") from None
 
 
 class StepLR(_Factor):
@@ -439,7 +464,7 @@ class LambdaLR(LRScheduler):
     0.25
     """
 
-    _not_saved = ("optimizer", "lr_lambda")
+    _not_saved = ("optimizer", "_groups", "lr_lambda")
 
     def __init__(
         self,
@@ -498,6 +523,8 @@ class SequentialLR(LRScheduler):
         self.optimizer, self.schedulers = optimizer, schedulers
         self.milestones: Any = milestones
         self.check_settings()
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]  # what the schedules' constructors made of it is undone
         self._restart()
 
     def check_settings(self) -> None:
@@ -547,7 +574,7 @@ class SequentialLR(LRScheduler):
         """
         return self._at(self.last_epoch).get_last_lr()
 
-    _not_saved = ("optimizer", "schedulers")
+    _not_saved = ("optimizer", "_groups", "schedulers")
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of milestones and last_epoch, and the states of the schedules.

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..checks import check_flag, check_gradient, check_iterable, check_number, copied
 from ..jit import contiguous, kernel
-from ..tensors import Array, Tensor
+from ..tensors import Array, Tensor, overlaps
 
 
 @kernel
@@ -34,6 +34,14 @@ def sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, fir
 SETTINGS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
+class _Momentum(weakref.ref[Tensor]):
+    """A weak reference to a parameter, with the momentum that belongs to it."""
+
+    __slots__ = ("buffer", "key")
+    buffer: Array
+    key: int  # id(parameter)
+
+
 class _Buffers:
     """The momentum of each parameter, which is found by the parameter itself and dies with it.
 
@@ -42,25 +50,29 @@ class _Buffers:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[weakref.ref[Tensor], Array]] = {}
+        self._entries: dict[int, _Momentum] = {}
+        me = weakref.ref(self)  # or the callback would hold this object, and the optimizer's memory
+
+        def forget(dead: Any) -> None:
+            buffers, key = me(), dead.key
+            if buffers is not None and buffers._entries.get(key) is dead:
+                del buffers._entries[key]
+
+        self._forget = forget
 
     def get(self, p: Tensor) -> Array | None:
         entry = self._entries.get(id(p))
-        return None if entry is None or entry[0]() is not p else entry[1]
+        return None if entry is None or entry() is not p else entry.buffer
 
     def put(self, p: Tensor, buffer: Array) -> None:
-        key, entries = id(p), self._entries
-
-        def forget(dead: weakref.ref[Tensor]) -> None:
-            if key in entries and entries[key][0] is dead:
-                del entries[key]
-
-        entries[key] = weakref.ref(p, forget), buffer
+        entry = _Momentum(p, self._forget)
+        entry.key, entry.buffer = id(p), buffer
+        self._entries[id(p)] = entry
 
     def items(self) -> Iterator[tuple[Tensor, Array]]:
-        for reference, buffer in list(self._entries.values()):
-            if (p := reference()) is not None:
-                yield p, buffer
+        for entry in list(self._entries.values()):
+            if (p := entry()) is not None:
+                yield p, entry.buffer
 
 
 class SGD:
@@ -161,9 +173,8 @@ class SGD:
         True
         """
         check_flag("set_to_none", set_to_none)
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None if set_to_none or p.grad is None else np.zeros_like(p._data)
+        for p in _parameters(self.param_groups):
+            p.grad = None if set_to_none or p.grad is None else np.zeros_like(p._data)
 
     def step(self) -> None:
         """Change every parameter that has a gradient, in place, whatever the layout of its array.
@@ -191,6 +202,8 @@ class SGD:
                     g = check_gradient(p)
                 if not p._data.flags.carray:
                     _check_writable(p._data)
+                if (g.base is not None or p._data.base is not None) and np.may_share_memory(g, p._data):
+                    g = g.copy()  # it must not change under the kernel's hands
                 buffer = self._buffers.get(p)
                 if buffer is not None and buffer.shape != (p._data.size,):
                     raise ValueError(f"the momentum of a parameter of shape {p.shape} has {buffer.size} elements")
@@ -226,6 +239,7 @@ class SGD:
         >>> sgd.state_dict()["state"]
         {0: {'momentum_buffer': array([3.], dtype=float32)}}
         """
+        _check_groups(self.param_groups)
         state, groups, i = {}, [], 0
         for group in self.param_groups:
             first = i
@@ -255,6 +269,7 @@ class SGD:
         state, saved = state_dict["state"], state_dict["param_groups"]
         if not isinstance(state, dict) or not isinstance(saved, list) or not all(isinstance(g, dict) for g in saved):
             raise TypeError("state_dict must hold a dict as state and a list of dicts as param_groups")
+        _parameters(self.param_groups)
         if len(saved) != len(self.param_groups):
             raise ValueError(f"state_dict must have {len(self.param_groups)} param_groups, got {len(saved)}")
         groups: list[dict[str, Any]] = []
@@ -280,13 +295,16 @@ class SGD:
             buffer, p = entry.get("momentum_buffer"), parameters[i]
             if buffer is None:  # PyTorch's, before the first step or without momentum
                 continue
-            if not isinstance(buffer, np.ndarray) or buffer.dtype != p.dtype:
+            if not isinstance(buffer, np.ndarray) or isinstance(buffer, np.ma.MaskedArray) or buffer.dtype != p.dtype:
                 kind = getattr(buffer, "dtype", type(buffer).__name__)
                 raise TypeError(f"momentum_buffer of state[{i}] must be an array of {p.dtype}, got {kind}")
             if buffer.shape != p.shape:
                 raise ValueError(f"momentum_buffer of state[{i}] must have shape {p.shape}, got {buffer.shape}")
             buffers.put(p, np.array(buffer, order="C").reshape(-1))
-        self.param_groups, self._buffers = groups, buffers
+        for group, loaded in zip(self.param_groups, groups, strict=True):  # the same dicts: schedules know them
+            group.clear()
+            group.update(loaded)
+        self._buffers = buffers
 
     # copy.deepcopy and pickle: the momentum travels with the parameters themselves
 
@@ -302,32 +320,43 @@ class SGD:
         lines = [f"{type(self).__name__} ("]
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")
-            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+            lines += [f"    {key}: {group[key]}" for key in sorted(group, key=str) if key != "params"]
         return "\n".join([*lines, ")"])
 
 
-def _check_groups(groups: Any) -> None:
-    """Raise for what anyone may have made of the parameter groups; the message names the group and the key."""
+def _parameters(groups: Any) -> list[Tensor]:
+    """The parameters of the groups, which anyone may have edited; a message names the group and the key."""
     if not isinstance(groups, list):
         raise TypeError(f"param_groups must be a list of dicts, got {type(groups).__name__}")
-    parameters = 0
-    seen = set()
+    parameters: list[Tensor] = []
     for i, group in enumerate(groups):
         if not isinstance(group, dict):
             raise TypeError(f"param_groups[{i}] must be a dict, got {type(group).__name__}")
-        missing = [k for k in ("params", *SETTINGS) if k not in group]
-        if missing:
-            raise ValueError(f"param_groups[{i}] must have all settings, missing {missing}: add_param_group adds them")
+        if "params" not in group:
+            raise ValueError(f"param_groups[{i}] must have the key 'params', got {list(group)}")
         params = group["params"]
         if not isinstance(params, (list, tuple)):
             raise TypeError(f"params of param_groups[{i}] must be a list of Tensors, got {type(params).__name__}")
         for p in params:
             if not isinstance(p, Tensor):
-                raise TypeError(f"params must hold Tensors, got {type(p).__name__}")
+                raise TypeError(f"params of param_groups[{i}] must hold Tensors, got {type(p).__name__}")
+        parameters += params
+    return parameters
+
+
+def _check_groups(groups: Any) -> None:
+    """All that a step relies on."""
+    parameters = _parameters(groups)
+    if len({id(p) for p in parameters}) != len(parameters):
+        shape = next(p.shape for i, p in enumerate(parameters) if any(p is q for q in parameters[:i]))
+        raise ValueError(f"params must not hold the same Tensor twice, got one of shape {shape} twice")
+    for i, group in enumerate(groups):
+        missing = [k for k in SETTINGS if k not in group]
+        if missing:
+            raise ValueError(f"param_groups[{i}] must have all settings, missing {missing}: add_param_group adds them")
+        for p in group["params"]:
             if p._node is not None:
-                raise ValueError("params must be leaves, got a computed tensor")
-            seen.add(id(p))
-        parameters += len(params)
+                raise ValueError(f"params of param_groups[{i}] must be leaves, got a computed tensor")
         try:
             for name in ("lr", "momentum", "weight_decay"):
                 check_number(name, group[name], 0)
@@ -341,11 +370,9 @@ def _check_groups(groups: Any) -> None:
                     f"nesterov needs momentum > 0 and dampening = 0, got {group['momentum']} and {group['dampening']}"
                 )
         except (TypeError, ValueError) as error:
-            if i == 0 and len(groups) == 1:
+            if len(groups) == 1:
                 raise
             raise type(error)(f"{error} in param_groups[{i}]") from None
-    if parameters != len(seen):
-        raise ValueError("params must not hold the same Tensor twice")
 
 
 def _check_writable(data: Array) -> None:
@@ -355,11 +382,14 @@ def _check_writable(data: Array) -> None:
             f"params must be writable, a step changes them in place, got a read-only array of shape {data.shape}: "
             "Parameter(array.copy()) has one of its own"
         )
-    if any(stride == 0 and n > 1 for stride, n in zip(data.strides, data.shape, strict=True)):
-        raise ValueError(f"params must have a place in memory for each element, got a broadcast array of {data.shape}")
+    if overlaps(data):
+        raise ValueError(f"params must have a place in memory for each element, got overlapping ones, {data.shape}")
 
 
 def _numbers(group: dict[str, Any], number: Any) -> tuple[Any, ...]:
     """lr, momentum, 1 - dampening, weight decay in the parameter's dtype, so that float32 stays float32; nesterov."""
-    lr, momentum, decay = float(group["lr"]), float(group["momentum"]), float(group["weight_decay"])
-    return number(lr), number(momentum), number(1 - float(group["dampening"])), number(decay), group["nesterov"]
+    values = float(group["lr"]), float(group["momentum"]), 1 - float(group["dampening"]), float(group["weight_decay"])
+    if not max(map(abs, values)) <= float(np.finfo(number).max):
+        raise ValueError(f"lr, momentum, dampening and weight_decay must fit into {np.dtype(number)}, got {values}")
+    lr, momentum, undamped, decay = map(number, values)
+    return lr, momentum, undamped, decay, group["nesterov"]
