@@ -513,7 +513,7 @@ edits(
         "group = {**param_group, **self.defaults,",
         "a group has no settings of its own",
     ),
-    ("if parameters != len(seen):", "if False:", "a parameter may be there twice"),
+    ("if len({id(p) for p in parameters}) != len(parameters):", "if False:", "a parameter may be there twice"),
     ("if not data.flags.writeable:", "if False:", "SGD: read-only parameters"),
     ("if any(stride == 0", "if False and any(stride == 0", "SGD: parameters without a place for each element"),
 )
