@@ -472,7 +472,7 @@ edits(
 
 edits(
     "optim/sgd.py",
-    "golden nn lr_scheduler checkpoint engine special_values",
+    "golden nn lr_scheduler checkpoint engine special_values between_steps",
     ("momentum * buffer[i] + undamped * d", "momentum * buffer[i] + d", "the dampening is forgotten"),
     ("buffer[i] = d if first", "buffer[i] = undamped * d if first", "the first step is dampened"),
     ("d + momentum * buffer[i] if nesterov", "buffer[i] + momentum * d if nesterov", "Nesterov: d and v exchanged"),
@@ -515,7 +515,7 @@ edits(
     ),
     ("if len({id(p) for p in parameters}) != len(parameters):", "if False:", "a parameter may be there twice"),
     ("if not data.flags.writeable:", "if False:", "SGD: read-only parameters"),
-    ("if any(stride == 0", "if False and any(stride == 0", "SGD: parameters without a place for each element"),
+    ("if overlaps(data):", "if False:", "SGD: parameters without a place for each element"),
 )
 
 edits(
