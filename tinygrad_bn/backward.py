@@ -18,6 +18,7 @@ import numpy as np
 from .blas import one_thread
 from .checks import check_flag, check_gradient, check_iterable
 from .operators import implements
+from .sums import total
 from .tape import Node, Pullback, differentiable
 from .tensors import Array, Tensor, grad_enabled, plain_array
 
@@ -116,7 +117,7 @@ def _sum_to(g: Any, shape: tuple[int, ...], name: str) -> Any:
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
         raise ValueError(f"the pullback of {name} gave a gradient of shape {g.shape} for an argument of {shape}")
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
-    return g.sum(axis=axes, keepdims=True).reshape(shape)
+    return total(g, axes, keepdims=True).reshape(shape)
 
 
 def _seed(output: Tensor, gradient: Any, name: str) -> Any:
@@ -159,7 +160,8 @@ def walk(
         item = stack.pop()
         key = id(item)
         if isinstance(item, Tensor):
-            leaves[key] = item
+            if item._requires_grad or targets is not None:  # it may have been switched off since
+                leaves[key] = item
         elif key not in found:
             found[key] = item
             if item.serial > oldest:
@@ -245,7 +247,7 @@ def walk(
                     # that a closure or a variable elsewhere holds too. That shows in its count of references (one of
                     # which is the tuple's, unless a function has computed g just now).
                     here, whole = _references(g)
-                    alone = here <= ALONE + (g is gradients[i]) and whole <= WHOLE_ALONE
+                    alone = here <= ALONE + (g is gradients[i]) and whole <= WHOLE_ALONE and g.flags.writeable
                     table[key] = g if alone else g.copy()
             if id(n) not in wanted:
                 del table[id(n)]

@@ -30,8 +30,23 @@ def kernel(function: Callable[..., None]) -> Any:
 
 
 def kernel_as_written(function: Callable[..., None]) -> Any:
-    """The same without leave to reorder sums or to turn a / b into a (1 / b): where a - b - c is not a - (b + c)."""
+    """The same without permission to reorder sums, or to turn a / b into a (1 / b): a - b - c is not a - (b + c)."""
     return _compiled(function, AS_WRITTEN)
+
+
+def part(function: Callable[..., None]) -> Any:
+    """A kernel that other kernels call, too: it becomes part of their code.
+
+    Otherwise each of them would bring a copy of its own, compiled beside other code and so with sums in another order,
+    and the system's linker would take for all of them the copy that was loaded first: bits that depend on which kernels
+    the process has used, and on whether they came from the cache.
+    """
+    return _compiled(function, {**FLAGS, "forceinline": True})
+
+
+def part_as_written(function: Callable[..., None]) -> Any:
+    """The same without permission to reorder."""
+    return _compiled(function, {**AS_WRITTEN, "forceinline": True})
 
 
 def _compiled(function: Callable[..., None], flags: dict[str, Any]) -> Any:

@@ -180,6 +180,13 @@ class Tensor(Operators):
         self._data = value if type(value) is np.ndarray else plain_array(value)
         self._changes[0] += 1
 
+    def _assign(self, values: Array) -> None:
+        """Other values, in place; what is read-only gets an array of its own."""
+        if not self._data.flags.writeable:
+            self._data = self._data.copy()
+        self._data[...] = values
+        self._changes[0] += 1
+
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this tensor are recorded; may be set on a leaf.

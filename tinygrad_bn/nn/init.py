@@ -21,7 +21,7 @@ LARGEST_GAIN = 1e300  # what is drawn stays finite in float64
 def _fill(t: Tensor, values: Any) -> Tensor:
     if not isinstance(t, Tensor):
         raise TypeError(f"tensor must be a Tensor, got {type(t).__name__}")
-    t.data = np.asarray(values).astype(t.dtype)
+    t._assign(np.asarray(values).astype(t.dtype))
     return t
 
 

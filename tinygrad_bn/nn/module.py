@@ -515,10 +515,7 @@ class Module:
             raise
         for module, name, target, array in plan.arrays:
             if isinstance(target, Tensor):
-                if not target._data.flags.writeable:
-                    target._data = target._data.copy()
-                target._data[...] = array
-                target._changes[0] += 1
+                target._assign(array)
             elif target.flags.writeable:
                 target[...] = array
             else:

@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,11 @@ def _statistics(norm: _Running) -> dict[str, Array]:
 
 
 @contextmanager
-def _measuring(model: Any, then: Callable[[_Running, Any, Any], Any]) -> Iterator[list[_Running]]:
+def _measuring(model: Any, then: Callable[[_Running, Any, Any, Any], Any]) -> Iterator[list[_Running]]:
     """Within it the model is in eval mode, but its norms normalize with the statistics of what they are given.
 
-    then(norm, x, y) is called after each, while the norm's buffers hold the statistics of x, and returns the output.
+    then(norm, x, y, forward) is called after each forward, while the norm's buffers hold the statistics of x, and
+    returns the output.
     Modes, momenta and counts are as before afterwards, after an error the statistics too.
     """
     norms = _norms(model)
@@ -55,15 +57,18 @@ def _measuring(model: Any, then: Callable[[_Running, Any, Any], Any]) -> Iterato
     modes = [(m, m.training) for m in model.modules()]
     flags = [(norm, norm.track_running_stats) for norm in norms]
     before = [(norm, norm.momentum, {name: value.copy() for name, value in norm.named_buffers()}) for norm in norms]
+    own = [(norm, name, vars(norm)[name]) for norm in norms for name in ("forward", "limits") if name in vars(norm)]
 
     def watched(norm: Any) -> Callable[..., Any]:
+        given = vars(norm).get("forward", partial(type(norm).forward, norm))  # it may have one of its own
+
         def forward(x: Any) -> Any:
             norm.track_running_stats = True
             norm.reset_running_stats()
             norm.training, norm.momentum = True, 1.0
-            y = type(norm).forward(norm, x)
+            y = given(x)
             norm.training = False
-            return then(norm, x, y)
+            return then(norm, x, y, given)
 
         return forward
 
@@ -84,6 +89,7 @@ def _measuring(model: Any, then: Callable[[_Running, Any, Any], Any]) -> Iterato
         for norm, momentum, buffers in before:
             vars(norm).pop("forward", None)
             vars(norm).pop("limits", None)
+            vars(norm).update({name: value for other, name, value in own if other is norm})
             norm.momentum = momentum
             if "num_batches_tracked" in buffers:
                 norm.num_batches_tracked[...] = buffers["num_batches_tracked"]
@@ -144,7 +150,7 @@ def recompute_statistics(model: Module, loader: Iterable[Tensor | Array | tuple[
     average, seen = _Average(), 0
     found: dict[int, dict[str, Array]] = {}
 
-    def take(norm: _Running, x: Any, y: Any) -> Any:
+    def take(norm: _Running, x: Any, y: Any, forward: Any) -> Any:
         found[id(norm)] = average.add(norm, len(x))
         return y
 
@@ -186,10 +192,10 @@ def adapt_statistics(model: Module, batch: Tensor | Array, weight: float) -> Mod
     source = {id(norm): {k: v.astype(np.float64) for k, v in _statistics(norm).items()} for norm in _norms(model)}
     average = _Average()
 
-    def mix(norm: Any, x: Any, y: Any) -> Any:
+    def mix(norm: Any, x: Any, y: Any, forward: Any) -> Any:
         for name, value in average.add(norm, len(x)).items():
             getattr(norm, name)[...] = (1 - weight) * source[id(norm)][name] + weight * value
-        return type(norm).forward(norm, x)  # in eval mode, with the mixture
+        return forward(x)  # in eval mode, with the mixture
 
     with _measuring(model, mix):
         model(x)
@@ -230,8 +236,9 @@ def fold_batch_norm(model: Module) -> Module:
     mode; DecorrelatedBatchNorm has the matrix W in place of 1 / sqrt(var + eps).
     What cannot be folded stays as it is: LayerNorm, RMSNorm, GroupNorm and InstanceNorm, batch norms without running
     statistics (track_running_stats=False) or behind anything else (an activation, another norm), layers and weights
-    that are used in several places, what has hooks, and what has a forward of its own. The copy is in eval mode, and
-    equal up to rounding; behind a Linear it takes inputs (N, features) alone.
+    that are used in several places, what has hooks, and what has a forward of its own. A merged layer that a forward
+    also calls by itself raises RuntimeError there: its output is another. The copy is in eval mode, and equal up to
+    rounding; behind a Linear it takes inputs (N, features) alone.
     Errors: TypeError; ValueError for a norm of another number of features than the layer has outputs, and for
     decorrelation behind a Conv2d with groups.
 
@@ -246,7 +253,7 @@ def fold_batch_norm(model: Module) -> Module:
     _norms(model)
     folded = copy.deepcopy(model).eval()
     modules = list(folded.modules())
-    uses = Counter(id(value) for m in modules for value in vars(m).values() if isinstance(value, (Module, Tensor)))
+    uses = Counter(id(value) for m in modules for value in _held(vars(m)))
     for sequential in [m for m in modules if type(m).forward is Sequential.forward]:
         children = list(sequential.named_children())
         for (_, layer), (name, norm) in itertools.pairwise(children):
@@ -264,7 +271,40 @@ def fold_batch_norm(model: Module) -> Module:
             ):
                 _fold(layer, norm)
                 setattr(sequential, name, Folded(layer, norm).eval())
+                together = _Together(type(layer).__name__, type(norm).__name__)
+                sequential.register_forward_pre_hook(together.begin)
+                sequential.register_forward_hook(together.end)
+                layer.register_forward_pre_hook(together.check)
     return folded
+
+
+def _held(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Any]:
+    """The modules and tensors among the attributes of a module, and in lists and dicts of theirs."""
+    if isinstance(value, (Module, Tensor)):
+        yield value
+    elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _held(item, (*seen, id(value)))
+
+
+class _Together:
+    """Hooks: a layer that a norm was merged into is called by its Sequential alone, never by itself."""
+
+    def __init__(self, layer: str, norm: str) -> None:
+        self.layer, self.norm, self.inside = layer, norm, False
+
+    def begin(self, sequential: Module, inputs: Any) -> None:
+        self.inside = True
+
+    def end(self, sequential: Module, inputs: Any, output: Any) -> None:
+        self.inside = False
+
+    def check(self, layer: Module, inputs: Any) -> None:
+        if not self.inside:
+            raise RuntimeError(
+                f"fold_batch_norm merged this {self.layer} with the {self.norm} behind it, and the model calls it by "
+                "itself, too: its output is no longer what it was. Fold a model that calls the two only together"
+            )
 
 
 def _fold(layer: Any, norm: Any) -> None:

@@ -84,7 +84,7 @@ def sigmoid_forward_32(x, y):  # type: ignore[no-untyped-def]
     log_2_high, log_2_low = np.float32(0.693359375), np.float32(-2.12194440e-4)
     for i in range(x.size):
         v = x[i]
-        a = max(-abs(v), np.float32(-87.3))  # e^a is a normal float32
+        a = max(-abs(v), np.float32(-87.33654))  # e^a is a normal float32, the smallest
         n = np.floor(a * log2_e + np.float32(0.5))
         r = a - n * log_2_high - n * log_2_low
         p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
@@ -94,7 +94,7 @@ def sigmoid_forward_32(x, y):  # type: ignore[no-untyped-def]
         p = p * r + np.float32(5.0000001201e-1)
         e = p * r * r + r + one
         e *= np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-        if v < np.float32(-87.3):
+        if v < np.float32(-87.33654):
             e = np.float32(0)
         s = one / (one + e)
         s = s if v >= 0 else e * s
@@ -220,8 +220,9 @@ def _detached(x: Any) -> Any:
 
 
 def log_softmax_definition(x: Any, dim: int = -1) -> Any:
-    shifted = x - _detached(x).max(axis=dim, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True))
+    axis = dim if x.ndim else None
+    shifted = x - _detached(x).max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
 
 
 def softmax_definition(x: Any, dim: int = -1) -> Any:
@@ -230,8 +231,12 @@ def softmax_definition(x: Any, dim: int = -1) -> Any:
 
 def _softmax(x: Any, dim: int, log: bool) -> Any:
     check_input(x)
-    if not -x.ndim <= check_int("dim", dim, None, None) < x.ndim:
-        raise ValueError(f"dim must be in [{-x.ndim}, {x.ndim - 1}] for shape {x.shape}, got {dim!r}")
+    n = max(x.ndim, 1)  # a number is taken for an axis of one, as in PyTorch
+    if not -n <= check_int("dim", dim, None, None) < n:
+        raise ValueError(f"dim must be in [{-n}, {n - 1}] for shape {x.shape}, got {dim!r}")
+    if x.ndim == 0:
+        y, pullback_of_one = _softmax(x.reshape(1), 0, log)
+        return y.reshape(()), lambda dy: pullback_of_one(dy.reshape(1)).reshape(())
     rows = contiguous(np.moveaxis(x, dim, -1))
     y = np.empty_like(rows)
     flat = (-1, rows.shape[-1]) if rows.size else (0, 1)

@@ -21,6 +21,7 @@ import numpy as np
 from ..blas import one_thread
 from ..checks import check_array, check_input, check_int, check_size
 from ..jit import contiguous, kernel
+from ..sums import total
 from ..tape import differentiable
 from ..tensors import Array, Tensor
 from ..threads import for_each, spans
@@ -167,7 +168,7 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
     """_conv2d in direct loops."""
     stride, (top, bottom, left, right), dilation, (P, Q) = geometry
     steps = (*stride, *dilation)
-    padded = np.pad(x, [(0, 0), (0, 0), (top, bottom), (left, right)])
+    padded = contiguous(np.pad(x, [(0, 0), (0, 0), (top, bottom), (left, right)]))
     weight = contiguous(weight)
     y = np.zeros((len(x), len(weight), P, Q), x.dtype)
     pieces = [slice(*span) for span in spans(len(x), y[:1].size * math.prod(weight.shape[1:]))]
@@ -193,7 +194,7 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy)
-        return lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3))
+        return lambda: dx(dy), lambda: dweight(dy), lambda: total(dy, (0, 2, 3))
 
     return y, pullback
 
@@ -243,18 +244,18 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         return result
 
     def dweight(dy: Array) -> Any:
-        parts = np.zeros((min(PARTS, len(blocks)), *w.shape), x.dtype)  # partial sums, then added up in their order
+        parts = np.zeros((min(PARTS, len(blocks)), *w.shape))  # partial sums in float64, then added up in their order
 
         def backward(k: int) -> None:
             for block in blocks[k :: len(parts)]:
-                parts[k] += (matrices(dy[block]) @ patches(block).swapaxes(2, 3)).sum(axis=0)
+                parts[k] += (matrices(dy[block]) @ patches(block).swapaxes(2, 3)).sum(axis=0, dtype=np.float64)
 
         for_each(backward, range(len(parts)))
-        return parts.sum(axis=0).reshape(weight.shape)
+        return parts.sum(axis=0).reshape(weight.shape).astype(dy.dtype)
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy)
-        return lambda: dx(dy), lambda: dweight(dy), lambda: dy.sum(axis=(0, 2, 3))
+        return lambda: dx(dy), lambda: dweight(dy), lambda: total(dy, (0, 2, 3))
 
     return y, pullback
 

@@ -49,8 +49,9 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
     wanted = (x.shape[0], *x.shape[2:])
     if target.shape != wanted:
         raise ValueError(f"target must have shape {wanted} for x of shape {x.shape}, got {target.shape}")
-    given = np.minimum(target, np.uint64(2**63 - 1)) if target.dtype == np.uint64 else target
-    classes: Array = given.astype(np.int64).reshape(-1)  # a copy: the backward needs it as it is now
+    if target.dtype == np.uint64 and (target > np.uint64(2**63 - 1)).any():  # as int64 it could be ignore_index
+        raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target.max()}")
+    classes: Array = target.astype(np.int64).reshape(-1)  # a copy: the backward needs it as it is now
     bad = first_bad(classes, x.shape[1], ignore_index)
     if bad >= 0:
         raise ValueError(f"target must lie in [0, {x.shape[1]}) or be {ignore_index}, got {target.reshape(-1)[bad]}")
@@ -236,7 +237,9 @@ def bce_definition(x: Any, target: Any) -> Any:
 @differentiable(definition=bce_definition)
 def _bce(x: Any, target: Any) -> Any:
     e = np.exp(-np.absolute(x))
-    y = np.maximum(x, 0) - x * target + np.log1p(e)
+    slope = np.where(x >= 0, 1 - target, -target)  # of the straight part: max(x, 0) - x t, where 0 times infinity is 0
+    with np.errstate(invalid="ignore"):
+        y = np.where(slope == 0, 0, slope * x) + np.log1p(e)
 
     def dx(dy: Any) -> Any:
         s = e / (1 + e)  # sigmoid(-|x|); where t = 1 and x is large, (1 - t) - s is -s, and 1 - s - t rounds to 0

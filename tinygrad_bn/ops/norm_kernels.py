@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from ..jit import contiguous, kernel, kernel_as_written
+from ..jit import contiguous, kernel, part, part_as_written
 from ..tape import differentiable
 from ..tensors import Array, Tensor
 from ..threads import LARGE, for_each, spans
@@ -46,34 +46,34 @@ from .shape import concatenate
 # These functions are compiled without leave to reorder sums, or to multiply by 1 / m instead of dividing by m.
 
 
-@kernel_as_written
+@part_as_written
 def ratio(total, m):  # type: ignore[no-untyped-def]
     """total / m, rounded once: the mean of m equal values is that value, and what is left of them is exactly 0."""
     return total / m
 
 
-@kernel_as_written
+@part_as_written
 def normalize_run(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
     """y = (x - mean) scale + shift"""
     for i in range(x.size):
         y[i] = (x[i] - mean) * scale + shift
 
 
-@kernel_as_written
+@part_as_written
 def backward_run(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
     """dx = dy scale - shift - (x - mean) slope"""
     for i in range(x.size):
         dx[i] = dy[i] * scale - shift - (x[i] - mean) * slope
 
 
-@kernel_as_written
+@part_as_written
 def normalize_columns(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
     """normalize_run where each element has a mean, scale and shift of its own."""
     for c in range(x.size):
         y[c] = (x[c] - mean[c]) * scale[c] + shift[c]
 
 
-@kernel_as_written
+@part_as_written
 def backward_columns(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
     for c in range(x.size):
         dx[c] = dy[c] * scale[c] - shift[c] - (x[c] - mean[c]) * slope[c]
@@ -83,7 +83,7 @@ def backward_columns(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-u
 # row as a one-dimensional view first is what lets the compiler vectorize them.
 
 
-@kernel
+@part
 def channel_sum(x, total):  # type: ignore[no-untyped-def]
     """total[c] = sum of x over n and l, in float64"""
     N, C, L = x.shape
@@ -102,7 +102,7 @@ def channel_sum(x, total):  # type: ignore[no-untyped-def]
                 total[c] += s
 
 
-@kernel
+@part
 def channel_squares(x, mean, total):  # type: ignore[no-untyped-def]
     """total[c] = sum of (x - mean[c])^2, in float64"""
     N, C, L = x.shape
@@ -123,7 +123,7 @@ def channel_squares(x, mean, total):  # type: ignore[no-untyped-def]
                 total[c] += s
 
 
-@kernel
+@part
 def channel_normalize(x, weight, bias, mean, rstd, y):  # type: ignore[no-untyped-def]
     """y = weight[c] (x - mean[c]) rstd[c] + bias[c]"""
     N, C, L = x.shape
@@ -140,7 +140,7 @@ def channel_normalize(x, weight, bias, mean, rstd, y):  # type: ignore[no-untype
                 normalize_run(x[n, c], mean[c], rstd[c] * weight[c], bias[c], y[n, c])
 
 
-@kernel
+@part
 def channel_sums(x, dy, mean, rstd, dweight, dbias):  # type: ignore[no-untyped-def]
     """dweight[c] = sum(dy x_hat), dbias[c] = sum(dy), in float64"""
     N, C, L = x.shape
@@ -166,12 +166,9 @@ def channel_sums(x, dy, mean, rstd, dweight, dbias):  # type: ignore[no-untyped-
         dweight[c] *= rstd[c]
 
 
-@kernel
+@part
 def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignore[no-untyped-def]
-    """dx = weight[c] rstd[c] (dy - dbias[c] / m - x_hat dweight[c] / m)
-
-    m: the number of values per channel, or infinity where the statistics are constants: then neither mean appears.
-    """
+    """dx = weight[c] rstd[c] (dy - dbias[c] / m - x_hat dweight[c] / m), m the number of values per channel"""
     N, C, L = x.shape
     if L == 1:
         rows, grads, out = x.reshape(N, C), dy.reshape(N, C), dx.reshape(N, C)
@@ -188,6 +185,26 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignor
                 factor = weight[c] * rstd[c]  # scale and slope of the one channel: to Numba a name has one type
                 steep = factor * rstd[c] * dweight[c] / m
                 backward_run(x[n, c], dy[n, c], mean[c], factor, dbias[c] / m * factor, steep, dx[n, c])
+
+
+@kernel
+def channel_scale(dy, weight, rstd, dx):  # type: ignore[no-untyped-def]
+    """dx = weight[c] rstd[c] dy, where the statistics are constants"""
+    N, C, L = dy.shape
+    if L == 1:
+        rows, out, scale = dy.reshape(N, C), dx.reshape(N, C), np.empty(C)
+        for c in range(C):
+            scale[c] = weight[c] * rstd[c]
+        for n in range(N):
+            row, result = rows[n], out[n]
+            for c in range(C):
+                result[c] = row[c] * scale[c]
+    else:
+        for n in range(N):
+            for c in range(C):
+                run, result, factor = dy[n, c], dx[n, c], weight[c] * rstd[c]
+                for i in range(L):
+                    result[i] = run[i] * factor
 
 
 @kernel
@@ -237,6 +254,16 @@ def large_backward(x: Array, dy: Array, weight: Array, m: float, mean: Array, rs
     for_each(lambda job: channel_dx(x[job[1]], dy[job[1]], weight, m, mean, rstd, dweight, dbias, dx[job[1]]), jobs)
 
 
+def given_backward(x: Array, dy: Array, weight: Array, mean: Array, rstd: Array, *outputs: Array) -> None:
+    """Where mean and rstd were given: they are constants, and an infinite dy or x stays in its place."""
+    dweight, dbias, dx = outputs
+    jobs = pieces(x)
+    totals = np.empty((2, len(jobs), len(mean)))
+    for_each(lambda job: channel_sums(x[job[1]], dy[job[1]], mean, rstd, *totals[:, job[0]]), jobs)
+    dweight[:], dbias[:] = totals.sum(axis=1)
+    for_each(lambda job: channel_scale(dy[job[1]], weight, rstd, dx[job[1]]), jobs)
+
+
 def pieces(x: Array) -> list[tuple[int, slice]]:
     """(number, samples) of each piece of x."""
     return [(k, slice(*span)) for k, span in enumerate(spans(len(x), x[:1].size))]
@@ -246,14 +273,14 @@ def pieces(x: Array) -> list[tuple[int, slice]]:
 # d is x - mean of one row in float64: the sums need it, and what follows needs it once more. Its own mean is 0.
 
 
-@kernel_as_written
+@part_as_written
 def normalize_row(d, rstd, weight, bias, y):  # type: ignore[no-untyped-def]
     """y = weight d rstd + bias, with a weight and a bias for each element"""
     for j in range(d.size):
         y[j] = d[j] * rstd * weight[j] + bias[j]
 
 
-@kernel_as_written
+@part_as_written
 def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):  # type: ignore[no-untyped-def]
     """dx = (dy weight - mean_g) rstd - d slope; adds dy x_hat to dweight and dy to dbias, both float64"""
     for j in range(d.size):
@@ -338,6 +365,7 @@ def normalize(x: Any, axes: tuple[int, ...], eps: float, centered: bool = True) 
     """x_hat over the index set S that these axes span."""
     if centered:
         x = x - x.mean(axis=axes, keepdims=True)
+        x = x - x.mean(axis=axes, keepdims=True)  # what rounding a large mean has left
     return x / np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps)
 
 
@@ -362,7 +390,9 @@ def channel_norm_definition(
         x_hat = normalize(x, axes, eps) if parts is None else concatenate([normalize(x[p], axes, eps) for p in parts])
     else:
         rstd = (1 / np.sqrt(var + eps)).astype(x.dtype)
-        x_hat = (x - mean.astype(x.dtype).reshape(shape)) * rstd.reshape(shape)
+        high = mean.astype(x.dtype)  # the mean in two parts, or rounding a large one would show
+        low = (mean - high).astype(x.dtype)
+        x_hat = (x - high.reshape(shape) - low.reshape(shape)) * rstd.reshape(shape)
     return affine(x_hat, weight, bias, shape)
 
 
@@ -415,9 +445,13 @@ def channel_norm(
         dy = contiguous(dy).reshape(x.shape)
         dweight, dbias, dx = np.empty((len(parts), C)), np.empty((len(parts), C)), np.empty_like(x)
         for k, p in enumerate(parts):
-            m = float(max((p.stop - p.start) * x.shape[2], 1)) if own else math.inf  # given statistics are constants
-            backward = channel_backward if small else large_backward
-            backward(x[p], dy[p], gamma, m, mean[k], rstd[k], dweight[k], dbias[k], dx[p])
+            results = dweight[k], dbias[k], dx[p]
+            if own:
+                m = float(max((p.stop - p.start) * x.shape[2], 1))
+                backward = channel_backward if small else large_backward
+                backward(x[p], dy[p], gamma, m, mean[k], rstd[k], *results)
+            else:
+                given_backward(x[p], dy[p], gamma, mean[k], rstd[k], *results)
         return (
             dx.reshape(shape),
             _total(dweight, x.dtype) if has_weight else None,

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import check_flag, check_int
 from ..operators import OPS, implements
+from ..sums import total
 from ..tape import differentiable
 from ..tensors import Tensor
 
@@ -43,7 +44,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum over the axes; every summand gets dy."""
     _check(axis, keepdims)
     shape = x.shape
-    return x.sum(axis=axis, keepdims=keepdims), lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)), shape)
+    return total(x, axis, keepdims), lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)), shape)
 
 
 @implements(np.mean)
@@ -52,8 +53,7 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean over the axes; every element gets dy / n."""
     _check(axis, keepdims)
     n, shape = _count(x, axis), x.shape
-    y = x.mean(axis=axis, keepdims=keepdims)
-    return y, lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)) / n, shape)
+    return total(x, axis, keepdims) / n, lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)) / n, shape)
 
 
 @implements(np.var)
@@ -66,9 +66,10 @@ def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
     _check(axis, keepdims)
     shape, degrees = x.shape, _count(x, axis) - check_int("ddof", ddof)
     over = 1.0 / degrees if degrees > 0 else math.nan
-    centered = x - x.mean(axis=axis, keepdims=True)
-    centered = centered - centered.mean(axis=axis, keepdims=True)  # what rounding a large mean has left
-    y = (centered * centered).sum(axis=axis, keepdims=keepdims) * over
+    n = degrees + ddof
+    centered = x - total(x, axis, keepdims=True) / n
+    centered = centered - total(centered, axis, keepdims=True) / n  # what rounding a large mean has left
+    y = total(centered * centered, axis, keepdims) * over
     return y, lambda dy: dy.reshape(_kept(shape, axis)) * centered * (2.0 * over)
 
 
@@ -89,7 +90,7 @@ def _extreme(x: Any, y: Any, axis: Any) -> Any:
         kept = _kept(x.shape, axis)
         chosen = (x == y.reshape(kept)).astype(x.dtype)
         with np.errstate(invalid="ignore"):  # NaN equals nothing: 0 / 0, the gradient is NaN too
-            share = chosen / chosen.sum(axis=axis, keepdims=True)
+            share = chosen / total(chosen, axis, keepdims=True)
         return dy.reshape(kept) * share
 
     return y, pullback
