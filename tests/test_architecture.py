@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tinygrad_bn"
 LAYERS = [
-    ["operators", "jit", "memory"],
+    ["operators", "jit", "memory", "sums"],
     ["tensors", "tape"],
     ["checks", "threads", "random", "blas"],
     ["backward"],

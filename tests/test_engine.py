@@ -863,3 +863,42 @@ def test_indices_that_hold_tensors_are_named_also_in_assignments_and_lists():
         x * [1, 2]
     with pytest.raises(TypeError, match=r"got complex128$"):
         Tensor(np.ones(1, complex))
+
+
+# gradients that are delivered
+
+
+def test_a_gradient_that_is_delivered_may_be_written_into():
+    for make in (
+        lambda x: x.mean(),
+        lambda x: x.sum(axis=0),
+        lambda x: tb.broadcast_to(x, (1, 1)),
+        lambda x: x.reshape(1),
+    ):
+        x = leaf(3.0)
+        make(x).backward(np.ones(make(x).shape))
+        x.grad += 1
+        assert x.grad == 2
+
+
+def test_what_no_longer_requires_grad_gets_none():
+    """As in PyTorch: the flag is looked at when gradients are delivered."""
+    x, y = leaf(1.0), leaf(2.0)
+    z = x * y
+    x.requires_grad = False
+    z.backward()
+    assert x.grad is None and y.grad == 1
+
+
+def test_initialization_is_in_place():
+    layers = [nn.Linear(3, 2), nn.Conv2d(2, 2, 1), nn.Linear(2, 3)]
+    for layer in layers:
+        twin, array = layer.weight.detach(), layer.weight.data
+        y = (layer.weight * layer.weight).sum()
+        layer.reset_parameters()
+        nn.init.constant_(layer.weight, 3.0)
+        assert layer.weight.data is array and (twin.data == 3).all()
+        with pytest.raises(RuntimeError, match="changed in place"):
+            y.backward()
+    fixed = Tensor(np.frombuffer(np.zeros(2).tobytes()))
+    assert nn.init.ones_(fixed).data.tolist() == [1, 1]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -360,3 +361,50 @@ def test_a_norm_with_a_forward_of_its_own_is_not_folded():
     other[1].forward = lambda x: plain(x) * 2.0
     for each in (net, other):
         np.testing.assert_allclose(nn.utils.fold_batch_norm(each)(x).data, each(x).data, rtol=1e-6)
+
+
+class Taps(nn.Module):
+    """A net that looks at the output of its first layer, too."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.seq = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU())
+        if held:
+            self.taps = {"first": [self.seq[0]]}
+
+    def forward(self, x):
+        return self.seq(x) + self.seq[0](x)
+
+
+def test_a_layer_that_is_used_once_more_in_a_list_is_not_folded():
+    net, x = Taps(held=True), tensor(np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32))
+    net(x)
+    folded = nn.utils.fold_batch_norm(net)
+    assert isinstance(folded.seq[1], nn.BatchNorm1d)
+    np.testing.assert_allclose(folded(x).data, net.eval()(x).data, rtol=1e-6)
+
+
+@pytest.mark.parametrize("copied", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_merged_layer_that_is_called_by_itself_raises(copied):
+    net, x = Taps(held=False), tensor(np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32))
+    net(x)
+    folded = copied(nn.utils.fold_batch_norm(net))
+    np.testing.assert_allclose(folded.seq(x).data, net.eval().seq(x).data, rtol=1e-5, atol=1e-6)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="merged this Linear with the BatchNorm1d behind it"):
+            folded(x)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchRenorm1d])
+def test_a_forward_of_a_norms_own_is_called_and_stays(kind):
+    norm = kind(2)
+    calls, plain = [], norm.forward
+    norm.forward = wrapper = lambda x: calls.append(len(x)) or plain(x)
+    x = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32)
+    nn.utils.recompute_statistics(nn.Sequential(norm), [x])
+    np.testing.assert_allclose(norm.running_mean, x.mean(axis=0), atol=1e-6)
+    nn.utils.adapt_statistics(nn.Sequential(norm), x, weight=0.5)
+    assert norm.forward is wrapper and calls == [6, 6, 6]
+    with pytest.raises(ValueError):
+        nn.utils.recompute_statistics(nn.Sequential(norm), [])
+    assert norm.forward is wrapper
