@@ -13,6 +13,8 @@ PAGE = FOLDER.parent / "docs" / "accuracy.md"
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER)]
 
 import norm_accuracy as norms  # noqa: E402
+import numpy as np  # noqa: E402
+import sum_accuracy  # noqa: E402
 import test_truth  # noqa: E402
 
 SEEDS = 5
@@ -59,13 +61,24 @@ def beside_pytorch(what):
     return table(["input", *kinds], rows)
 
 
+def sums():
+    """Roundings of the result, ours and PyTorch's, in float32 and C order, by the number of rows."""
+    lengths = (1000, 100_000, 10_000_000)
+    rows = []
+    for quantity in sum_accuracy.OURS:
+        x = [sum_accuracy.data(n, np.float32) for n in lengths]
+        cells = (f"{sum_accuracy.ours(quantity, a):.2g} / {sum_accuracy.pytorchs(quantity, a):.2g}" for a in x)
+        rows.append([quantity, *cells])
+    return table(["float32, axis 0 of (rows, 3)", *(f"{n:,}" for n in lengths)], rows)
+
+
 def main():
     import torch
 
     torch.set_num_threads(1)
     text = PAGE.read_text(encoding="utf-8")
     makers = {"float64": ops, "float32 value": lambda: beside_pytorch("value")}
-    makers["float32 gradient"] = lambda: beside_pytorch("gradient")
+    makers |= {"float32 gradient": lambda: beside_pytorch("gradient"), "sums": sums}
     for name, make in makers.items():
         text, found = re.subn(
             rf"(<!-- TABLE {name} -->\n).*?(<!-- END -->)",
