@@ -508,7 +508,6 @@ def look_away():
 def run(machine, examples, steps, shrink=True):
     """examples lives of the machine, of up to steps rules each; shrink: make one that fails as short as can be."""
     options = settings(
-        max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         database=None,
@@ -519,6 +518,7 @@ def run(machine, examples, steps, shrink=True):
     )
     look_away()
     try:
-        run_state_machine_as_test(machine, settings=options)
+        for done in range(0, examples, 500):  # hypothesis keeps 0.2 MB of every life until it has finished
+            run_state_machine_as_test(machine, settings=settings(options, max_examples=min(500, examples - done)))
     finally:
         gc.unfreeze()

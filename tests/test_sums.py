@@ -19,7 +19,12 @@ FEW = 8  # roundings: log2 of the number of summands is at most 24, and rounding
 @pytest.mark.parametrize("layout", sum_accuracy.LAYOUTS)
 @pytest.mark.parametrize("quantity", sum_accuracy.OURS)
 @pytest.mark.parametrize(
-    "rows", [1000, 100_003, *(pytest.param(n, marks=pytest.mark.long) for n in (1_000_000, 10_000_000))]
+    "rows",
+    [
+        1000,
+        pytest.param(100_003, marks=pytest.mark.slow),
+        *(pytest.param(n, marks=pytest.mark.long) for n in (1_000_000, 10_000_000)),
+    ],
 )
 def test_the_error_does_not_grow_with_the_length(rows, quantity, layout, dtype):
     x = sum_accuracy.LAYOUTS[layout](sum_accuracy.data(rows, dtype))

@@ -192,13 +192,13 @@ def channel_scale(dy, weight, rstd, dx):  # type: ignore[no-untyped-def]
     """dx = weight[c] rstd[c] dy, where the statistics are constants"""
     N, C, L = dy.shape
     if L == 1:
-        rows, out, scale = dy.reshape(N, C), dx.reshape(N, C), np.empty(C)
+        rows, out, factors = dy.reshape(N, C), dx.reshape(N, C), np.empty(C)
         for c in range(C):
-            scale[c] = weight[c] * rstd[c]
+            factors[c] = weight[c] * rstd[c]
         for n in range(N):
             row, result = rows[n], out[n]
             for c in range(C):
-                result[c] = row[c] * scale[c]
+                result[c] = row[c] * factors[c]
     else:
         for n in range(N):
             for c in range(C):
@@ -247,21 +247,24 @@ def large_forward(x: Array, weight: Array, bias: Array, eps: float, own: bool, *
 def large_backward(x: Array, dy: Array, weight: Array, m: float, mean: Array, rstd: Array, *outputs: Array) -> None:
     """channel_backward for large arrays."""
     dweight, dbias, dx = outputs
-    jobs = pieces(x)
-    totals = np.empty((2, len(jobs), len(mean)))
-    for_each(lambda job: channel_sums(x[job[1]], dy[job[1]], mean, rstd, *totals[:, job[0]]), jobs)
-    dweight[:], dbias[:] = totals.sum(axis=1)
-    for_each(lambda job: channel_dx(x[job[1]], dy[job[1]], weight, m, mean, rstd, dweight, dbias, dx[job[1]]), jobs)
+    sums_of_pieces(x, dy, mean, rstd, dweight, dbias)
+    each = lambda job: channel_dx(x[job[1]], dy[job[1]], weight, m, mean, rstd, dweight, dbias, dx[job[1]])
+    for_each(each, pieces(x))
 
 
 def given_backward(x: Array, dy: Array, weight: Array, mean: Array, rstd: Array, *outputs: Array) -> None:
     """Where mean and rstd were given: they are constants, and an infinite dy or x stays in its place."""
     dweight, dbias, dx = outputs
+    sums_of_pieces(x, dy, mean, rstd, dweight, dbias)
+    for_each(lambda job: channel_scale(dy[job[1]], weight, rstd, dx[job[1]]), pieces(x))
+
+
+def sums_of_pieces(x: Array, dy: Array, mean: Array, rstd: Array, dweight: Array, dbias: Array) -> None:
+    """channel_sums, piece by piece."""
     jobs = pieces(x)
     totals = np.empty((2, len(jobs), len(mean)))
     for_each(lambda job: channel_sums(x[job[1]], dy[job[1]], mean, rstd, *totals[:, job[0]]), jobs)
     dweight[:], dbias[:] = totals.sum(axis=1)
-    for_each(lambda job: channel_scale(dy[job[1]], weight, rstd, dx[job[1]]), jobs)
 
 
 def pieces(x: Array) -> list[tuple[int, slice]]:
