@@ -1508,9 +1508,22 @@ def scheduler_constructor(name: str) -> Builder:
 
         args = {"optimizer": optimizer}
         args |= {k: w.pick(*v) if v else two_schedules(optimizer) for k, v in SCHEDULES[name].items()}
-        words = ("last_epoch", "param_groups", "lr")
+        words = (
+            "last_epoch",
+            "param_groups",
+            "lr",
+            "object of type",
+            "operand",
+            "Tensor",
+        )  # the last: what a lambda raises
         return Call(
-            fn, args, {"last_epoch": -1}, inplace=("optimizer",), own=("optimizer",), words=words, state=(optimizer,)
+            fn,
+            args,
+            {"last_epoch": -1},
+            inplace=("optimizer", "schedulers"),
+            own=("optimizer",),
+            words=words,
+            state=(optimizer,),
         )
 
     return builder
