@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+import tinygrad_bn.nn.functional as F
 from tinygrad_bn import Tensor, data, manual_seed, nn, no_grad, tensor
 
 SEED = 0
@@ -384,15 +385,76 @@ def test_a_layer_that_is_used_once_more_in_a_list_is_not_folded():
     np.testing.assert_allclose(folded(x).data, net.eval()(x).data, rtol=1e-6)
 
 
-@pytest.mark.parametrize("copied", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_merged_layer_that_is_called_by_itself_raises(copied):
-    net, x = Taps(held=False), tensor(np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32))
+class ByHand(nn.Module):
+    """Subclasses use the Sequential in their ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.seq = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU())
+
+
+class Loop(ByHand):
+    def forward(self, x):
+        for layer in self.seq:
+            x = layer(x)
+        return x
+
+
+class Slices(ByHand):
+    def forward(self, x):
+        return self.seq[1:](self.seq[:1](x))
+
+
+class Forward(ByHand):
+    def forward(self, x):
+        return self.seq.forward(x) + self.seq[1](x)
+
+
+class Weights(ByHand):
+    def forward(self, x):
+        return self.seq(x) + F.linear(x, self.seq[0].weight)
+
+
+class Apart(nn.Sequential):
+    def forward(self, x):
+        return self[0](x) + self[0][0](x)
+
+
+class Whole(ByHand):
+    def forward(self, x):
+        return self.seq(x) * 2.0
+
+
+KEPT = [
+    lambda: Taps(held=False),
+    Loop,
+    Slices,
+    Forward,
+    Weights,
+    lambda: Apart(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))),
+    lambda: nn.Sequential(Loop(), nn.Linear(2, 2)),
+]
+
+
+@pytest.mark.parametrize("make", KEPT)
+def test_a_sequential_that_a_forward_takes_apart_is_not_folded(make):
+    net, x = make(), tensor(np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32))
     net(x)
-    folded = copied(nn.utils.fold_batch_norm(net))
-    np.testing.assert_allclose(folded.seq(x).data, net.eval().seq(x).data, rtol=1e-5, atol=1e-6)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="merged this Linear with the BatchNorm1d behind it"):
-            folded(x)
+    folded = nn.utils.fold_batch_norm(net)
+    assert any(isinstance(m, nn.BatchNorm1d) for m in folded.modules())
+    np.testing.assert_allclose(folded(x).data, net.eval()(x).data, rtol=1e-6)
+
+
+def test_one_that_a_forward_calls_as_a_whole_is_folded_and_works_in_every_way():
+    net, x = Whole(), tensor(np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32))
+    net(x)
+    folded = nn.utils.fold_batch_norm(net)
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in folded.modules())
+    expected = net.eval()(x).data / 2
+    np.testing.assert_allclose(folded(x).data, 2 * expected, rtol=1e-5, atol=1e-6)
+    seq = pickle.loads(pickle.dumps(folded)).seq
+    for y in (seq(x), seq.forward(x), seq[2:](seq[:2](x)), nn.Sequential(*seq)(x)):
+        np.testing.assert_allclose(y.data, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchRenorm1d])

@@ -457,3 +457,26 @@ def test_depthwise_convolution_has_the_same_bits_in_every_layout(order):
         y.backward(np.ones(y.shape))
         results.append([y.data.tobytes(), t.grad.tobytes(), k.grad.tobytes()])
     assert results[0] == results[1] == results[2]
+
+
+def test_a_nan_gradient_of_a_power_is_not_swallowed():
+    """db is dy times 0 where a is 0, as in PyTorch."""
+    a, b = tensor(np.zeros(3), requires_grad=True), tensor(np.full(3, 2.0), requires_grad=True)
+    (a**b).backward(np.array([np.nan, np.inf, 1.0]))
+    assert np.isnan(b.grad[:2]).all() and b.grad[2] == 0
+
+
+@pytest.mark.parametrize("x", [np.inf, -np.inf])
+@pytest.mark.parametrize("t", [0.0, 0.25, 1.0])
+def test_binary_cross_entropy_at_infinity_through_its_definition(x, t):
+    logits = tensor(np.array([x]), requires_grad=True)
+    loss = F.binary_cross_entropy_with_logits(logits, np.array([t]))
+    (dx,) = grad(loss, logits, create_graph=True)
+    assert dx.item() == (1.0 if x > 0 else 0.0) - t  # sigmoid(x) - t
+
+
+def test_an_infinite_running_mean_is_no_contradiction():
+    x = tensor(np.array([[1.0], [2.0]]), requires_grad=True)
+    y = F.batch_norm(x, np.array([np.inf]), np.array([1.0]))
+    (dx,) = grad(y.sum(), x, create_graph=True)
+    np.testing.assert_allclose(dx.data, 1 / np.sqrt(1 + 1e-5))

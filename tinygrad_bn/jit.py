@@ -24,7 +24,7 @@ def kernel(function: Callable[..., None]) -> Any:
     """Compile a function of C-contiguous arrays that writes into its output arguments, or returns a number.
 
     The machine code is cached on disk. Where no folder can be written, it is compiled once per process instead.
-    NUMBA_DISABLE_JIT=1 runs the same code as plain Python, for a debugger.
+    NUMBA_DISABLE_JIT=1 runs the same code as plain Python, for a debugger. What other kernels call is a part.
     """
     return _compiled(function, FLAGS)
 

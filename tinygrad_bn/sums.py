@@ -19,8 +19,8 @@ BLOCK = 32  # summands of a running sum where there are more
 
 def total(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Any:
     """x.sum(axis, keepdims) of an array; of a tensor, whose op comes back here."""
-    if not isinstance(x, np.ndarray) or x.size <= FEW:
-        return x.sum(axis=axis, keepdims=keepdims)
+    if not isinstance(x, np.ndarray) or x.size <= FEW or (axis is None and x.flags.forc):
+        return x.sum(axis=axis, keepdims=keepdims)  # all of an array that is one run in memory: in pairs
     axes = set(normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim))
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     if x.size <= FEW * math.prod(kept):
@@ -30,8 +30,11 @@ def total(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fa
     run = len(order)
     while run and order[run - 1] in axes:
         run -= 1
-    if run < len(order):  # the last axes, in pairs
-        y = (y.reshape(*y.shape[:run], -1) if run < len(order) - 1 else y).sum(axis=-1)
+    if run < len(order):  # in pairs, the last axis and those that are one run with it
+        first = len(order) - 1
+        while first > run and y.strides[first - 1] == y.strides[first] * y.shape[first]:
+            first -= 1
+        y, run = y.reshape(*y.shape[:first], -1).sum(axis=-1), first
     for k in reversed(range(run)):
         if order[k] in axes:
             y = _in_blocks(y, k)

@@ -10,9 +10,12 @@ those of the new inputs (adapt_statistics). Constants are an affine map, and can
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import itertools
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +30,7 @@ from ..ops.norms import check_writable
 from ..tensors import FLOATS, Array, Tensor, no_grad, plain_array
 from .convolution import Conv2d
 from .layers import Identity, Linear
-from .module import Module, Parameter, Sequential
+from .module import Module, ModuleList, Parameter, Sequential
 from .norm_variants import _BatchRenorm, _DecorrelatedBatchNorm
 from .normalization import _BatchNorm, _Running
 from .probe import check_model
@@ -236,9 +239,9 @@ def fold_batch_norm(model: Module) -> Module:
     mode; DecorrelatedBatchNorm has the matrix W in place of 1 / sqrt(var + eps).
     What cannot be folded stays as it is: LayerNorm, RMSNorm, GroupNorm and InstanceNorm, batch norms without running
     statistics (track_running_stats=False) or behind anything else (an activation, another norm), layers and weights
-    that are used in several places, what has hooks, and what has a forward of its own. A merged layer that a forward
-    also calls by itself raises RuntimeError there: its output is another. The copy is in eval mode, and equal up to
-    rounding; behind a Linear it takes inputs (N, features) alone.
+    that are used in several places, what has hooks or a forward of its own, and a Sequential that the class which holds
+    it does not only call as a whole (but, say, self.seq[0](x)). The copy is in eval mode, and equal up to rounding;
+    behind a Linear it takes inputs (N, features) alone.
     Errors: TypeError; ValueError for a norm of another number of features than the layer has outputs, and for
     decorrelation behind a Conv2d with groups.
 
@@ -254,7 +257,8 @@ def fold_batch_norm(model: Module) -> Module:
     folded = copy.deepcopy(model).eval()
     modules = list(folded.modules())
     uses = Counter(id(value) for m in modules for value in _held(vars(m)))
-    for sequential in [m for m in modules if type(m).forward is Sequential.forward]:
+    called_whole = _called_whole(folded)
+    for sequential in [m for m in modules if type(m).forward is Sequential.forward and called_whole(m)]:
         children = list(sequential.named_children())
         for (_, layer), (name, norm) in itertools.pairwise(children):
             kind = {Linear: 2, Conv2d: 4}.get(type(layer))
@@ -271,10 +275,6 @@ def fold_batch_norm(model: Module) -> Module:
             ):
                 _fold(layer, norm)
                 setattr(sequential, name, Folded(layer, norm).eval())
-                together = _Together(type(layer).__name__, type(norm).__name__)
-                sequential.register_forward_pre_hook(together.begin)
-                sequential.register_forward_hook(together.end)
-                layer.register_forward_pre_hook(together.check)
     return folded
 
 
@@ -287,24 +287,37 @@ def _held(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Any]:
             yield from _held(item, (*seen, id(value)))
 
 
-class _Together:
-    """Hooks: a layer that a norm was merged into is called by its Sequential alone, never by itself."""
+def _called_whole(model: Module) -> Callable[[Module], bool]:
+    """Whether a Sequential is only called as a whole, as far as the source of who holds it tells.
 
-    def __init__(self, layer: str, norm: str) -> None:
-        self.layer, self.norm, self.inside = layer, norm, False
+    A forward that also says self.seq[0](x), or goes through self.seq layer by layer, needs the layers as they are.
+    """
+    taken_apart: set[int] = set()
+    for owner in model.modules():
+        if type(owner) not in (Sequential, ModuleList):
+            words = _other_uses(type(owner))
+            for name, child in owner.named_children():
+                if name in words or (name.isdecimal() and "self" in words):
+                    taken_apart |= {id(m) for m in child.modules()}
+    return lambda sequential: id(sequential) not in taken_apart
 
-    def begin(self, sequential: Module, inputs: Any) -> None:
-        self.inside = True
 
-    def end(self, sequential: Module, inputs: Any, output: Any) -> None:
-        self.inside = False
-
-    def check(self, layer: Module, inputs: Any) -> None:
-        if not self.inside:
-            raise RuntimeError(
-                f"fold_batch_norm merged this {self.layer} with the {self.norm} behind it, and the model calls it by "
-                "itself, too: its output is no longer what it was. Fold a model that calls the two only together"
-            )
+def _other_uses(kind: type[Module]) -> set[str]:
+    """The attributes of self that the class uses in other ways than to assign or to call them; "self" for self[...]."""
+    if kind.__module__.startswith(__package__):
+        return set()
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError, SyntaxError):  # a class typed in, without a file: nothing is known
+        return set()
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in called:
+            found.add(node.attr)
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            found.add(node.value.id)
+    return found
 
 
 def _fold(layer: Any, norm: Any) -> None:

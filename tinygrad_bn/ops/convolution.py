@@ -248,7 +248,7 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
 
         def backward(k: int) -> None:
             for block in blocks[k :: len(parts)]:
-                parts[k] += (matrices(dy[block]) @ patches(block).swapaxes(2, 3)).sum(axis=0, dtype=np.float64)
+                parts[k] += (matrices(dy[block]) @ patches(block).swapaxes(2, 3)).sum(axis=0)
 
         for_each(backward, range(len(parts)))
         return parts.sum(axis=0).reshape(weight.shape).astype(dy.dtype)

@@ -58,7 +58,7 @@ def negative(a: Any) -> Any:
 def power(a: Any, b: Any) -> Any:
     """a ** b;  da = b a^(b-1) dy,  db = log(a) a^b dy
 
-    Where b = 0 the first is 0 also at a = 0 (and for an infinite dy), where a = 0 and b >= 0 the second is 0 (the limit
+    Where b = 0 the first is 0 also at a = 0 and for an infinite dy, where a = 0 and b >= 0 the second is 0 (the limit
     for b > 0), as in PyTorch.
     """
 
@@ -69,13 +69,15 @@ def power(a: Any, b: Any) -> Any:
     def db(dy: Any) -> Any:
         zero = (a == 0) & (b >= 0)
         with np.errstate(divide="ignore", invalid="ignore"):  # log 0 where b < 0
-            return np.where(zero, 0, dy * (a**b * np.log(np.where(zero, 1, a))))
+            return dy * np.where(zero, 0, a**b * np.log(np.where(zero, 1, a)))
 
     for name, value in (("a", a), ("b", b)):
         if not isinstance(value, (Tensor, np.ndarray, int, float, np.generic)):
             raise TypeError(f"{name} must be a Tensor, an array or a number, got {type(value).__name__}")
     if isinstance(b, (int, float)):  # x**2: no arrays of exponents
-        return a**b, lambda dy: dy * (b * a ** (b - 1)) if b != 0 else np.where(np.isnan(dy) | True, 0, dy)
+        if b == 0:
+            return a**b, lambda dy: np.where(np.isnan(dy) | True, 0, dy)  # zeros, whatever dy holds
+        return a**b, lambda dy: dy * (b * a ** (b - 1))
     if isinstance(a, (int, float)) and a != 0:  # 2**x
         slope = math.log(a) if a > 0 else math.nan
         return a**b, lambda dy: (None, dy * a**b * slope)

@@ -230,16 +230,19 @@ def binary_cross_entropy_with_logits(x: Tensor, target: Tensor | Array, *, reduc
 
 
 def bce_definition(x: Any, target: Any) -> Any:
-    zero = np.where(x <= 0, 0, x)
-    return zero - x * target + np.log(1 + np.exp(-(2 * zero - x)))  # 2 max(x, 0) - x = |x|, smooth at 0 when summed
+    slope, positive = np.where(x > 0, 1 - target, -target), np.where(x > 0, x, -x)  # |x|, smooth at 0 when summed
+    lost = (abs(x.data if isinstance(x, Tensor) else x) == math.inf) & (slope == 0)  # 0 times infinity is 0 here
+    return np.where(lost, 0, slope * np.where(lost, 0, x)) + np.log(1 + np.exp(-positive))
 
 
 @differentiable(definition=bce_definition)
 def _bce(x: Any, target: Any) -> Any:
     e = np.exp(-np.absolute(x))
-    slope = np.where(x >= 0, 1 - target, -target)  # of the straight part: max(x, 0) - x t, where 0 times infinity is 0
     with np.errstate(invalid="ignore"):
-        y = np.where(slope == 0, 0, slope * x) + np.log1p(e)
+        y = np.asarray(np.maximum(x, 0) - x * target + np.log1p(e))
+        if (infinite := np.isinf(x)).any():  # the limit, where 0 times infinity is 0
+            slope = np.where(x >= 0, 1 - target, -target)
+            y = np.where(infinite, np.where(slope == 0, 0, slope * x), y)
 
     def dx(dy: Any) -> Any:
         s = e / (1 + e)  # sigmoid(-|x|); where t = 1 and x is large, (1 - t) - s is -s, and 1 - s - t rounds to 0

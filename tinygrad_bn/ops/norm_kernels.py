@@ -187,7 +187,7 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignor
                 backward_run(x[n, c], dy[n, c], mean[c], factor, dbias[c] / m * factor, steep, dx[n, c])
 
 
-@kernel
+@part
 def channel_scale(dy, weight, rstd, dx):  # type: ignore[no-untyped-def]
     """dx = weight[c] rstd[c] dy, where the statistics are constants"""
     N, C, L = dy.shape
@@ -205,6 +205,12 @@ def channel_scale(dy, weight, rstd, dx):  # type: ignore[no-untyped-def]
                 run, result, factor = dy[n, c], dx[n, c], weight[c] * rstd[c]
                 for i in range(L):
                     result[i] = run[i] * factor
+
+
+@kernel
+def channel_given_backward(x, dy, weight, mean, rstd, dweight, dbias, dx):  # type: ignore[no-untyped-def]
+    channel_sums(x, dy, mean, rstd, dweight, dbias)
+    channel_scale(dy, weight, rstd, dx)
 
 
 @kernel
@@ -252,7 +258,7 @@ def large_backward(x: Array, dy: Array, weight: Array, m: float, mean: Array, rs
     for_each(each, pieces(x))
 
 
-def given_backward(x: Array, dy: Array, weight: Array, mean: Array, rstd: Array, *outputs: Array) -> None:
+def large_given_backward(x: Array, dy: Array, weight: Array, mean: Array, rstd: Array, *outputs: Array) -> None:
     """Where mean and rstd were given: they are constants, and an infinite dy or x stays in its place."""
     dweight, dbias, dx = outputs
     sums_of_pieces(x, dy, mean, rstd, dweight, dbias)
@@ -394,7 +400,8 @@ def channel_norm_definition(
     else:
         rstd = (1 / np.sqrt(var + eps)).astype(x.dtype)
         high = mean.astype(x.dtype)  # the mean in two parts, or rounding a large one would show
-        low = (mean - high).astype(x.dtype)
+        with np.errstate(invalid="ignore"):  # an infinite one has no second part
+            low = np.where(np.isfinite(mean), mean - high, 0).astype(x.dtype)
         x_hat = (x - high.reshape(shape) - low.reshape(shape)) * rstd.reshape(shape)
     return affine(x_hat, weight, bias, shape)
 
@@ -454,7 +461,8 @@ def channel_norm(
                 backward = channel_backward if small else large_backward
                 backward(x[p], dy[p], gamma, m, mean[k], rstd[k], *results)
             else:
-                given_backward(x[p], dy[p], gamma, mean[k], rstd[k], *results)
+                backward = channel_given_backward if small else large_given_backward
+                backward(x[p], dy[p], gamma, mean[k], rstd[k], *results)
         return (
             dx.reshape(shape),
             _total(dweight, x.dtype) if has_weight else None,

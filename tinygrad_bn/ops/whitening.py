@@ -119,6 +119,7 @@ MATRIX = {"zca": inverse_sqrt, "pca": pca_matrix}
 def whiten_definition(x: Any, *, eps: float, method: str, keep: Any) -> Any:
     d, m = x.shape[-2:]
     centered = x - x.mean(axis=-1, keepdims=True)
+    centered = centered - centered.mean(axis=-1, keepdims=True)  # what rounding a large mean has left
     sigma = centered @ _t(centered) / m + eps * np.eye(d, dtype=x.dtype)
     return MATRIX[method](sigma) @ centered
 
