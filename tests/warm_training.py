@@ -101,6 +101,7 @@ def arguments(dtype, l):
         "channel_sums": (x, dy, mean, mean, statistics(c), statistics(c)),
         "channel_dx": (x, dy, weight, m, mean, mean, mean, mean, np.empty_like(x)),
         "channel_scale": (dy, weight, mean, np.empty_like(x)),
+        "channel_given_backward": (x, dy, weight, mean, np.ones(c), *statistics(2, c), np.empty_like(x)),
         "channel_forward": (x, weight, given(c), 1e-5, True, *statistics(3, c), np.empty_like(x)),
         "channel_backward": (x, dy, weight, m, mean, mean, *statistics(2, c), np.empty_like(x)),
         "normalize_row": (row, 2.0, given(c * l), given(c * l), given(c * l)),

@@ -41,7 +41,9 @@ def warmup(dtype: Any = np.float32) -> None:
         run(module.to(dtype), 4, 8)
     for module in images:
         run(module.to(dtype), 2, 8, 4, 4)
-    run(nn.BatchNorm1d(8).to(dtype), 1 << 17, 8)  # large arrays take other kernels
+    for rows_of in (4, 1 << 17):  # large arrays take other kernels, and so does eval mode
+        run(nn.BatchNorm1d(8).to(dtype), rows_of, 8)
+        run(nn.BatchNorm1d(8).to(dtype).eval(), rows_of, 8)
     run(F.softmax, 4, 8)
     run(lambda x: F.cross_entropy(x, np.zeros(4, np.int64)), 4, 8)
     parameter = nn.Parameter(np.ones(3, dtype))
