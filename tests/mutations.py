@@ -736,7 +736,6 @@ edits(
     ("BLOCK = 32", "BLOCK = 1 << 40", "long sums are running sums"),
     ("blocks[(*here, -1)] += x[(*here, slice(whole, n))].sum(axis=axis)", "pass", "the rest of a block is left out"),
     ("x.size <= FEW * math.prod(kept)", "True", "all sums are NumPy's"),
-    ("key=lambda i: -abs(x.strides[i])", "key=lambda i: i", "the axis that is dense in memory is not found"),
 )
 edits(
     "jit.py",
