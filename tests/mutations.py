@@ -518,7 +518,11 @@ edits(
         "copies forget the momentum",
     ),
     ('"_buffers": list(self._buffers.items())', '"_buffers": []', "copies are made without the momentum"),
-    ("_check_groups(self.param_groups)\n        for", "for", "groups that were edited are not checked"),
+    (
+        "if not same or len(set",
+        "if len(self._numbers) != len(self.param_groups) or len(set",
+        "settings that were edited are not checked",
+    ),
     ("_check_groups([*self.param_groups, group])", "pass", "a group that is added is not checked"),
     (
         "group = {**self.defaults, **param_group,",

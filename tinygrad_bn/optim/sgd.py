@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterable, Iterator
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,8 @@ class SGD:
             groups = [{"params": groups}]
         self.param_groups: list[dict[str, Any]] = []
         self._buffers = _Buffers()
+        self._seen: list[Any] = []  # the settings of the last step, ...
+        self._numbers: list[dict[Any, tuple[Any, ...]]] = []  # ... and for each group, by dtype, what they come to
         for group in groups:
             if not isinstance(group, dict):
                 raise TypeError(f"params must be all Tensors or all dicts, got a dict and a {type(group).__name__}")
@@ -189,9 +192,9 @@ class SGD:
         0.7
         """
         steps = []  # everything is checked before anything changes
-        _check_groups(self.param_groups)
-        for group in self.param_groups:
-            numbers: dict[Any, tuple[Any, ...]] = {}
+        self._check_step()
+        for i, group in enumerate(self.param_groups):
+            numbers = self._numbers[i]
             for p in group["params"]:
                 g, dtype = p.grad, p._data.dtype
                 if g is None:
@@ -212,6 +215,16 @@ class SGD:
             g = (-g if maximize else contiguous(g)).reshape(-1)
             self._step(p, g, buffer, settings)
             p._changes[0] += 1
+
+    def _check_step(self) -> None:
+        """Check all that a step relies on; settings that are the very objects of the last step have been checked."""
+        parameters, settings = _parameters(self.param_groups), []
+        for group in self.param_groups:
+            settings += [group.get(name) for name in SETTINGS]
+        same = len(settings) == len(self._seen) and all(map(is_, settings, self._seen))
+        if not same or len(set(map(id, parameters))) < len(parameters) or any(p._node is not None for p in parameters):
+            _check_groups(self.param_groups)
+            self._seen, self._numbers = settings, [{} for _ in self.param_groups]
 
     def _step(self, p: Tensor, g: Array, buffer: Array | None, numbers: tuple[Any, ...]) -> None:
         first = buffer is None
@@ -309,7 +322,7 @@ class SGD:
     # copy.deepcopy and pickle: the momentum travels with the parameters themselves
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_buffers": list(self._buffers.items())}
+        return {**vars(self), "_buffers": list(self._buffers.items()), "_seen": [], "_numbers": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _buffers=_Buffers())
