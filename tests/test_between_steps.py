@@ -443,3 +443,31 @@ def test_settings_that_float32_cannot_hold_are_refused(name):
     with pytest.raises(ValueError, match="must fit into float32"):
         sgd.step()
     assert (p.data == 1).all()
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edit_after_a_step_is_looked_at_too(kind):
+    edit, error, words = EDITS[kind]
+    p = nn.Parameter(np.zeros(2))
+    sgd = optim.SGD([p], lr=1.0, momentum=0.5)
+    p.grad = np.ones(2)
+    sgd.step()
+    edit(sgd)
+    with pytest.raises(error) as caught:
+        sgd.step()
+    assert all(word in str(caught.value) for word in words) and (p.data == -1).all()
+
+
+def test_each_setting_that_is_edited_after_a_step_holds_in_the_next():
+    rng, p = np.random.default_rng(0), nn.Parameter(np.ones(3))
+    sgd, value, v = optim.SGD([p], lr=0.1, momentum=0.9), np.ones(3), None
+    edits = [{}, {"lr": 0.2}, {"weight_decay": 0.1}, {"dampening": 0.5}, {"maximize": True}, {"momentum": 0.5}]
+    for edit in [*edits, {"dampening": 0, "nesterov": True}]:
+        sgd.param_groups[0].update(edit)
+        s = sgd.param_groups[0]
+        p.grad = rng.standard_normal(3)
+        d = (-p.grad if s["maximize"] else p.grad) + s["weight_decay"] * value
+        v = d if v is None else s["momentum"] * v + (1 - s["dampening"]) * d
+        value = value - s["lr"] * (d + s["momentum"] * v if s["nesterov"] else v)
+        sgd.step()
+        np.testing.assert_allclose(p.data, value, rtol=1e-13)
