@@ -244,7 +244,8 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         return result
 
     def dweight(dy: Array) -> Any:
-        parts = np.zeros((min(PARTS, len(blocks)), *w.shape))  # partial sums in float64, then added up in their order
+        count = min(PARTS, len(blocks))  # of partial sums, long ones in float64, which are then added up in their order
+        parts = np.zeros((count, *w.shape), x.dtype if len(blocks) <= 4 * count else np.float64)
 
         def backward(k: int) -> None:
             for block in blocks[k :: len(parts)]:
