@@ -13,6 +13,7 @@ import pytest
 
 import tinygrad_bn as tb
 from tinygrad_bn import nn, optim
+from tinygrad_bn.tensors import overlaps
 
 X = np.random.default_rng(0).standard_normal((4, 3))
 
@@ -471,3 +472,8 @@ def test_each_setting_that_is_edited_after_a_step_holds_in_the_next():
         value = value - s["lr"] * (d + s["momentum"] * v if s["nesterov"] else v)
         sgd.step()
         np.testing.assert_allclose(p.data, value, rtol=1e-13)
+
+
+def test_a_number_that_is_repeated_a_billion_times_is_known_without_a_table_of_places():
+    assert overlaps(np.broadcast_to(np.float32(1), (1000, 1000, 1000)))
+    assert not overlaps(np.ones((3, 4)).T[::2]) and not overlaps(np.ones(1)[:, None])

@@ -473,6 +473,8 @@ def overlaps(data: Array) -> bool:
     """Whether elements share a place in memory: one number repeated, or windows that slide."""
     reach = data.itemsize
     for stride, n in sorted((abs(s), n) for s, n in zip(data.strides, data.shape, strict=True) if n > 1):
+        if stride == 0:
+            return True
         if stride < reach:  # perhaps: only the places themselves can tell
             places = sum(np.ix_(*(np.arange(n) * s for s, n in zip(data.strides, data.shape, strict=True))))
             return bool((np.diff(np.sort(places, axis=None)) < data.itemsize).any())
