@@ -574,6 +574,41 @@ def checker(check: Any) -> Builder:
 TARGETS["gradcheck"], TARGETS["gradgradcheck"] = checker(tb.gradcheck), checker(tb.gradgradcheck)
 
 
+@target("check_pair")
+def _(w: World) -> Call:
+    x, weight = np.asarray(w.array(2, 2), np.float64), np.asarray(w.array(2, 2), np.float64)
+    pairs = (
+        (lambda a, b: (a @ b, (a, b)), lambda dout, cache: (dout @ cache[1].T, cache[0].T @ dout)),
+        (lambda a, b: ((a * b).sum(), (b, a)), None),
+        (lambda a, b: (a * b, (a, b)), lambda dout, cache: {"da": dout * cache[1], "db": dout * cache[0]}),
+    )
+    forward, backward = w.pick(*pairs)
+    args = {"forward": forward, "backward": backward, "inputs": w.pick([x, weight], (x, weight))}
+    kw = {"rtol": 1e-6, "atol": 1e-8, "eps": w.maybe(1e-4), "seed": w.below(5)}
+    # what a forward or backward that is replaced says of itself, and NumPy of its operands
+    words = ("forward", "backward", "<lambda>", "argument", "operand", "shapes", "ufunc", "matmul", "len", "int")
+    words += ("input", "integer", "scalars", "data", "requires_grad")
+    errors = (tb.GradcheckError, AttributeError, OverflowError)  # the latter two of the functions themselves
+    return Call(tb.check_pair, args, kw, errors=errors, words=words)
+
+
+@target("numerical_gradient")
+def _(w: World) -> Call:
+    x = np.asarray(w.array(2, 2), np.float64)
+    fn = w.pick(lambda a: (a * a).max(), lambda a: a.max() * 2.0)  # no sum, whose order follows the layout
+    args = {"fn": fn, "inputs": w.pick(x, tb.Tensor(x, requires_grad=True))}
+    kw = {"dy": None, "method": w.pick("ridders", "central"), "eps": w.maybe(1e-5)}
+    words = ("<lambda>", "argument", "int", "len", "integer", "Tensor", "scalars", "zero-size", "max")
+    # RuntimeWarning: of a function that does not use its argument; float32 is taken in double precision
+    return Call(tb.numerical_gradient, args, kw, errors=(RuntimeWarning,), words=(*words, "fn"), converts=True)
+
+
+@target("gradcheck_cases")
+def _(w: World) -> Call:
+    kw = {"values": w.pick(["normal"], ("zeros", "ties")), "arrays": w.coin(), "argument": "x", "seed": w.below(5)}
+    return Call(lambda shapes, **kw: tb.gradcheck_cases(shapes, **kw), {"shapes": w.pick("n c", ("n", 2))}, kw)
+
+
 @target("GradcheckError")
 def _(w: World) -> Call:
     scale = w.pick(2.0, 3.0)
@@ -1436,7 +1471,7 @@ def _(w: World) -> Call:
         group.update({name: call.args[name] for name in call.args if name != "grad"})
 
     args = {"grad": w.pick(w.array(*last.shape), Tensor(w.array(*last.shape))), "lr": 0.1, "momentum": w.pick(0, 0.9)}
-    words, state = ("gradient",), (optimizer,)
+    words, state = ("gradient",), (optimizer.param_groups, optimizer._buffers)  # not its notes of what was checked
     return Call(lambda *a: optimizer.step(), args, words=words, converts=True, prepare=prepare, state=state)
 
 

@@ -56,7 +56,11 @@ MAY_BE_ANYTHING = {  # what has no narrower type: a tree of values, what each cl
     *("tb.load: return", "tb.save: value", "Module.forward: args", "Module.forward: kwargs", "Module.forward: return"),
     *("Watch.plot_activations: return", "Watch.plot_gradients: return", "Watch.plot_saturation: return"),
     *("Watch.plot_drift: return", "Watch.plot_updates: return"),
-    *("tb.gradcheck: inputs", "tb.gradgradcheck: inputs"),  # from here on: Tensors or arrays, as the docstring says
+    *(
+        "tb.gradcheck: inputs",
+        "tb.gradgradcheck: inputs",
+        "tb.check_pair: inputs",
+    ),  # from here on: Tensors or arrays, as the docstring says
     *("nn.watch.slopes: z", "nn.watch.flat_share: z"),
     *("nn.watch.saturation: input", "nn.watch.batch_statistics: input"),
 }

@@ -285,7 +285,7 @@ def test_gradcheck_says_where():
     with pytest.raises(tb.GradcheckError, match=r"input 0: 1 of 2 .* element \(1,\)"):
         tb.gradcheck(wrong, x)
     with pytest.raises(ValueError, match="float64"):
-        tb.gradcheck(lambda a: a * a, tensor([1.0], requires_grad=True))
+        tb.gradgradcheck(lambda a: a * a, tensor([1.0], requires_grad=True))
 
 
 def test_gradients_are_new_arrays_whatever_the_pullback_returns():

@@ -185,7 +185,7 @@ SMALL = {
         (lambda x, w, b: F.layer_norm(x, 3, w, b), [(0, 3), (3,), (3,)]),
         (lambda x, w, b: F.group_norm(x, 1, w, b), [(0, 2, 3), (2,), (2,)]),
         (lambda x, w, b: F.instance_norm(x, weight=w, bias=b), [(0, 2, 3), (2,), (2,)]),
-        (lambda x, w: F.rms_norm(x, 1, w), [(1, 1), (1,)]),
+        (lambda x, w: F.rms_norm(x, 1, w, 1e-3), [(1, 1), (1,)]),  # with eps = None only rounding would be left of dx
     ],
     "_conv2d": [
         (F.conv2d, [(1, 1, 1, 1), (1, 1, 1, 1), (1,)]),
@@ -227,12 +227,12 @@ def test_every_op_has_a_row():
     assert set(MODULES) == set(TABLE)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
 @pytest.mark.parametrize(("name", "i"), ROWS)
-def test_first_and_second_derivatives(name, i, layout):
+def test_first_and_second_derivatives(name, i):
+    """Both checks ask for the gradients in other memory layouts, too."""
     fn, shapes = TABLE[name][i]
-    gradcheck(fn, inputs(shapes, layout))
-    gradgradcheck(fn, inputs(shapes, layout))
+    gradcheck(fn, inputs(shapes))
+    gradgradcheck(fn, inputs(shapes))
 
 
 def test_every_op_has_rows_for_one_element_and_for_none():
@@ -387,7 +387,7 @@ def test_an_op_that_writes_into_its_arguments_is_rejected(check, rule, words):
     np.testing.assert_array_equal(x.data, before)
 
 
-@pytest.mark.parametrize("two", [lambda x: 2 * np.ones_like(x), lambda x: 0 * x + 2])
+@pytest.mark.parametrize("two", [lambda x: 2 * np.ones(x.shape), lambda x: 0 * x + 2])
 def test_second_derivatives_of_a_pullback_that_ignores_dy_are_rejected(two):
     """2 for every element is consistent with itself: its derivatives are 0, analytic and numerical."""
     op = tb.differentiable(lambda x: (x * 2, lambda dy: two(x)))

@@ -14,7 +14,14 @@ from . import data, nn, optim, preprocessing
 from .backward import grad
 from .checkpoint import load, save
 from .drawing import draw
-from .gradient_checks import GradcheckError, gradcheck, gradgradcheck
+from .gradient_checks import (
+    GradcheckError,
+    check_pair,
+    gradcheck,
+    gradcheck_cases,
+    gradgradcheck,
+    numerical_gradient,
+)
 from .memory import keep_freed_memory
 from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, where
 from .ops.linear import matmul
@@ -32,6 +39,7 @@ __all__ = [
     "Tensor",
     "absolute",
     "broadcast_to",
+    "check_pair",
     "clip",
     "concatenate",
     "data",
@@ -43,6 +51,7 @@ __all__ = [
     "get_rng_state",
     "grad",
     "gradcheck",
+    "gradcheck_cases",
     "gradgradcheck",
     "is_grad_enabled",
     "load",
@@ -53,6 +62,7 @@ __all__ = [
     "minimum",
     "nn",
     "no_grad",
+    "numerical_gradient",
     "optim",
     "pad",
     "preprocessing",

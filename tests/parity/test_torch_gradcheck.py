@@ -1,0 +1,92 @@
+"""PyTorch's gradcheck on the same battery: the counts that chapter 4 of the book shows, and who is better."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gradient_battery import RIGHT, WRONG, count
+
+import tinygrad_bn as tb
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+CHAPTER = Path(__file__).parents[2] / "docs" / "4-gradient-checks.md"
+
+
+def test_the_table_in_chapter_4(figure):
+    c = count(pytorch=True)
+    rows = {
+        "gradcheck": (len(c.passed), len(c.rejected)),
+        "gradcheck over cases": (len(c.passed_cases), len(c.rejected)),
+        "PyTorch's gradcheck": (len(c.passed_pytorch), len(c.rejected_pytorch)),
+    }
+    for name, (passed, rejected) in rows.items():
+        figure(name, f"{passed} of {len(WRONG)} wrong pass, {rejected} of {len(RIGHT)} right rejected")
+    text = CHAPTER.read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (.*gradcheck.*?) \| (\d+) of (\d+) \| (\d+) of (\d+) \|$", text, re.MULTILINE)
+    assert {n.replace("`", ""): (int(p), int(r)) for n, p, _, r, _ in shown} == rows
+    assert {(int(w), int(r)) for _, _, w, _, r in shown} == {(len(WRONG), len(RIGHT))}
+    assert len(c.passed) < len(c.passed_pytorch) and len(c.rejected) < len(c.rejected_pytorch)
+
+
+class Zeros(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, n):
+        ctx.save_for_backward(x)
+        ctx.n = n
+        return x**n
+
+    @staticmethod
+    def backward(ctx, dy):
+        return 0 * dy, None
+
+
+class Power(Zeros):
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        return ctx.n * x ** (ctx.n - 1) * dy, None
+
+
+class Pair(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return x * y, x + y
+
+    @staticmethod
+    def backward(ctx, a, b):
+        x, y = ctx.saved_tensors
+        return a * y + b, a * x + b
+
+
+@pytest.mark.parametrize("call", [lambda f, x: f.apply(x, 3), lambda f, x: f.apply(x * 1, 3).sum()])
+def test_a_function_of_pytorch_inside_of_gradcheck_is_refused(call):
+    """Its forward would run on our tensors, and its backward never: a backward of zeros would pass."""
+    x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
+    with pytest.raises(TypeError, match=r"check_pair\(Zeros, None, inputs\)"):
+        tb.gradcheck(lambda x: call(Zeros, x), x)
+
+
+@pytest.mark.parametrize("how", [lambda f: f, lambda f: f.apply])
+def test_a_function_of_pytorch_is_checked_by_its_arrays(how):
+    x = np.random.default_rng(0).standard_normal(4)
+    assert tb.check_pair(how(Power), None, [x, 3])
+    with pytest.raises(tb.GradcheckError, match="4 of 4 elements wrong, all 0 times the numerical one"):
+        tb.check_pair(how(Zeros), None, [x, 3])
+    assert tb.check_pair(how(Pair), None, [x, 2 * x])
+
+
+def test_numerical_gradients_beside_pytorchs_autograd():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((4, 3)), rng.standard_normal((3, 2))
+    dy = rng.standard_normal((4, 2))
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, w)]
+    torch.tanh(leaves[0] @ leaves[1]).backward(torch.tensor(dy))
+    for method, most in (("ridders", 1e-10), ("central", 1e-8), ("complex", 1e-14)):
+        found = tb.numerical_gradient(lambda a, b: np.tanh(a @ b), [x, w], dy, method=method)
+        for (value, error), leaf in zip(found, leaves, strict=True):
+            rounded = 4e-16 * np.abs(leaf.grad.numpy()).max()  # PyTorch's own
+            assert np.all(np.abs(value - leaf.grad.numpy()) <= error + rounded), method
+            assert error.max() < most, method

@@ -1,0 +1,151 @@
+"""gradcheck beyond right and wrong: reports, kinks, what cannot be told, float32, a tensor that comes twice."""
+
+import numpy as np
+import pytest
+
+import tinygrad_bn as tb
+import tinygrad_bn.nn.functional as F
+from tinygrad_bn import GradcheckError, differentiable, gradcheck, gradgradcheck, tensor
+
+
+def leaf(values):
+    return tensor(np.asarray(values, float), requires_grad=True)
+
+
+def normal(*shape):
+    return leaf(np.random.default_rng(0).standard_normal(shape))
+
+
+half = differentiable(lambda x: (x**2, lambda dy: dy * x))
+
+
+def test_a_report_instead_of_an_error():
+    x = leaf([3.0, -1.0])
+    report = gradcheck(half, x, report=True)
+    assert not report and len(report.problems) == 1
+    (one,) = report.inputs
+    np.testing.assert_allclose(one.analytic, one.numerical / 2, rtol=1e-9)
+    assert not one.right.any() and not one.kink.any() and (one.error < 1e-9).all()
+    text = str(report)
+    assert "input 0, shape (2,)" in text and text.count("WRONG") == 3 and "fails; values are of" in text
+    right = gradcheck(lambda x: x**2, x, report=True)
+    assert right and right.inputs[0].right.all() and "passes; values are of" in str(right)
+
+
+def test_all_wrong_inputs_are_named():
+    op = differentiable(lambda a, b, c: (a * b * c, lambda dy: (dy * b * c, dy * a, 2 * dy * a * b)))
+    with pytest.raises(GradcheckError) as caught:
+        gradcheck(op, [normal(3), leaf([2.0, 3, 4]), leaf([2.0, 3, 4])])
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["input 1", "input 2"]
+    assert "all 2 times the numerical one" in lines[1] and lines[2].endswith("see help(tb.gradcheck)")
+
+
+def test_a_wrong_output_element_is_named_where_few_are():
+    """Its gradient is lost beside the others in a sum, and there in a column of its own."""
+    op = differentiable(lambda x: (np.stack([1e12 * x, x**2]), lambda dy: 1e12 * dy[0] + 3 * x * dy[1]))
+    with pytest.raises(GradcheckError, match="input 0: 2 of 2 elements wrong"):
+        gradcheck(op, leaf([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(("slope", "right"), [(0.0, True), (0.3, True), (1.0, True), (-0.1, False), (1.1, False)])
+def test_at_a_kink_what_lies_between_the_sides_passes_and_is_reported(slope, right):
+    op = differentiable(lambda x: (np.maximum(x, 0), lambda dy: dy * np.where(x == 0, slope, x > 0)))
+    report = gradcheck(op, leaf([0.0, 1.0, -2.0]), report=True)
+    assert bool(report) == right
+    if slope != 0.5 and right:
+        assert report.inputs[0].kink.tolist() == [True, False, False]
+        assert any("1 of 3 elements lie at a kink" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("share", "right"), [(1.0, False), (0.5, True)])
+def test_equal_elements_under_a_maximum_count_once(share, right):
+    """Each alone may get all; moved together, they must not get it twice."""
+    op = differentiable(lambda x: (x.max(keepdims=True), lambda dy: dy * share * (x == x.max())))
+    report = gradcheck(op, leaf([2.0, 2.0, 1.0]), report=True)
+    assert bool(report) == right
+    assert right or "moved together" in report.problems[0]
+
+
+def test_outputs_that_are_not_finite_are_said_once():
+    with pytest.raises(GradcheckError) as caught:
+        gradcheck(lambda x: x.log(), leaf([-1.0, 2.0]))
+    assert str(caught.value).startswith("fn gives NaN or inf in 1 of its 2 output elements") and "\n" not in str(
+        caught.value
+    )
+    with pytest.raises(ValueError, match=r"inputs\[0\] must be finite"):
+        gradcheck(lambda x: x * 2, leaf([np.inf]))
+
+
+def test_what_is_too_rough_is_not_waved_through():
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal(1 << 12)
+    noise = differentiable(lambda x: (table[(x * 1e15).astype(int) % (1 << 12)], lambda dy: 1e9 * dy))
+    with pytest.raises(GradcheckError):
+        gradcheck(noise, leaf([0.3, 0.7]))
+
+
+def test_a_tensor_that_comes_twice_is_one_input():
+    x = normal(4)
+    report = gradcheck(lambda a, b: a * b, [x, x], report=True)
+    assert report and [one.name for one in report.inputs] == ["input 0"]
+    np.testing.assert_allclose(report.inputs[0].analytic, report.inputs[0].numerical)
+
+
+def test_inputs_keep_their_arrays_and_gradients():
+    x, before = normal(3, 2), normal(3, 2).data
+    array, counter = x.data, x._changes[0]
+    gradcheck(F.tanh, x)
+    gradgradcheck(F.tanh, x)
+    assert x.data is array and x._changes[0] == counter and x.grad is None
+    np.testing.assert_array_equal(x.data, before)
+
+
+def test_a_parameter_behind_the_function_is_moved_too():
+    layer = tb.nn.Linear(3, 2).double()
+    x = tensor(np.random.default_rng(1).standard_normal((4, 3)))
+    assert gradcheck(lambda *_: layer(x), list(layer.parameters()))
+
+
+# float32
+
+
+def single(*shape):
+    return tb.Tensor(np.random.default_rng(0).standard_normal(shape).astype(np.float32), requires_grad=True)
+
+
+@pytest.mark.parametrize("fn", [F.tanh, F.softmax, lambda x: F.layer_norm(x, 5), lambda x: x.mean(axis=0)])
+def test_float32_ops_are_checked_in_both_widths(fn):
+    x = single(4, 5)
+    assert gradcheck(fn, x)
+    assert x.dtype == np.float32
+
+
+def test_a_mistake_in_float32_alone_is_noticed():
+    @differentiable
+    def square(x):
+        return x * x, lambda dy: 2 * x * dy * x.dtype.type(1.001 if x.dtype == np.float32 else 1)
+
+    assert gradcheck(square, normal(3))
+    with pytest.raises(GradcheckError, match=r"in float32 differs from the one in float64: 3 of 3 .* all 1\.001"):
+        gradcheck(square, single(3))
+
+
+def test_float32_code_that_takes_nothing_else_is_named():
+    w = single(3)
+    with pytest.raises(TypeError, match="fn cannot be checked in float64 as well"):
+        gradcheck(lambda x: x * w, single(3))
+
+
+def test_rules_with_two_results_are_refused_by_name():
+    @differentiable
+    def both(x):
+        return (x, 2 * x), lambda dy: dy
+
+    with pytest.raises(TypeError, match="the result of both must be one array, got a tuple of 2"):
+        gradcheck(both, normal(3))
+
+
+def test_a_plain_function_that_returns_its_cache_is_sent_to_check_pair():
+    with pytest.raises(TypeError, match=r"check_pair\(forward, backward, inputs\)"):
+        gradcheck(lambda x: (x * x, {"cache": 1}), normal(3))

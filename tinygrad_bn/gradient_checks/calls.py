@@ -1,0 +1,219 @@
+"""A gradient must not depend on how often, in which order and in which memory it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..tensors import Array
+from .checking import Check
+from .differences import Differences, flat, typical
+from .layouts import LAYOUTS
+from .report import GradcheckError, Report, mistake
+from .subject import Pull
+
+Gradients = list[Array]
+
+
+def nudged(a: Array) -> Array:
+    """Other values nearby, with the same signs."""
+    return np.asarray(a * (1 + 2.0**-6))
+
+
+def rolled(a: Array) -> Array:
+    """The same values in other places, so that signs differ."""
+    return np.roll(a.ravel(), 1).reshape(a.shape) if a.size > 1 else np.negative(a)
+
+
+class Calls:
+    """Asks for the gradient as an engine may; stops at the first answer that differs."""
+
+    def __init__(self, check: Check, pull: Pull, row: Array, first: Gradients) -> None:
+        self.check, self.pull, self.row, self.first = check, pull, row, first
+        self.subject, self.report, self.words = check.subject, check.report, check.words
+        self.right = not check.report.problems
+        self.allowed = check.allowed(row)
+
+    def run(self) -> None:
+        steps: list[Callable[[], None]] = [self._again]
+        if self.subject.linear:
+            steps += [self._multiples, self._parts, self._layouts_of_dy, self._constant]
+        steps += [self._alone, self._between, self._layouts_of_inputs, self._anew]
+        for step in steps:
+            before = len(self.report.problems)
+            step()
+            if len(self.report.problems) > before:
+                return
+
+    # How answers are compared
+
+    def _dy(self, factor: Any = 1.0) -> list[Array]:
+        return self.check.cotangents.shaped(self.row * factor)
+
+    def _pulled(self, factor: float = 1.0, change: Callable[[Array], Array] = np.asarray) -> Gradients:
+        return self.pull([change(d) for d in self._dy(factor)])
+
+    def _tried(self, what: str, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except GradcheckError:
+            raise
+        except Exception as error:
+            self.report.problems.append(f"{what}: {type(error).__name__}: {error}")
+            return None
+
+    def _compare(self, what: str, gradients: Gradients | None, expected: Gradients, factor: float = 1.0) -> None:
+        if gradients is None:
+            return
+        atol = self.check.atol
+        for name, g, e, t in zip(self.subject.names, gradients, expected, self.allowed, strict=True):
+            self._expect(name, what, g, e, atol * max(1.0, factor) + factor * (t - atol))
+
+    def _expect(self, name: str, what: str, found: Array, expected: Array, tolerance: Array) -> None:
+        with np.errstate(all="ignore"):  # what is not finite at first was reported before
+            right = (np.abs(found - expected) <= tolerance) | ~np.isfinite(expected) | ~np.isfinite(tolerance)
+        if not right.all():
+
+            def close(a: Array, b: Array) -> Any:
+                return np.abs(a - b) <= tolerance + self.check.rtol * np.abs(b)
+
+            words = mistake(right, found, expected, "found", "expected", close)
+            self.report.problems.append(f"{name}: another gradient for {what}: {words}")
+
+    # The calls
+
+    def _again(self) -> None:
+        what = f"the same {self.words.dy} a second time (it changes or adds to what it keeps)"
+        self._compare(what, self._tried(what, self._pulled), self.first)
+
+    def _multiples(self) -> None:
+        dy = self.words.dy
+        for what, factor in (
+            (f"{dy} = 0", 0.0),
+            (f"-{dy}", -1.0),
+            *((f"{dy} times {f:.2g}", f) for f in (2**20, 2**-20)),
+        ):
+            found = self._tried(what, partial(self._pulled, factor))
+            expected = [factor * np.nan_to_num(g) for g in self.first]
+            self._compare(what, found, expected, abs(factor) or 1.0)
+
+    def _parts(self) -> None:
+        mask = self.check.cotangents.rng.random(self.row.size) < 0.5
+
+        def both() -> Gradients:
+            one, other = self.pull(self._dy(mask)), self.pull(self._dy(~mask))
+            return [np.add(a, b) for a, b in zip(one, other, strict=True)]
+
+        what = f"{self.words.dy} in two parts, each 0 where the other is not"
+        if self.row.size > 1:
+            self._compare(what, self._tried(what, both), self.first)
+
+    def _layouts_of_dy(self) -> None:
+        for layout, change in LAYOUTS.items():
+            what = f"{self.words.dy} {layout}"
+            found = self._tried(what, partial(self._pulled, 1.0, change))
+            self._compare(what, found, self.first)
+
+    def _constant(self) -> None:
+        """The gradient of a sum is one number, repeated without memory of its own."""
+        outs = self.check.outs
+        what = f"a {self.words.dy} of ones that all lie in one place, as sum() gives"
+        expected = self._tried(f"{self.words.dy} = 1", lambda: self.pull([np.ones(o.shape) for o in outs]))
+        found = self._tried(what, lambda: self.pull([np.broadcast_to(np.float64(1.0), o.shape) for o in outs]))
+        if expected is not None and found is not None:
+            allowed = self.check.allowed(np.ones(self.row.size))
+            for name, f, e, t in zip(self.subject.names, found, expected, allowed, strict=True):
+                self._expect(name, what, f, e, t)
+
+    def _alone(self) -> None:
+        """The gradient of one input, without those of the others."""
+        if len(self.first) > 1 and self.subject.alone is not None:
+            for i in range(len(self.first)):
+                what = f"{self.subject.names[i]} alone"
+                found = self._tried(what, partial(self.subject.alone, self._dy(), i))
+                if found is not None:
+                    self._expect(self.subject.names[i], what, found, self.first[i], self.allowed[i])
+
+    def _between(self) -> None:
+        """A call with other values in between: its gradient is right there, and the earlier one stays what it was."""
+        what = f"an earlier call, after one with other values{self.words.state}"
+
+        def later(change: Callable[[Array], Array]) -> list[Gradients]:
+            _, pull = self.subject.record(self.check.arrays)
+            others = [change(a) for a in self.check.arrays]
+            try:
+                outs, other = self.subject.record(others)
+                outs = [np.array(o) for o in outs]
+            except Exception:  # outside of its domain, or of another shape there: then nothing came in between
+                return []
+            before = pull(self._dy())
+            if self.right and flat(outs).size == self.row.size:
+                self._right_there(others, flat(outs), other(self._dy()))
+            return [before, pull(self._dy())]
+
+        for change in (nudged, rolled):
+            for gradients in self._tried(what, partial(later, change)) or []:
+                self._compare(what, gradients, self.first)
+                if self.report.problems:
+                    return
+
+    def _right_there(self, arrays: Gradients, base: Array, gradients: Gradients) -> None:
+        """The gradient at other values, in one direction for each input: a backward may have read something else."""
+        if not np.isfinite(base).all():
+            return
+        work = [a.copy() for a in arrays]
+        differences = Differences(lambda: flat(self.subject.values(work)), base, self.check.noise, None)
+        for name, a, g, allowed in zip(self.subject.names, work, gradients, self.allowed, strict=True):
+            largest = np.abs(a).max(initial=0)
+            if not largest:
+                continue
+            direction = self.check.cotangents.rng.choice([-1.0, 1.0], a.shape) * np.abs(a) / largest
+            samples = differences.samples(a, ..., direction)
+            found, sides = differences.closely(samples, typical(a))
+            with np.errstate(all="ignore"):
+                weights = self.row[found.outputs]
+                numerical, bar = float(weights @ found.value), float(np.abs(weights) @ found.error)
+                bar += float(np.abs(self.row) @ (np.abs(sides.right - sides.left)))  # a kink, or a step
+                bar += 1e-6 * float(np.abs(weights) @ np.abs(found.value) + np.abs(g * direction).sum())
+                bar += float((allowed * np.abs(direction)).sum())
+                analytic = float((g * direction).sum())
+                right = abs(analytic - numerical) <= bar
+            if not right and np.isfinite(bar):
+                self.report.problems.append(
+                    f"{name}: the gradient is wrong after a call with other values: {analytic:.6g} along a direction, "
+                    f"numerically {numerical:.6g} +- {bar:.1g}; does {self.words.backward} read something that is not "
+                    "of its own call?"
+                )
+
+    def _layouts_of_inputs(self) -> None:
+        for layout, change in LAYOUTS.items():
+            arrays = [change(a) for a in self.check.arrays]
+            if all(a.strides == b.strides for a, b in zip(arrays, self.check.arrays, strict=True)):
+                continue
+            try:
+                outs, pull = self.subject.record(arrays)
+                values, gradients = flat(outs), pull(self._dy())
+            except GradcheckError:
+                raise
+            except Exception as error:  # it says so, and computes nothing wrong
+                self.report.notes.append(f"inputs {layout} are refused: {type(error).__name__}: {error}")
+                continue
+            if self.check.same_outputs(values):
+                self._compare(f"inputs {layout}", gradients, self.first)
+            else:
+                self.report.problems.append(f"inputs {layout} give other outputs than the same values in C order")
+
+    def _anew(self) -> None:
+        what = "a new call, after many"
+        found = self._tried(what, lambda: self.subject.record(self.check.arrays)[1](self._dy()))
+        self._compare(what, found, self.first)
+
+
+def checked(check: Check) -> Report:
+    """The whole check: gradients, then calls."""
+    if (answer := check.gradients()) is not None:
+        Calls(check, *answer).run()
+    return check.report

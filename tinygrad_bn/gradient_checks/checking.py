@@ -1,0 +1,289 @@
+"""The comparison of gradients with differences, element by element.
+
+Why dy, the gradient of the outputs, is drawn at random: the sum of a normalized output is constant in the input, so
+that a check seeded with ones accepts a backward that returns zeros. Why it is scaled as well: of an output of 1e7 and
+one of 1, weighted alike, only the first would be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..checks import check_int, check_number
+from ..tensors import Array
+from .differences import UNIT, Column, Differences, flat, typical
+from .report import GradcheckError, InputReport, Report, mistake
+from .subject import Cotangents, Pull, Subject, untouched
+
+ONE_BY_ONE = 32  # up to so many outputs, each is also looked at by itself
+RANDOM = 2  # dy are drawn at random; then comes one of ones, as sum() gives
+CLOSE_LOOKS = 40  # elements of an input that get a second look, all steps and both sides
+VAGUE = 0.05  # an error bar of more than this share of the derivative tells nothing
+
+
+class Settings(NamedTuple):
+    """eps: None, or the middle one of three steps. rtol, atol, seed: of gradcheck."""
+
+    eps: float | None
+    rtol: float
+    atol: float
+    seed: int
+
+
+def settings(eps: Any, rtol: Any, atol: Any, seed: Any) -> Settings:
+    """Checked, as Python's numbers."""
+    if eps is not None and check_number("eps", eps, 0) == 0:
+        raise ValueError("eps must be > 0, got 0")
+    step = None if eps is None else check_number("eps", eps, 0)
+    return Settings(
+        step, check_number("rtol", rtol, 0), check_number("atol", atol, 0), check_int("seed", seed, 0, None)
+    )
+
+
+class Check:
+    """One run: differences for every element, and gradients for some cotangents; then the calls of calls.py."""
+
+    def __init__(self, subject: Subject, chosen: Settings) -> None:
+        self.subject, self.rtol, self.atol = subject, chosen.rtol, chosen.atol
+        self.words, self.arrays = subject.words, subject.arrays
+        of = f"the sum of the outputs times a random {self.words.dy}"
+        self.report = Report(legend=f"values are of {of} (seed={chosen.seed}), see {self.words.help}")
+        with untouched(self.words.forward, subject.names, self.arrays):
+            self.outs = [np.array(o) for o in subject.values(self.arrays)]
+        self.base = flat(self.outs)
+        self._finite()
+        self.noise = self._repeated()
+        self.work = [a.copy(order="K") for a in self.arrays]  # the same layout: fn sees the same kind of array
+        self.differences = Differences(self._values, self.base, self.noise, chosen.eps)
+        self.columns = [self._columns(i) for i in range(len(self.arrays))]
+        self.cotangents = Cotangents(self.outs, self.differences.largest, chosen.seed)
+
+    def _values(self) -> Array:
+        return flat(self.subject.values(self.work))
+
+    def _finite(self) -> None:
+        if bad := np.count_nonzero(~np.isfinite(self.base)):
+            raise GradcheckError(
+                f"{self.words.forward} gives NaN or inf in {bad} of its {self.base.size} output elements: nothing can "
+                "be checked there, choose inputs where it is finite"
+            )
+
+    def _repeated(self) -> Array:
+        """By how much the outputs differ if nothing changes: not at all, or by rounding where a sum is reordered."""
+        forward = self.words.forward
+        again = [flat(self.subject.values(self.arrays)) for _ in range(2)]
+        if any(a.shape != self.base.shape for a in again):
+            raise GradcheckError(f"{forward} gave outputs of two shapes for the same inputs: it is not deterministic")
+        noise: Array = np.max([np.abs(a - self.base) for a in again], axis=0)
+        if not np.all(noise <= 1e-9 * self._largest()):
+            raise GradcheckError(
+                f"{forward} gave two different outputs for the same inputs: it is not deterministic{self.words.random}"
+            )
+        return noise
+
+    def _largest(self) -> Array:
+        """For each element of the flat outputs the largest of its output."""
+        sizes = [np.full(o.size, np.abs(o).max(initial=0)) for o in self.outs]
+        return np.concatenate(sizes) if sizes else np.empty(0)
+
+    def same_outputs(self, values: Array) -> bool:
+        """Whether other flat outputs are the same, up to rounding."""
+        room = 1e-9 * self._largest() + 64 * self.differences.rounding
+        return values.shape == self.base.shape and bool(np.all(np.abs(values - self.base) <= room))
+
+    def _columns(self, i: int) -> list[Column]:
+        work, scale = self.work[i], typical(self.arrays[i])
+        samples = self.differences.samples
+        return [self.differences.column(samples(work, e), scale) for e in np.ndindex(work.shape)]
+
+    def gradients(self) -> tuple[Pull, Array, list[Array]] | None:
+        """Compare; (the function that pulls back, a dy as a row, its gradients) for the checks of calls."""
+        outs, pull = self.subject.record(self.arrays)
+        if not self.same_outputs(flat(outs)):
+            self.report.problems.append(
+                f"{self.words.forward} gives other outputs when its gradient is asked for than without"
+            )
+            return None
+        rows = self._rows()
+        gradients: list[list[Array]] = []
+        for row in rows:
+            dy = self.cotangents.shaped(row)
+            names = [*self.subject.names, *[self.words.dy] * len(dy)]
+            with untouched(self.words.backward, names, [*self.arrays, *dy]):
+                try:
+                    gradients.append(pull(dy))
+                except Exception as error:
+                    if not gradients or isinstance(error, GradcheckError):
+                        raise
+                    why = f"{type(error).__name__}: {error}"
+                    self.report.problems.append(f"the gradient can be asked for only once, then {why}")
+                    break
+        for i, name in enumerate(self.subject.names):
+            self._compare(i, name, np.array(rows[: len(gradients)]), [g[i] for g in gradients])
+        return (pull, rows[0], gradients[0]) if len(rows) == len(gradients) else None
+
+    def _rows(self) -> list[Array]:
+        if not self.subject.linear:
+            return [np.ones(self.base.size)]
+        rows = [self.cotangents.draw(), self.cotangents.draw(scaled=True), np.ones(self.base.size)]
+        if 1 < self.base.size <= ONE_BY_ONE:
+            rows += list(np.eye(self.base.size) * self.cotangents.scale)
+        return rows
+
+    def _terms(self, rows: Array, columns: Sequence[Column]) -> tuple[Array, Array, Array]:
+        """For each row and element: the gradient, its error bar, and the sum of the sizes of what was added up."""
+        value, error, size = np.empty((3, len(rows), len(columns)))
+        weights = np.abs(rows)
+        floor, heaviest = weights @ self.differences.rounding, weights.max(axis=1, initial=0)
+        for k, c in enumerate(columns):
+            part = weights[:, c.outputs]
+            value[:, k] = rows[:, c.outputs] @ c.value
+            error[:, k] = np.where(part > 0, part * c.error, 0).sum(axis=1) + floor / c.step
+            size[:, k] = part @ np.abs(c.value)
+            # Where dy differs much, terms that cancel may have been larger: as in softmax, where all dy are added up.
+            error[:, k] += 4 * UNIT * heaviest * np.abs(c.value).max(initial=0)
+        return value, error, size
+
+    def _tolerance(self, rows: Array, error: Array, size: Array) -> Array:
+        # Where no output moves at all, the gradient may still be what rounding left of terms that cancel.
+        scale = self.differences.largest.max(initial=0) or 1.0
+        nothing = np.where(size == 0, 2.0**-45 * scale * np.abs(rows).sum(axis=1, keepdims=True), 0)
+        return self.atol + self.rtol * size + error + nothing
+
+    def allowed(self, row: Array) -> list[Array]:
+        """By how much each element of each gradient may differ, for the cotangent in this row."""
+        with np.errstate(all="ignore"):
+            found = [self._terms(row[None], columns) for columns in self.columns]
+            tolerances = [self._tolerance(row[None], error, size)[0] for _, error, size in found]
+        return [t.reshape(a.shape) for t, a in zip(tolerances, self.arrays, strict=True)]
+
+    def _compare(self, i: int, name: str, rows: Array, gradients: Sequence[Array]) -> None:
+        shape, columns = self.arrays[i].shape, self.columns[i]
+        analytic = np.array([np.asarray(g, np.float64).ravel() for g in gradients])
+        with np.errstate(all="ignore"):
+            value, error, size = self._terms(rows, columns)
+            tolerance = self._tolerance(rows, error, size)
+            right = (np.abs(analytic - value) <= tolerance) & np.isfinite(tolerance)
+            kink = np.zeros(right.shape[1], bool)
+            places = np.flatnonzero(~right.all(axis=0))
+            for count, k in enumerate(places):
+                if count == CLOSE_LOOKS and not right[:, places[:count]].all():
+                    break  # these are wrong at a close look: then so are the others
+                steps = slice(None) if count < CLOSE_LOOKS else slice(6)
+                kink[k] = self._close_look(i, int(k), rows, analytic, value, error, tolerance, right, steps)
+            which = int(np.argmin(right.all(axis=1)))  # the first cotangent that shows something, or the first
+            vague = error[which] > VAGUE * np.maximum(size[which].max(initial=0), np.abs(analytic[which]))
+            # Of a function that is constant but for rounding nothing more can be known, nor need be.
+            rounding = np.abs(rows[which]) @ self.differences.rounding / max(1.0, typical(self.arrays[i]))
+            vague &= np.abs(analytic[which]).max(initial=0) > 64 * rounding
+        found = [
+            a.reshape(shape)
+            for a in (analytic[which], value[which], error[which], tolerance[which], right[which], kink, vague)
+        ]
+        one = InputReport(name, *found)
+        self.report.inputs.append(one)
+        if kink.any():
+            self.report.notes.append(
+                f"{name}: {np.count_nonzero(kink)} of {kink.size} elements lie at a kink, where any value between the "
+                "derivatives from the left and from the right was accepted"
+            )
+            self._together(i, name, one.kink, rows[:RANDOM], analytic[:RANDOM])
+        if not one.right.all():
+            self.report.problems.append(f"{name}: {self._mistake(one, which)}")
+        elif vague.any() and (vague | (size[which] == 0)).all():
+            self.report.problems.append(
+                f"{name}: cannot be checked here, the numerical gradient is {one.numerical.flat[0]:.3g} +- "
+                f"{one.error.flat[0]:.1g}: the function is too rough, or rounds too much, at these values"
+            )
+        elif vague.any():
+            self.report.notes.append(f"{name}: {np.count_nonzero(vague)} of {vague.size} elements cannot be told")
+
+    def _mistake(self, one: InputReport, k: int) -> str:
+        def close(a: Array, b: Array) -> Any:
+            return np.abs(a - b) <= one.tolerance + self.rtol * np.abs(b)
+
+        bar = f" +- {one.error[~one.right].max():.1g}"
+        text = mistake(one.right, one.analytic, one.numerical, "analytic gradient", "numerical", close, bar)
+        if not np.isfinite(one.numerical).all() and np.isfinite(one.analytic).all():
+            text += "; the outputs are not finite beside it, or jump"
+        difference, size = np.abs(one.analytic - one.numerical)[~one.right], np.abs(one.numerical)[~one.right]
+        with np.errstate(all="ignore"):
+            if np.all(difference < 1e-5 * size):
+                needed = (difference / size).max()
+                text += f"; that is little, a gradient that is rounded or approximate: rtol={needed:.0e} accepts it"
+        if k < RANDOM:
+            return text
+        if k == RANDOM:
+            return f"{text}; these are for {self.words.dy} = 1"
+        which, place = 0, k - RANDOM - 1
+        while place >= self.outs[which].size:
+            place, which = place - self.outs[which].size, which + 1
+        element = tuple(int(j) for j in np.unravel_index(place, self.outs[which].shape))
+        of = f"output {which}, element {element}" if len(self.outs) > 1 else f"output element {element}"
+        return f"{text}; these are of {of} alone, times {self.cotangents.scale[place]:.3g}"
+
+    def _close_look(
+        self,
+        i: int,
+        k: int,
+        rows: Array,
+        analytic: Array,
+        value: Array,
+        error: Array,
+        tolerance: Array,
+        right: Array,
+        steps: slice,
+    ) -> bool:
+        """All steps for one element, and derivatives from both sides; whether a kink explains the gradient."""
+        index = tuple(int(j) for j in np.unravel_index(k, self.arrays[i].shape))
+        samples = self.differences.samples(self.work[i], index)
+        found, sides = self.differences.closely(samples, typical(self.arrays[i]), steps)
+        v, e, s = self._terms(rows, [found])
+        t = self._tolerance(rows, e, s)
+        for old, new in ((value, v), (error, e), (tolerance, t)):
+            old[:, k] = new[:, 0]
+        right[:, k] = (np.abs(analytic[:, k] - value[:, k]) <= tolerance[:, k]) & np.isfinite(tolerance[:, k])
+        if right[:, k].all():
+            return False
+        gap = np.abs(sides.right - sides.left)
+        bent = gap > 8 * (sides.left_error + sides.right_error)
+        if not bent.any():
+            return False
+        # The outputs with a kink contribute anything between their two sides, the others what they contribute.
+        values = np.zeros(self.base.size)
+        values[found.outputs] = found.value
+        low = np.where(bent, np.minimum(rows * sides.left, rows * sides.right), rows * values)
+        high = np.where(bent, np.maximum(rows * sides.left, rows * sides.right), rows * values)
+        low, high = np.where(rows == 0, 0, low).sum(axis=1), np.where(rows == 0, 0, high).sum(axis=1)
+        bars = np.where(bent, sides.left_error + sides.right_error, 0)
+        bars[found.outputs] += np.where(bent[found.outputs], 0, found.error)
+        size = np.abs(rows) @ np.maximum(
+            np.abs(np.where(bent, sides.left, values)), np.abs(np.where(bent, sides.right, 0))
+        )
+        room = self.atol + self.rtol * size + np.where(rows == 0, 0, np.abs(rows) * bars).sum(axis=1)
+        inside = (analytic[:, k] >= low - room) & (analytic[:, k] <= high + room)
+        right[:, k] |= inside
+        return bool(right[:, k].all())
+
+    def _together(self, i: int, name: str, kink: Array, rows: Array, analytic: Array) -> None:
+        """All elements at a kink move by the same h: equal ones stay equal, and under a maximum count once."""
+        samples = self.differences.samples(self.work[i], kink)
+        _, sides = self.differences.closely(samples, typical(self.arrays[i]))
+        moved = analytic[:, kink.ravel()].sum(axis=1)
+        with np.errstate(all="ignore"):
+            low = np.minimum(rows * sides.left, rows * sides.right).sum(axis=1)
+            high = np.maximum(rows * sides.left, rows * sides.right).sum(axis=1)
+            size = np.abs(rows) @ np.maximum(np.abs(sides.left), np.abs(sides.right))
+            bar = np.abs(rows) @ (sides.left_error + sides.right_error)
+            room = self.atol + bar + self.rtol * (size + np.abs(analytic).sum(axis=1))
+            outside = (moved < low - room) | (moved > high + room)
+        if outside.any() and np.isfinite(room).all():
+            k = int(outside.argmax())
+            self.report.problems.append(
+                f"{name}: the gradient is too large or too small where elements are equal or at a kink: moved "
+                f"together, its elements there ({np.count_nonzero(kink)}) give {moved[k]:.10g}, numerically between "
+                f"{low[k]:.10g} and {high[k]:.10g}"
+            )

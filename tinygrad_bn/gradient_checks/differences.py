@@ -1,0 +1,243 @@
+"""Derivatives from function values, with an error bar for each.
+
+The central difference D(h) = (f(x + h) - f(x - h)) / 2h is f'(x) + a h^2 + b h^4 + ...: a small h leaves rounding,
+about 1e-16 |f| / h, a large one the powers of h. Three steps h, h/4, h/16 determine a and b, and remove them
+(Richardson). Which h is right depends on the function, so a whole ladder of steps is tried, and the three with the
+smallest error bar are taken (Ridders 1982, "Accurate computation of F'(x) and F'(x) F''(x)"): 1e-12 where a single
+step of 1e-6 gives 1e-10. The next element starts with the steps that were good for the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..tensors import Array
+
+UNIT = 2.0**-52  # the distance of 1 from the next float64
+GOOD = 1e-10  # an error bar that needs no other steps, relative to the derivative
+STRIDE = 2  # of the exponents: each step is a quarter of the one before
+WINDOW = 3  # steps that are extrapolated together
+
+
+class Column(NamedTuple):
+    """The derivatives of all outputs with respect to one element; those that it does not reach are left out.
+
+    outputs: the places of the others in the flat outputs. value, error: of each. step: the largest one taken.
+    """
+
+    outputs: Array
+    value: Array
+    error: Array
+    step: float
+
+
+class Sides(NamedTuple):
+    """One-sided derivatives of all outputs, from the left and from the right, with their error bars."""
+
+    left: Array
+    left_error: Array
+    right: Array
+    right_error: Array
+
+
+def extrapolate(d: Array, order: int) -> tuple[Array, Array]:
+    """Three rows of differences, for h, h/4, h/16, whose error is a h^order + b h^(2 order) + ...: value, error bar.
+
+    Where quartering h does not make the differences settle, as with rounding or a kink, the last change is the error.
+    """
+    first, second = 4.0**order - 1, 16.0**order - 1
+    coarse, fine = d[1] + (d[1] - d[0]) / first, d[2] + (d[2] - d[1]) / first
+    value = fine + (fine - coarse) / second
+    settles = np.abs(d[2] - d[1]) <= np.abs(d[1] - d[0]) * 2 / 4.0**order  # by twice what the first power leaves
+    return value, np.where(settles, np.abs(value - fine), np.abs(d[2] - d[1]) + np.abs(value - fine))
+
+
+def exponents(center: float, scale: float) -> list[int]:
+    """The ladder: powers of two, from 4 max(1, |x|) down; two more parts where x or its neighbours are tiny."""
+
+    def part(top: int, bottom: int) -> set[int]:
+        return {k - k % STRIDE for k in range(bottom, top + 1)}
+
+    size = abs(center)
+    top = min(max(0, math.frexp(size)[1]) + 2, 1020)
+    least = math.frexp(size)[1] - 49 if size else -1070  # x + h must differ from x by more than a few roundings
+    ladder = part(top, -48)
+    for small in (size, scale):
+        if 0 < small < 2.0**-12:
+            e = math.frexp(small)[1]
+            ladder |= part(e + 2, e - 20)
+    return sorted((k for k in ladder if k >= max(least, -1070)), reverse=True)
+
+
+class Samples:
+    """Values of the function beside one point, each computed once: f(x + h) and f(x - h) for several h.
+
+    values: the flat outputs, read from the arrays as they are now; where it raises, nothing is known (NaN).
+    index: what moves by h: one element of work, or all elements of a mask together, by h times direction.
+    """
+
+    def __init__(self, values: Callable[[], Array], work: Array, index: Any, size: int, direction: Any = 1.0) -> None:
+        self.values, self.work, self.index, self.size, self.direction = values, work, index, size, direction
+        self.start = np.array(work[index])
+        self.center = float(np.abs(self.start).max(initial=0)) if self.start.ndim else float(self.start)
+        self.known: dict[int, tuple[Array, Array, float, float]] = {}
+
+    def _value(self, at: Any) -> Array:
+        self.work[self.index] = at
+        try:
+            with np.errstate(all="ignore"):
+                return self.values()
+        except Exception:  # outside of its domain a function may say so
+            return np.full(self.size, np.nan)
+        finally:
+            self.work[self.index] = self.start
+
+    def at(self, exponent: int) -> tuple[Array, Array, float, float]:
+        """f(x + h), f(x - h), and the two steps as they were after rounding; h = 2^exponent."""
+        if exponent not in self.known:
+            h = 2.0**exponent
+            plus, minus = self.center + h, self.center - h
+            self.known[exponent] = (
+                self._value(self.start + h * self.direction),
+                self._value(self.start - h * self.direction),
+                plus - self.center,
+                self.center - minus,
+            )
+        return self.known[exponent]
+
+
+class Differences:
+    """Columns of the Jacobian of ``values``, a function of the arrays in which single elements are moved.
+
+    base: the flat outputs where nothing is moved. noise: by how much they differ from call to call.
+    """
+
+    def __init__(self, values: Callable[[], Array], base: Array, noise: Array, eps: float | None) -> None:
+        self.values, self.base = values, base
+        self.rounding = np.maximum(UNIT * np.abs(base), noise)
+        self.fixed = None if eps is None else min(max(round(math.log2(eps)) + STRIDE, -1060), 1020)
+        self.largest = np.zeros(base.size)  # of each output's derivatives so far
+        self.good: dict[int | None, tuple[int, float]] = {}  # binade of x (None: the last one) -> good step, error bar
+
+    def samples(self, work: Array, index: Any, direction: Any = 1.0) -> Samples:
+        return Samples(self.values, work, index, self.base.size, direction)
+
+    def column(self, samples: Samples, scale: float) -> Column:
+        """The derivatives with respect to one element. scale: a typical size of the array's elements."""
+        if self.fixed is not None:
+            return self._window(samples, [self.fixed - STRIDE * i for i in range(WINDOW)])
+        binade = math.frexp(samples.center)[1] if samples.center else -2000
+        start, level = self.good.get(binade) or self.good.get(None) or (None, GOOD)
+        if start is not None:
+            found = self._window(samples, [start - STRIDE * i for i in range(WINDOW)])
+            size = np.maximum(np.abs(found.value), self.largest[found.outputs])
+            if np.all(found.error <= max(level, GOOD) * size):
+                self._learn(found)
+                return found
+        found, start, level = self._ladder(samples, exponents(samples.center, scale))
+        self.good[binade] = self.good[None] = start, min(4 * level, 1e-4)
+        self._learn(found)
+        return found
+
+    def closely(self, samples: Samples, scale: float, steps: slice = slice(None)) -> tuple[Column, Sides]:
+        """All steps, for an element that deserves a second look, and the derivatives from either side."""
+        ladder = exponents(samples.center, scale)[steps]
+        found, _, _ = self._ladder(samples, ladder)
+        return found, self._sides(samples, ladder)
+
+    def _listen(self, samples: Samples) -> None:
+        """How much the outputs round: by what they change when x moves by its last digits, one, two and four units."""
+        least = max(math.frexp(samples.center)[1] - 53 if samples.center else -1074, -1074)
+        for k in range(least, least + 3):
+            for value in samples.at(k)[:2]:
+                noise = np.abs(value - self.base)
+                np.fmax(self.rounding, noise, out=self.rounding, where=np.isfinite(noise))
+
+    def _learn(self, found: Column) -> None:
+        known = np.where(np.abs(found.value) > 4 * found.error, np.abs(found.value), 0)
+        self.largest[found.outputs] = np.maximum(self.largest[found.outputs], known)
+
+    def _window(self, samples: Samples, steps: list[int]) -> Column:
+        pairs = [samples.at(k) for k in steps]
+        changes = np.array([plus - minus for plus, minus, _, _ in pairs])
+        outputs = np.flatnonzero((changes != 0).any(axis=0))
+        widths = np.array([[up + down] for _, _, up, down in pairs])
+        value, error = extrapolate(changes[:, outputs] / widths, 2)
+        sizes = np.maximum(np.abs(pairs[0][0][outputs]), np.abs(pairs[0][1][outputs]))  # the largest step's
+        error += 2 * np.maximum(self.rounding[outputs], UNIT * sizes) / widths[-1]
+        error[~np.isfinite(value)] = np.inf
+        return Column(outputs, value, error, 2.0 ** steps[0])
+
+    def _best(self, changes: Array, widths: Array, sizes: Array, order: int) -> tuple[Array, Array, Array]:
+        """The best three of all steps for each output: value, error bar; and the error bars of all.
+
+        changes, widths, sizes: for each step, by how much the outputs change, over which width, and how large they are.
+        """
+        differences, count = changes / widths, len(changes) - WINDOW + 1
+
+        def windows(a: Array) -> Array:
+            return np.array([a[i : i + count] for i in range(WINDOW)])
+
+        value, error = extrapolate(windows(differences), order)
+        rounding = np.maximum(self.rounding, UNIT * sizes)
+        error += 2 * windows(rounding / widths).max(axis=0)
+        moves = windows(np.abs(changes) > 2.0**10 * rounding).all(axis=0)
+        sure = moves & (error <= 1e-4 * np.abs(value))
+        own = error.copy()
+        same = sure[:-1] & sure[1:] & (np.abs(value[:-1] - value[1:]) <= own[:-1] + own[1:])
+        agree = same[:-1] & same[1:]
+        for w in range(count - 1):
+            # Where smaller steps give something else, this is what they round,
+            missed = np.nanmax(np.abs(differences[w + WINDOW :] - value[w]) * widths[w + WINDOW :], axis=0, initial=0.0)
+            error[w] += 2 * missed / widths[w + WINDOW - 1]
+            # or the larger ones miss the function: three that agree, and move far more than rounding does, are right.
+            gap = np.where(agree[w + 1 :], np.abs(value[w] - value[w + 1 : -2]) - own[w + 1 : -2], 0)
+            error[w] = np.maximum(error[w], gap.max(axis=0, initial=0.0))
+        # Steps that change nothing may be too small for what rounding leaves, as in a result that was float32 in
+        # between: then larger ones agree on a derivative, by which the change would be as small as such a rounding.
+        still = (windows(changes) == 0).any(axis=0)
+        agreed = np.where(error <= 0.1 * np.abs(value), np.abs(value), 0).max(axis=0)
+        blind = still & (agreed > 0) & (agreed * widths[WINDOW - 1 :] < 2.0**-20 * np.abs(self.base))
+        error[blind | ~np.isfinite(value) | ~np.isfinite(error)] = np.inf
+        best, every = error.argmin(axis=0), np.arange(value.shape[1])
+        return value[best, every], error[best, every], error
+
+    def _ladder(self, samples: Samples, ladder: list[int]) -> tuple[Column, int, float]:
+        self._listen(samples)
+        pairs = [samples.at(k) for k in ladder]
+        changes = np.array([plus - minus for plus, minus, _, _ in pairs])
+        widths = np.array([[up + down] for _, _, up, down in pairs])
+        sizes = np.array([np.maximum(np.abs(plus), np.abs(minus)) for plus, minus, _, _ in pairs])
+        value, error, errors = self._best(changes, widths, sizes, 2)
+        outputs = np.flatnonzero((changes != 0).any(axis=0))
+        value, error = value[outputs], error[outputs]
+        size = np.maximum(np.abs(value), self.largest[outputs])
+        size[size == 0] = 1
+        worst = (errors[:, outputs] / size).max(axis=1, initial=0)
+        start = int(worst.argmin())
+        return Column(outputs, value, error, 2.0 ** ladder[0]), ladder[start], float(worst[start])
+
+    def _sides(self, samples: Samples, ladder: list[int]) -> Sides:
+        pairs = [samples.at(k) for k in ladder]
+        found: list[Array] = []
+        for side, sign in ((1, -1), (0, 1)):
+            changes = sign * np.array([pair[side] - self.base for pair in pairs])
+            widths = np.array([[pair[2 + side]] for pair in pairs])
+            value, error, _ = self._best(changes, widths, np.abs(np.array([pair[side] for pair in pairs])), 1)
+            found += [value, error]
+        return Sides(*found)
+
+
+def typical(a: Array) -> float:
+    """The median size of what is not 0; 1 where all is."""
+    sizes = np.abs(a[(a != 0) & np.isfinite(a)])
+    return float(np.median(sizes)) if sizes.size else 1.0
+
+
+def flat(outs: list[Any]) -> Array:
+    """All outputs in one new array."""
+    return np.concatenate([np.ravel(np.asarray(o, np.float64)) for o in outs]) if outs else np.empty(0)
