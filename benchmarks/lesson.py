@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.timing import Contestant, time_side_by_side
-from tinygrad_bn.jit import FLAGS
+from tinygrad_bn.runtime.jit import FLAGS
 
 EPS = 1e-5
 

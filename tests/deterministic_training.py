@@ -18,7 +18,8 @@ import numpy as np
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import blas, nn, ops, optim
+from tinygrad_bn import nn, ops, optim
+from tinygrad_bn.runtime import blas
 
 SHARING = {
     "blas": blas,

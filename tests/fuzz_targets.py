@@ -20,8 +20,8 @@ from fuzzing import Builder, Call, World
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import data, nn, optim, preprocessing
-from tinygrad_bn.operators import OPS, Operators
-from tinygrad_bn.tensors import Tensor
+from tinygrad_bn.engine.operators import OPS, Operators
+from tinygrad_bn.engine.tensors import Tensor
 
 TARGETS: dict[str, Builder] = {}
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))  # emptied by whoever calls the fuzzer, see test_fuzz.py

@@ -39,7 +39,7 @@ import numpy as np
 
 import tinygrad_bn as tb
 from tinygrad_bn import nn
-from tinygrad_bn.tensors import Tensor
+from tinygrad_bn.engine.tensors import Tensor
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 HANG = 60.0  # seconds without a new case, after which the stacks are printed and the process ends

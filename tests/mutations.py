@@ -347,14 +347,20 @@ edits(
 
 
 edits(
-    "tensors.py",
-    "engine nn random_graphs gradients between_steps",
+    "engine/recording.py",
+    "engine nn",
     ("class _GradMode(threading.local):", "class _GradMode:", "no_grad reaches into other threads"),
     (
         "grad_mode.enabled = grad_mode.outside.pop()",
         "grad_mode.outside.pop()\n        grad_mode.enabled = True",
         "no_grad ends an outer no_grad",
     ),
+    ('(inspect.iscoroutinefunction, "a coroutine"),', "", "no_grad takes coroutines"),
+)
+
+edits(
+    "engine/tensors.py",
+    "engine nn random_graphs gradients between_steps",
     ("result._changes = self._changes\n", "pass\n", "detach: changes of one are not seen by the other"),
     ('"grad": gradient}', '"grad": None}', "a copy loses its gradient"),
     ('"changes": self._changes,', '"changes": [0],', "copies of what shares its changes do not share them"),
@@ -370,12 +376,11 @@ edits(
         'if False:\n            raise RuntimeError("only leaves',
         "a computed tensor is pickled",
     ),
-    ('(inspect.iscoroutinefunction, "a coroutine"),', "", "no_grad takes coroutines"),
     ("if not spec and self.ndim:", "if not spec:", "a number without a format is its repr"),
 )
 
 edits(
-    "tape.py",
+    "engine/tape.py",
     "engine nn random_graphs gradients",
     ("if inputs and grad_mode.enabled:", "if inputs:", "no_grad records"),
     ("if counter[0] != seen and (again", "if counter[0] < seen and (again", "changes in place are not noticed"),
@@ -383,7 +388,7 @@ edits(
 )
 
 edits(
-    "backward.py",
+    "engine/backward.py",
     "truth engine random_graphs nn properties gradients",
     ("tuple(i + extra for i, n", "tuple(i for i, n", "broadcasting: summed over the wrong axis"),
     ("total(g, axes, keepdims=True)", "g.mean(axis=axes, keepdims=True)", "broadcasting: the mean of the copies"),
@@ -416,7 +421,7 @@ edits(
 )
 
 edits(
-    "operators.py",
+    "engine/operators.py",
     "properties random_graphs engine gradients",
     ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
     ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
@@ -808,7 +813,7 @@ edits(
 )
 
 edits(
-    "threads.py",
+    "runtime/threads.py",
     "threads",
     (
         "count * (i + 1) // pieces)",
@@ -823,14 +828,14 @@ edits(
 
 
 edits(
-    "sums.py",
+    "runtime/sums.py",
     "sums",
     ("BLOCK = 32", "BLOCK = 1 << 40", "long sums are running sums"),
     ("blocks[(*here, -1)] += x[(*here, slice(whole, n))].sum(axis=axis)", "pass", "the rest of a block is left out"),
     ("x.size <= FEW * math.prod(kept)", "True", "all sums are NumPy's"),
 )
 edits(
-    "jit.py",
+    "runtime/jit.py",
     "warm_starts",
     (
         'return _compiled(function, {**FLAGS, "forceinline": True})',
@@ -839,7 +844,7 @@ edits(
     ),
 )
 edits(
-    "backward.py",
+    "engine/backward.py",
     "engine",
     ("and g.flags.writeable", "", "a gradient that is delivered is read-only"),
     ("if item._requires_grad or targets is not None:", "if True:", "what no longer requires grad gets a gradient"),

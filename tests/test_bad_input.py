@@ -525,7 +525,7 @@ def test_layers_take_arrays():
 def test_a_misaligned_array_is_not_one_more_compilation():
     memory = np.zeros(4 * 24 + 1, np.uint8)[1:].view(np.float32).reshape(4, 6)
     memory[:] = np.arange(24).reshape(4, 6)
-    from tinygrad_bn.jit import contiguous
+    from tinygrad_bn.runtime.jit import contiguous
 
     assert not memory.flags.aligned and contiguous(memory).flags.carray
     assert (F.relu(Tensor(memory)).data == memory).all()

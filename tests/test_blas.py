@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bn as tb
-from tinygrad_bn import blas
+from tinygrad_bn.runtime import blas
 
 openblas = pytest.mark.skipif(blas.one_thread.switch is None, reason="NumPy's BLAS is not OpenBLAS")
 

@@ -17,7 +17,8 @@ import pytest
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import blas, nn
+from tinygrad_bn import nn
+from tinygrad_bn.runtime import blas
 
 openblas = pytest.mark.skipif(blas.one_thread.switch is None, reason="NumPy's BLAS is not OpenBLAS")
 

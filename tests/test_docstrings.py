@@ -28,7 +28,7 @@ from fuzz_targets import public_names
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import data, nn, optim, preprocessing
-from tinygrad_bn.drawing import Drawing
+from tinygrad_bn.inspection.drawing import Drawing
 from tinygrad_bn.nn.module import Handle
 from tinygrad_bn.nn.overview import Summary
 

@@ -19,8 +19,8 @@ import pytest
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn
-from tinygrad_bn.drawing import Drawing
-from tinygrad_bn.layout import Box, Edge, Layout, _spread
+from tinygrad_bn.inspection.drawing import Drawing
+from tinygrad_bn.inspection.layout import Box, Edge, Layout, _spread
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(__file__).parents[1]

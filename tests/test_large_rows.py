@@ -18,7 +18,7 @@ from test_gradients import MODULES, TABLE
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import ops
-from tinygrad_bn.threads import LARGE
+from tinygrad_bn.runtime.threads import LARGE
 
 SEED = 17
 K = LARGE + 7

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygrad_bn import memory
+from tinygrad_bn.runtime import memory
 
 CODE = """
 import ctypes

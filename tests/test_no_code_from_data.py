@@ -28,8 +28,8 @@ ARE_FALSE = {"allow_pickle"}  # keywords that must be False wherever they are
 NEVER_TRUE = {"shell", "trust_remote_code", "unsafe"}
 
 JUSTIFIED = {  # (file, what): why
-    ("tinygrad_bn/blas.py", "ctypes"): "asks the OpenBLAS that NumPy has loaded for its number of threads",
-    ("tinygrad_bn/memory.py", "ctypes"): "one call of glibc's mallopt",
+    ("tinygrad_bn/runtime/blas.py", "ctypes"): "asks the OpenBLAS that NumPy has loaded for its number of threads",
+    ("tinygrad_bn/runtime/memory.py", "ctypes"): "one call of glibc's mallopt",
     (
         "demos/grid.py",
         "multiprocessing",

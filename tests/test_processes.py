@@ -18,7 +18,8 @@ from ordinary_user import give_up_privileges, is_kept_out
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import data, nn, tensor, threads
+from tinygrad_bn import data, nn, tensor
+from tinygrad_bn.runtime import threads
 
 ROOT = Path(__file__).parents[1]
 SEED = 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bn as tb
-from tinygrad_bn.operators import OPS
+from tinygrad_bn.engine.operators import OPS
 
 README = Path(__file__).parents[1] / "README.md"
 

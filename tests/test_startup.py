@@ -97,7 +97,7 @@ import sys
 sys.dont_write_bytecode = True  # Python itself takes an edit of the same length and second for none
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-import tinygrad_bn.jit as jit
+import tinygrad_bn.runtime.jit as jit
 if len(sys.argv) > 2:
     jit.FLAGS = {**jit.FLAGS, "error_model": "python"}
 import own

@@ -7,7 +7,7 @@ import pytest
 
 import tinygrad_bn as tb
 from tinygrad_bn import nn
-from tinygrad_bn.random import default_generator
+from tinygrad_bn.runtime.random import default_generator
 
 
 def array(*shape, seed=0):

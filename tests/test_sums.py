@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_bn as tb
-from tinygrad_bn.sums import total
+from tinygrad_bn.runtime.sums import total
 
 FEW = 8  # roundings: log2 of the number of summands is at most 24, and roundings of either sign cancel
 

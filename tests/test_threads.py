@@ -14,7 +14,8 @@ import pytest
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
-from tinygrad_bn import tensor, threads
+from tinygrad_bn import tensor
+from tinygrad_bn.runtime import threads
 
 
 @pytest.fixture(autouse=True)

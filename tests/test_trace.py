@@ -10,7 +10,7 @@ import pytest
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn
-from tinygrad_bn.backward import observer
+from tinygrad_bn.engine.backward import observer
 
 PART = r"(\S+) (\([\d, ]*\)) \|(\S+)\|"
 

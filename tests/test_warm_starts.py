@@ -17,8 +17,8 @@ import pytest
 import warm_training as training
 
 import tinygrad_bn
-from tinygrad_bn import jit
 from tinygrad_bn.ops import norm_kernels, norms
+from tinygrad_bn.runtime import jit
 
 compiled_only = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="without Numba's compiler there are no dispatchers"

@@ -11,26 +11,20 @@ help() on any name says how to use it. The examples there presuppose these impor
 __version__ = "0.1.0"
 
 from . import data, nn, optim, preprocessing
-from .backward import grad
 from .checkpoint import load, save
-from .drawing import draw
-from .gradient_checks import (
-    GradcheckError,
-    check_pair,
-    gradcheck,
-    gradcheck_cases,
-    gradgradcheck,
-    numerical_gradient,
-)
-from .memory import keep_freed_memory
+from .engine.backward import grad
+from .engine.recording import enable_grad, is_grad_enabled, no_grad
+from .engine.tape import differentiable
+from .engine.tensors import Tensor, tensor
+from .gradient_checks import GradcheckError, check_pair, gradcheck, gradcheck_cases, gradgradcheck, numerical_gradient
+from .inspection.drawing import draw
+from .inspection.tracing import trace
 from .ops.elementwise import absolute, clip, exp, log, maximum, minimum, sqrt, where
 from .ops.linear import matmul
 from .ops.shape import broadcast_to, concatenate, pad, stack
-from .random import get_rng_state, manual_seed, set_rng_state
-from .tape import differentiable
-from .tensors import Tensor, enable_grad, is_grad_enabled, no_grad, tensor
-from .threads import get_num_threads, set_num_threads
-from .tracing import trace
+from .runtime.memory import keep_freed_memory
+from .runtime.random import get_rng_state, manual_seed, set_rng_state
+from .runtime.threads import get_num_threads, set_num_threads
 
 keep_freed_memory()
 

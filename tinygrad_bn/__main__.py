@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from . import nn, ops, optim
+from .engine.tensors import Tensor
 from .nn import functional as F
-from .tensors import Tensor
 
 
 def kernels() -> dict[str, Any]:

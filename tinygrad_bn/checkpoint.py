@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from .checks import check_path
-from .tensors import Array, Tensor
+from .checks import Array, check_path
+from .engine.tensors import Tensor
 
 MARK = b"tinygrad_bn checkpoint 1, sha256 "
 TREE = "tree.json"

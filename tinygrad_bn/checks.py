@@ -12,8 +12,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .tensors import FLOATS, Array, Tensor, plain_array
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+Array = NDArray[Any]
+
+
+def plain_array(data: Array, name: str = "data") -> Array:
+    """A memory-mapped array as it is; other subclasses give operators meanings of their own (matrix, masked array)."""
+    if type(data) not in (np.ndarray, np.memmap):
+        kind = type(data).__name__
+        raise TypeError(f"{name} must be a plain NumPy array, got {kind}; np.asarray makes it one")
+    return np.asarray(data)
+
+
+def as_array(value: Any) -> Array:
+    """An array of a list, or of one of NumPy's scalars. Of other things NumPy makes objects or strings."""
+    try:
+        return np.asarray(value)
+    except Exception:  # lists of different lengths, and so on
+        return np.asarray(None)
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64, by any of NumPy's names."""
+    try:
+        # np.dtype would take None for float64, and of a number, or a tensor, its .dtype
+        found = np.dtype(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
+    except Exception:  # NumPy raises a handful of kinds on what it cannot interpret
+        found = None
+    if found is None or found not in FLOATS:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
 
 
 def _got(value: Any) -> str:
@@ -98,58 +128,3 @@ def check_iterable(name: str, values: Any, what: str) -> list[Any]:
         return list(values)
     except TypeError as error:  # an array without axes is an Iterable, and cannot be iterated over
         raise TypeError(f"{name} must be an iterable of {what}, got {_got(values)}") from error
-
-
-def check_tensors(name: str, values: Any) -> list[Any]:
-    """A sequence of Tensors or arrays."""
-    if not isinstance(values, (list, tuple)):
-        raise TypeError(f"{name} must be a list or tuple of Tensors, got {type(values).__name__}")
-    for i, value in enumerate(values):
-        if not isinstance(value, (Tensor, np.ndarray)):
-            raise TypeError(f"{name}[{i}] must be a Tensor or an array, got {type(value).__name__}")
-        if value.dtype not in FLOATS:
-            raise TypeError(f"{name}[{i}] must be float32 or float64, got {value.dtype}: a.astype(np.float32) converts")
-        if value.dtype != values[0].dtype:
-            raise TypeError(f"{name} must have one dtype, got {values[0].dtype} and {value.dtype}")
-    return list(values)
-
-
-def check_input(x: Any, name: str = "x") -> None:
-    """A float Tensor, or an array. name: what it is called, "input of Linear" where a layer asks."""
-    if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
-    if type(x) is not np.ndarray and isinstance(x, np.ndarray):
-        plain_array(x, name)
-    if x.dtype not in FLOATS:
-        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}: x.astype(np.float32) or tensor(x) converts")
-
-
-def check_gradient(t: Tensor) -> Array:
-    """The .grad of t, which anyone may have set, as an array of t's shape and dtype."""
-    g = t.grad._data if isinstance(t.grad, Tensor) else t.grad
-    if type(g) is not np.ndarray and not isinstance(g, np.generic):
-        raise TypeError(f".grad must be a plain NumPy array, a Tensor or None, got {type(g).__name__}")
-    if g.dtype != t.dtype:
-        raise TypeError(f".grad of a {t.dtype} tensor must have that dtype, got {g.dtype}")
-    if g.shape != t.shape:
-        raise ValueError(f".grad of a tensor of shape {t.shape} must have that shape, got {g.shape}")
-    return np.asarray(g)
-
-
-def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    """None, or an array or Tensor of exactly this shape and dtype."""
-    if value is None:
-        return
-    data = value._data if isinstance(value, Tensor) else value
-    if not isinstance(data, np.ndarray):
-        raise TypeError(f"{name} must be a Tensor, an array or None, got {type(value).__name__}")
-    if type(data) is not np.ndarray:
-        plain_array(data, name)
-    if data.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {data.shape}")
-    if data.dtype is not dtype and data.dtype != dtype:
-        remedy = ""
-        if data.dtype in FLOATS:
-            convert = "double" if dtype == np.float64 else "float"
-            remedy = f": convert the array with x.astype(np.{data.dtype}), or the net with net.{convert}()"
-        raise TypeError(f"{name} must be {dtype} like the input, got {data.dtype}{remedy}")

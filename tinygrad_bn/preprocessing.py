@@ -35,9 +35,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .blas import one_thread
-from .checks import check_flag, check_int, check_iterable, check_number
-from .tensors import FLOATS, Array, Tensor
+from .checks import FLOATS, Array, check_flag, check_int, check_iterable, check_number
+from .engine.tensors import Tensor
+from .runtime.blas import one_thread
 
 EPS = float(np.finfo(np.float64).eps)
 LARGEST = 1e100  # squares and their sums stay far from overflow

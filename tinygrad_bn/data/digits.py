@@ -7,7 +7,7 @@ import pkgutil
 
 import numpy as np
 
-from ..tensors import Array
+from ..checks import Array
 
 
 def load_digits() -> tuple[Array, Array]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import check_path
-from ..tensors import Array
+from ..checks import Array, check_path
 
 
 def load_npz(path: str | Path) -> tuple[Array, Array]:

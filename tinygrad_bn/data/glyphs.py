@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import check_int, check_number, check_size
-from ..tensors import Array
+from ..checks import Array, check_int, check_number, check_size
 
 SIDE = 12
 FONT = """

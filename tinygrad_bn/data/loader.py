@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_int
-from ..random import default_generator, generator_from
-from ..tensors import Array, plain_array
+from ..checks import Array, check_flag, check_int, plain_array
+from ..runtime.random import default_generator, generator_from
 
 
 class DataLoader:

@@ -30,8 +30,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ..checks import check_flag, check_path
-from ..tensors import Array
+from ..checks import Array, check_flag, check_path
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's mirror
 MNIST_FILES = {  # name: bytes, SHA-256

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensors import Array
+from ..checks import Array
 from .checking import Check
 from .differences import Differences, flat, typical
 from .layouts import LAYOUTS

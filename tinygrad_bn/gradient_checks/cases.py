@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_int, check_iterable
-from ..tensors import Array, Tensor
+from ..checks import Array, check_flag, check_int, check_iterable
+from ..engine.tensors import Tensor
 from .layouts import reversed_memory, strided
 
 SMALL = (3, 5, 2, 7)  # sizes of the other axes, where one is long

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import check_int, check_number
-from ..tensors import Array
+from ..checks import Array, check_int, check_number
 from .differences import UNIT, Column, Differences, flat, typical
 from .report import GradcheckError, InputReport, Report, mistake
 from .subject import Cotangents, Pull, Subject, untouched

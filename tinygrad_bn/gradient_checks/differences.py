@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tensors import Array
+from ..checks import Array
 
 UNIT = 2.0**-52  # the distance of 1 from the next float64
 GOOD = 1e-10  # an error bar that needs no other steps, relative to the derivative

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backward import grad
-from ..checks import check_flag, check_iterable
-from ..tensors import FLOATS, Array, Tensor, enable_grad, no_grad
-from . import calls
+from ..checks import FLOATS, Array, check_flag, check_iterable
+from ..engine.backward import grad
+from ..engine.recording import enable_grad, no_grad
+from ..engine.tensors import Tensor
+from ..gradient_checks import calls
 from .checking import Check, Settings, settings
 from .differences import flat
 from .report import GradcheckError, Report, mistake

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..tensors import Array
+from ..checks import Array
 
 
 def strided(a: Array) -> Array:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tensors import Array, Tensor, no_grad, plain_array
+from ..checks import Array, plain_array
+from ..engine.recording import no_grad
+from ..engine.tensors import Tensor
 from .checking import settings
 from .differences import UNIT, Differences, flat, typical
 

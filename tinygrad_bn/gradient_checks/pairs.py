@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag
-from ..tensors import Array, Tensor, plain_array
-from . import calls
+from ..checks import Array, check_flag, plain_array
+from ..engine.tensors import Tensor
+from ..gradient_checks import calls
 from .checking import Check, settings
 from .differences import flat
 from .report import GradcheckError, Report

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensors import Array
+from ..checks import Array
 
 
 class GradcheckError(AssertionError):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..tensors import Array
+from ..checks import Array
 from .report import GradcheckError
 
 

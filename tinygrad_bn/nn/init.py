@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_generator, check_number
-from ..random import default_generator
-from ..tensors import Tensor
+from ..engine.tensors import Tensor
+from ..runtime.random import default_generator
 
 LARGEST_GAIN = 1e300  # what is drawn stays finite in float64
 

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from ..checks import check_flag, check_input, check_int, check_number, check_size
+from ..checks import check_flag, check_int, check_number, check_size
+from ..engine.guards import check_input
+from ..engine.tensors import Tensor
+from ..nn import functional as F
+from ..nn import init
 from ..ops.shape import flatten
-from ..tensors import Tensor
-from . import functional as F
-from . import init
 from .module import Module, Parameter
 
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..checks import check_flag, check_gradient, check_int, check_iterable
-from ..tensors import FLOATS, Array, Tensor, as_array, float_dtype, plain_array
+from ..checks import FLOATS, Array, as_array, check_flag, check_int, check_iterable, float_dtype, plain_array
+from ..engine.guards import check_gradient
+from ..engine.tensors import Tensor
 
 
 class Parameter(Tensor):

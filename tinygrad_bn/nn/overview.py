@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tensors import Array, Tensor
+from ..checks import Array
+from ..engine.tensors import Tensor
 from .module import Module, Parameter
 from .normalization import _BatchNorm, _Norm, _Running
 from .probe import as_arguments, check_model, undisturbed

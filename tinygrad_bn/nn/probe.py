@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..random import default_generator
-from ..tensors import FLOATS, Tensor, no_grad, plain_array
+from ..checks import FLOATS, plain_array
+from ..engine.recording import no_grad
+from ..engine.tensors import Tensor
+from ..runtime.random import default_generator
 from .module import Module
 
 

@@ -24,10 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from ..blas import one_thread
-from ..checks import check_flag, check_gradient, check_iterable, check_number
+from ..checks import FLOATS, Array, check_flag, check_iterable, check_number, plain_array
+from ..engine.guards import check_gradient
+from ..engine.recording import no_grad
+from ..engine.tensors import Tensor
 from ..ops.norms import check_writable
-from ..tensors import FLOATS, Array, Tensor, no_grad, plain_array
+from ..runtime.blas import one_thread
 from .convolution import Conv2d
 from .layers import Identity, Linear
 from .module import Module, ModuleList, Parameter, Sequential

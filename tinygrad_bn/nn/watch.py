@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backward import grad
-from ..checks import check_int, check_iterable, check_number, check_size
-from ..tensors import Array, Tensor, enable_grad, is_grad_enabled
+from ..checks import Array, check_int, check_iterable, check_number, check_size
+from ..engine.backward import grad
+from ..engine.recording import enable_grad, is_grad_enabled
+from ..engine.tensors import Tensor
 from .layers import ReLU, Sigmoid, Tanh
 from .module import Module
 from .normalization import _Running

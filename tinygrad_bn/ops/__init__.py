@@ -1,6 +1,6 @@
 """The ops, a family per file. Importing this package fills the table of operators."""
 
-from . import (
+from ..ops import (
     activation,
     convolution,
     elementwise,

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_generator, check_input, check_int, check_number
-from ..jit import contiguous, kernel, kernel_as_written
-from ..random import default_generator
-from ..tape import differentiable
-from ..tensors import Array, Tensor
-from ..threads import LARGE, for_each, spans
+from ..checks import Array, check_flag, check_generator, check_int, check_number
+from ..engine.guards import check_input
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.jit import contiguous, kernel, kernel_as_written
+from ..runtime.random import default_generator
+from ..runtime.threads import LARGE, for_each, spans
 
 
 def over(kernel: Any, *arrays: Any) -> None:

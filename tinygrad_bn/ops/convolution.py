@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from ..blas import one_thread
-from ..checks import check_array, check_input, check_int, check_size
-from ..jit import contiguous, kernel
-from ..sums import total
-from ..tape import differentiable
-from ..tensors import Array, Tensor
-from ..threads import for_each, spans
+from ..checks import Array, check_int, check_size
+from ..engine.guards import check_array, check_input
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.blas import one_thread
+from ..runtime.jit import contiguous, kernel
+from ..runtime.sums import total
+from ..runtime.threads import for_each, spans
 from .shape import pad
 
 BLOCK = 1 << 17  # elements of P that are made at a time: 512 kB in float32

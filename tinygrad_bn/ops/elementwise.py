@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..operators import OPS, implements
-from ..tape import differentiable, explained
-from ..tensors import Array, Tensor, as_array, plain_array
+from ..checks import Array, as_array, plain_array
+from ..engine.operators import OPS, implements
+from ..engine.tape import differentiable, explained
+from ..engine.tensors import Tensor
 
 
 @implements(np.add)

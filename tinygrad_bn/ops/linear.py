@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..blas import one_thread, product
-from ..checks import check_array, check_input
-from ..jit import contiguous, kernel
-from ..operators import implements
-from ..tape import differentiable
-from ..tensors import Array, Tensor
+from ..checks import Array
+from ..engine.guards import check_array, check_input
+from ..engine.operators import implements
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.blas import one_thread, product
+from ..runtime.jit import contiguous, kernel
 
 
 @implements(np.matmul)

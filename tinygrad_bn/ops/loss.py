@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_input, check_int
-from ..jit import contiguous, kernel, kernel_as_written
-from ..tape import differentiable
-from ..tensors import Array, Tensor, as_array, plain_array
+from ..checks import Array, as_array, check_int, plain_array
+from ..engine.guards import check_input
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.jit import contiguous, kernel, kernel_as_written
 from .activation import log_softmax_definition
 from .elementwise import where
 

@@ -30,10 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from ..jit import contiguous, kernel, part, part_as_written
-from ..tape import differentiable
-from ..tensors import Array, Tensor
-from ..threads import LARGE, for_each, spans
+from ..checks import Array
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.jit import contiguous, kernel, part, part_as_written
+from ..runtime.threads import LARGE, for_each, spans
 from .shape import concatenate
 
 # What both layouts share: a run, contiguous positions that have one mean, one scale and one shift.

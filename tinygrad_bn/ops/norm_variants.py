@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_array, check_flag, check_int, check_number
-from ..tensors import Array, Tensor
+from ..checks import Array, check_flag, check_int, check_number
+from ..engine.guards import check_array
+from ..engine.tensors import Tensor
 from .norm_kernels import affine, channel_shape
 from .norms import (
     ONE_ROW,

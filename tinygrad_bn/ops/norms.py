@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_array, check_flag, check_input, check_int, check_number
-from ..jit import contiguous, kernel
-from ..tensors import Array, Tensor
+from ..checks import Array, check_flag, check_int, check_number
+from ..engine.guards import check_array, check_input
+from ..engine.tensors import Tensor
+from ..runtime.jit import contiguous, kernel
 from .norm_kernels import channel_norm, row_norm
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_int
-from ..jit import contiguous, kernel
-from ..tape import differentiable
-from ..tensors import Array, Tensor
-from ..threads import for_each, spans
+from ..checks import Array, check_flag, check_int
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.jit import contiguous, kernel
+from ..runtime.threads import for_each, spans
 from .convolution import check_images, pair
 
 COST = 8  # to find the largest of a window takes this many times as long, per element, as arithmetic

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..checks import check_flag, check_int
-from ..operators import OPS, implements
-from ..sums import total
-from ..tape import differentiable
-from ..tensors import Tensor
+from ..engine.operators import OPS, implements
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.sums import total
 
 MOST_AXES = 64  # NumPy's limit
 

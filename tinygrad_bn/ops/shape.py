@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_int, check_size, check_tensors
-from ..operators import implements
-from ..tape import differentiable
-from ..tensors import Array, Tensor, check_index
+from ..checks import Array, check_int, check_size
+from ..engine.guards import check_tensors
+from ..engine.operators import implements
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor, check_index
 
 MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
 

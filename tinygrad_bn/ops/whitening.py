@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backward import grad
-from ..blas import one_thread
-from ..tape import differentiable
-from ..tensors import Array, Tensor
+from ..checks import Array
+from ..engine.backward import grad
+from ..engine.tape import differentiable
+from ..engine.tensors import Tensor
+from ..runtime.blas import one_thread
 
 
 def _t(a: Any) -> Any:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_gradient, check_iterable, check_number, copied
-from ..jit import contiguous, kernel
-from ..tensors import Array, Tensor, overlaps
+from ..checks import Array, check_flag, check_iterable, check_number, copied
+from ..engine.guards import check_gradient
+from ..engine.tensors import Tensor, overlaps
+from ..runtime.jit import contiguous, kernel
 
 
 @kernel

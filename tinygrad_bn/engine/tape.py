@@ -28,7 +28,9 @@ from typing import Any, ParamSpec, overload
 
 import numpy as np
 
-from .tensors import FLOATS, Array, Tensor, grad_mode, plain_array, wrap
+from ..checks import FLOATS, Array, plain_array
+from .recording import grad_mode
+from .tensors import Tensor, wrap
 
 Pullback = Callable[[Any], Any]
 P = ParamSpec("P")  # what an op takes: the arguments of its rule

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from .blas import one_thread
-from .checks import check_flag, check_gradient, check_iterable
+from ..checks import Array, check_flag, check_iterable, plain_array
+from ..runtime.blas import one_thread
+from ..runtime.sums import total
+from .guards import check_gradient
 from .operators import implements
-from .sums import total
+from .recording import grad_enabled
 from .tape import Node, Pullback, differentiable
-from .tensors import Array, Tensor, grad_enabled, plain_array
+from .tensors import Tensor
 
 
 def _references(g: Any) -> tuple[int, int]:

@@ -1,122 +1,23 @@
-"""Tensors: arrays that remember how they were computed, and whether to remember it (``no_grad``).
+"""Tensors: arrays that remember how they were computed.
 
 What a tensor points to, the recorded operation that made it, is in tape.py.
 """
 
 from __future__ import annotations
 
-import inspect
-import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
+from ..checks import FLOATS, Array, as_array, float_dtype, plain_array
 from .operators import OPS, Operators
+from .recording import grad_mode
 
 if TYPE_CHECKING:
     from .tape import Node
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-Array = NDArray[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class _GradMode(threading.local):  # per thread: no_grad() in one thread leaves the others recording
-    enabled = True
-
-    def __init__(self) -> None:
-        self.outside: list[bool] = []  # what to go back to, innermost last
-
-
-grad_mode = _GradMode()
-
-
-_RUN_LATER: tuple[tuple[Callable[[Any], bool], str], ...] = (
-    (inspect.isgeneratorfunction, "a generator"),
-    (inspect.iscoroutinefunction, "a coroutine"),
-    (inspect.isasyncgenfunction, "an asynchronous generator"),
-)
-
-
-class grad_enabled(ContextDecorator):
-    """``with grad_enabled(flag):`` records (or not) in the current thread; also a decorator, and reusable."""
-
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-
-    def __enter__(self) -> None:
-        grad_mode.outside.append(grad_mode.enabled)
-        grad_mode.enabled = self.enabled
-
-    def __exit__(self, *error: Any) -> None:
-        grad_mode.enabled = grad_mode.outside.pop()
-
-    def __call__(self, function: Function) -> Function:
-        name = getattr(function, "__name__", repr(function))
-        call = getattr(type(function), "__call__", None)  # noqa: B004 (the class's, of an object that can be called)
-        for test, kind in _RUN_LATER:
-            if test(function) or test(call):  # its body would run outside of the with block
-                raise TypeError(f"{name} is {kind}: use the with statement inside of it, around what does not wait")
-        if isinstance(function, (type, staticmethod, classmethod, property)) or not callable(function):
-            raise TypeError(
-                f"function must be a function for no_grad() or enable_grad() to decorate, got a "
-                f"{type(function).__name__}, {name:.40}: decorate the functions in a class"
-            )
-        return super().__call__(function)
-
-
-@overload
-def no_grad() -> grad_enabled: ...
-@overload
-def no_grad(function: Function) -> Function: ...
-def no_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Callable[..., Any]:
-    """``with no_grad():`` (or ``@no_grad()``, or ``@no_grad``) computes without recording, in the current thread.
-
-    function: what ``@no_grad`` decorates; None (default) for the other two.
-
-    Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
-
-    >>> x = tb.tensor([1.0], requires_grad=True)
-    >>> with tb.no_grad():
-    ...     y = 2 * x
-    >>> y.requires_grad
-    False
-    """
-    return grad_enabled(False) if function is None else grad_enabled(False)(function)
-
-
-@overload
-def enable_grad() -> grad_enabled: ...
-@overload
-def enable_grad(function: Function) -> Function: ...
-def enable_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Callable[..., Any]:
-    """``with enable_grad():`` records again inside a ``no_grad()``.
-
-    function: what ``@enable_grad`` decorates; None (default) for ``with`` and ``@enable_grad()``.
-
-    Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
-
-    >>> x = tb.tensor([1.0], requires_grad=True)
-    >>> with tb.no_grad(), tb.enable_grad():
-    ...     y = 2 * x
-    >>> y.requires_grad
-    True
-    """
-    return grad_enabled(True) if function is None else grad_enabled(True)(function)
-
-
-def is_grad_enabled() -> bool:
-    """Whether the current thread records: True but inside a ``no_grad()``.
-
-    >>> with tb.no_grad():
-    ...     tb.is_grad_enabled()
-    False
-    """
-    return grad_mode.enabled
 
 
 class Tensor(Operators):
@@ -499,22 +400,6 @@ def wrap(data: Array) -> Tensor:
     return t
 
 
-def plain_array(data: Array, name: str = "data") -> Array:
-    """A memory-mapped array as it is; other subclasses give operators meanings of their own (matrix, masked array)."""
-    if type(data) not in (np.ndarray, np.memmap):
-        kind = type(data).__name__
-        raise TypeError(f"{name} must be a plain NumPy array, got {kind}; np.asarray makes it one")
-    return np.asarray(data)
-
-
-def as_array(value: Any) -> Array:
-    """An array of a list, or of one of NumPy's scalars. Of other things NumPy makes objects or strings."""
-    try:
-        return np.asarray(value)
-    except Exception:  # lists of different lengths, and so on
-        return np.asarray(None)
-
-
 def _converts(dtype: np.dtype[Any]) -> bool:
     """Whether tensor() takes arrays of this dtype: floats of 32 or 64 bits in any byte order, integers, booleans."""
     return dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
@@ -524,18 +409,6 @@ def _remedy(dtype: np.dtype[Any]) -> str:
     """How data of this dtype become a tensor's; "" if they hold no real numbers."""
     converts = "tensor(data)" if _converts(dtype) else "data.astype(np.float32)" if dtype.kind == "f" else ""
     return f": {converts} converts" if converts else ""
-
-
-def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """float32 or float64, by any of NumPy's names."""
-    try:
-        # np.dtype would take None for float64, and of a number, or a tensor, its .dtype
-        found = np.dtype(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
-    except Exception:  # NumPy raises a handful of kinds on what it cannot interpret
-        found = None
-    if found is None or found not in FLOATS:
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
-    return found
 
 
 def tensor(data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:

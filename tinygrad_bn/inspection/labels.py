@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .nn.module import Module, Parameter
-from .tape import Node
-from .tensors import Tensor
+from ..engine.tape import Node
+from ..engine.tensors import Tensor
+from ..nn.module import Module, Parameter
 
 
 def names_of(model: Any) -> dict[int, str]:

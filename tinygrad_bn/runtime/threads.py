@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_int
+from ..checks import check_int
 
 VARIABLE = "TINYGRAD_BN_NUM_THREADS"
 CHUNK = 1 << 17  # elements in a piece of work

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_int
+from ..checks import check_int
 
 
 class _Default(threading.local):  # per thread, so that nets trained side by side do not take each other's numbers

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from .backward import observer
+from ..engine.backward import observer
+from ..engine.tape import Node
+from ..engine.tensors import Tensor
+from ..nn.module import Module
 from .labels import leaf_name, names_of, norm, op_name
-from .nn.module import Module
-from .tape import Node
-from .tensors import Tensor
 
 
 class trace:

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_file
-from .checks import check_int, check_path
+from ..checkpoint import write_file
+from ..checks import check_int, check_path
+from ..engine.tape import Node
+from ..engine.tensors import Tensor
+from ..nn.module import Module
 from .labels import leaf_name, names_of, norm, op_name
 from .layout import CHARACTER, FONT, LINE, MARGIN, PADDING, Box, Edge, Layout, visible
-from .nn.module import Module
-from .tape import Node
-from .tensors import Tensor
 
 
 def draw(tensor: Tensor, model: Module | dict[str, Tensor] | None = None, *, limit: int = 1000) -> Drawing:

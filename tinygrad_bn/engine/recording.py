@@ -1,0 +1,105 @@
+"""Whether to remember how tensors are computed, in this thread: ``no_grad`` and ``enable_grad``."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from typing import Any, TypeVar, overload
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _GradMode(threading.local):  # per thread: no_grad() in one thread leaves the others recording
+    enabled = True
+
+    def __init__(self) -> None:
+        self.outside: list[bool] = []  # what to go back to, innermost last
+
+
+grad_mode = _GradMode()
+
+
+_RUN_LATER: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (inspect.isgeneratorfunction, "a generator"),
+    (inspect.iscoroutinefunction, "a coroutine"),
+    (inspect.isasyncgenfunction, "an asynchronous generator"),
+)
+
+
+class grad_enabled(ContextDecorator):
+    """``with grad_enabled(flag):`` records (or not) in the current thread; also a decorator, and reusable."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+
+    def __enter__(self) -> None:
+        grad_mode.outside.append(grad_mode.enabled)
+        grad_mode.enabled = self.enabled
+
+    def __exit__(self, *error: Any) -> None:
+        grad_mode.enabled = grad_mode.outside.pop()
+
+    def __call__(self, function: Function) -> Function:
+        name = getattr(function, "__name__", repr(function))
+        call = getattr(type(function), "__call__", None)  # noqa: B004 (the class's, of an object that can be called)
+        for test, kind in _RUN_LATER:
+            if test(function) or test(call):  # its body would run outside of the with block
+                raise TypeError(f"{name} is {kind}: use the with statement inside of it, around what does not wait")
+        if isinstance(function, (type, staticmethod, classmethod, property)) or not callable(function):
+            raise TypeError(
+                f"function must be a function for no_grad() or enable_grad() to decorate, got a "
+                f"{type(function).__name__}, {name:.40}: decorate the functions in a class"
+            )
+        return super().__call__(function)
+
+
+@overload
+def no_grad() -> grad_enabled: ...
+@overload
+def no_grad(function: Function) -> Function: ...
+def no_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Callable[..., Any]:
+    """``with no_grad():`` (or ``@no_grad()``, or ``@no_grad``) computes without recording, in the current thread.
+
+    function: what ``@no_grad`` decorates; None (default) for the other two.
+
+    Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
+
+    >>> x = tb.tensor([1.0], requires_grad=True)
+    >>> with tb.no_grad():
+    ...     y = 2 * x
+    >>> y.requires_grad
+    False
+    """
+    return grad_enabled(False) if function is None else grad_enabled(False)(function)
+
+
+@overload
+def enable_grad() -> grad_enabled: ...
+@overload
+def enable_grad(function: Function) -> Function: ...
+def enable_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Callable[..., Any]:
+    """``with enable_grad():`` records again inside a ``no_grad()``.
+
+    function: what ``@enable_grad`` decorates; None (default) for ``with`` and ``@enable_grad()``.
+
+    Errors: TypeError for a decorated generator or coroutine, which would run outside of it, and a decorated class.
+
+    >>> x = tb.tensor([1.0], requires_grad=True)
+    >>> with tb.no_grad(), tb.enable_grad():
+    ...     y = 2 * x
+    >>> y.requires_grad
+    True
+    """
+    return grad_enabled(True) if function is None else grad_enabled(True)(function)
+
+
+def is_grad_enabled() -> bool:
+    """Whether the current thread records: True but inside a ``no_grad()``.
+
+    >>> with tb.no_grad():
+    ...     tb.is_grad_enabled()
+    False
+    """
+    return grad_mode.enabled
