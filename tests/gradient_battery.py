@@ -1129,7 +1129,7 @@ right(
 
 
 right("x^2 at 1e-20", "scale", square, [[1e-20, 3e-20, -2e-20]])
-right("1e-305 x", "scale", lambda x: (1e-305 * x, lambda dy: 1e-305 * dy), ONE)
+right("1e-300 x", "scale", lambda x: (1e-300 * x, lambda dy: 1e-300 * dy), ONE)
 right(
     "1 - cos x at 1e-8",
     "rounding",
