@@ -169,9 +169,8 @@ class Check:
         # Where no output moves at all, the gradient may still be what rounding left of terms that cancel.
         scale = self.differences.largest.max(initial=0) or 1.0
         nothing = np.where(size == 0, 2.0**-45 * scale * np.abs(rows).sum(axis=1, keepdims=True), 0)
-        tolerance: Array = (
-            self.atol + self.rtol * size + error + nothing + TINY * np.abs(rows).sum(axis=1, keepdims=True)
-        )
+        least = TINY * np.abs(rows).sum(axis=1, keepdims=True)
+        tolerance: Array = self.atol + self.rtol * size + error + nothing + least
         return tolerance
 
     def allowed(self, row: Array) -> list[Array]:

@@ -128,7 +128,7 @@ class _Tensors:
             if isinstance(node, Node) and id(node) not in seen:
                 seen[id(node)] = node
                 stack += [source for _, source in node.inputs]
-        if not all(node.op.__module__.startswith("tinygrad_bn.") for node in seen.values()):
+        if not all(str(node.op.__module__).startswith("tinygrad_bn.") for node in seen.values()):
             return []
         ops = ", ".join(sorted({node.op.__name__ for node in seen.values()}))
         return [f"the gradient is that of the package's own ops ({ops}): no backward of yours has run"] if ops else []

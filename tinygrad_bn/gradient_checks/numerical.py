@@ -38,8 +38,8 @@ def numerical_gradient(
         Tensors that require grad, in float64.
     dy: what the outputs are weighted with, of their shapes; None (default) is 1, for one output of one element.
     method: "ridders" (default): several steps for each output, extrapolated (Ridders 1982); errors about 1e-12.
-        "central": (f(x + eps) - f(x - eps)) / (2 eps), the error bar from twice that step; about 1e-9. It does not see a
-        kink within the steps.
+        "central": (f(x + eps) - f(x - eps)) / (2 eps), the error bar from twice that step; about 1e-9. A kink
+        within the steps is not seen.
         "complex": Im f(x + i h) / h with h = 2^-100, which subtracts nothing; a few 1e-16. Only for NumPy code that
         takes complex numbers and uses no abs, maximum, comparison or conjugate; compared with "central".
     eps: the step of "central", default 6e-6 max(1, |x|); for "ridders" the middle one of three, by default found for
