@@ -22,7 +22,7 @@ html_show_sphinx = html_show_copyright = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 
-# Pages link to lines of code, [text](../tinygrad_bn/engine/tensors.py#L82 "class Tensor"). In the book each source file is a
+# Pages link to lines of code, [text](../tinygrad_bn/checks.py#L82 "def check_flag"). In the book each source file is a
 # page of its own, which Sphinx does not know of: the links become plain HTML.
 LINK = re.compile(
     r"\[(?P<text>[^\]]+)\]\((?:\.\./)+(?P<path>(?:README\.md|(?:"

@@ -1550,7 +1550,8 @@ def scheduler_constructor(name: str) -> Builder:
             "object of type",
             "operand",
             "Tensor",
-        )  # the last: what a lambda raises
+            "data",
+        )  # the last ones: of what lr_lambda is replaced by
         return Call(
             fn,
             args,
@@ -1576,6 +1577,7 @@ def scheduler_method(name: str, method: str) -> Builder:
             assert np.isfinite(made.get_last_lr()).all()
 
         words = ("base_lrs", "last_epoch", "lr", "_last_lr", "_found", *SCHEDULES[name])
+        words += tuple(SCHEDULES["LinearLR"]) + tuple(SCHEDULES["StepLR"]) if name == "SequentialLR" else ()
         return Call(fn, {"state_dict": made.state_dict()}, state=(made,), words=words)
 
     return builder

@@ -451,18 +451,18 @@ edits(
     "gradient_checks/checking.py",
     "gradient_battery check_pair wrong_backward_rejected norm_backward_rejected engine gradients",
     (
-        "right = (np.abs(analytic - value) <= tolerance) & np.isfinite(tolerance)\n            kink",
-        "right = (np.abs(analytic - value) <= 1e5 * tolerance) & np.isfinite(tolerance)\n            kink",
+        "t.right = (np.abs(t.analytic - t.value) <= t.tolerance) & np.isfinite(t.tolerance)",
+        "t.right = (np.abs(t.analytic - t.value) <= 1e5 * t.tolerance) & np.isfinite(t.tolerance)",
         "the tolerance is 100,000 times as large",
     ),
     (
-        "right = (np.abs(analytic - value) <= tolerance) & np.isfinite(tolerance)\n            kink",
-        "right = (np.abs(abs(analytic) - abs(value)) <= tolerance) & np.isfinite(tolerance)\n            kink",
+        "t.right = (np.abs(t.analytic - t.value) <= t.tolerance) & np.isfinite(t.tolerance)",
+        "t.right = (np.abs(abs(t.analytic) - abs(t.value)) <= t.tolerance) & np.isfinite(t.tolerance)",
         "signs are ignored",
     ),
     (
-        "return self.atol + self.rtol * size + error + nothing",
-        "return 1e-7 + self.rtol * size + error",
+        "tolerance: Array = self.atol + self.rtol * size + error + nothing + least",
+        "tolerance: Array = 1e-7 + self.rtol * size + error",
         "a floor of 1e-7",
     ),
     ("self.cotangents.draw(scaled=True), np.ones", "np.ones", "dy is not scaled to the outputs"),
@@ -566,7 +566,7 @@ edits(
 edits(
     "gradient_checks/cases.py",
     "gradient_cases gradient_battery",
-    ('"C", True))', '"C", False))', "no argument comes twice"),
+    ('"", True))', '"", False))', "no argument comes twice"),
     ("for n in (1, 4)]", "for n in (1,)]", "no even sizes"),
     ("LONG = (17, 67, 131, 523)", "LONG = (17,)", "no sizes beyond a block"),
 )

@@ -234,5 +234,34 @@ def test_what_is_refused(call, error, words):
         call()
 
 
+@pytest.mark.parametrize("x", [np.array(2.0), np.array([2.0])])
+def test_arrays_without_axes(x):
+    assert check_pair(square, lambda dout, x: 2 * x * dout, x)
+    kept = {}
+
+    def forward(x):
+        kept["sign"] = np.sign(x)
+        return np.abs(x), None
+
+    with pytest.raises(GradcheckError, match="after one with other values"):
+        check_pair(forward, lambda dout, cache: kept["sign"] * dout, x)
+
+
+def test_arrays_of_a_notebook_that_backward_reads_instead_of_its_cache():
+    X = normal(4)
+    with pytest.raises(GradcheckError, match="wrong after a call with other values"):
+        check_pair(lambda x: (x * x, None), lambda dout, cache: 2 * X * dout, X)
+
+
+def test_a_gradient_of_what_is_no_array_of_floats_is_refused():
+    def forward(x, n):
+        return x * n, (x, n)
+
+    with pytest.raises(ValueError, match="gradient of input n, which is an array of int64: give forward an array"):
+        check_pair(forward, lambda dout, cache: (dout * cache[1], dout * cache[0]), [normal(3), np.arange(3)])
+
+
 def test_float32_arrays_are_checked_in_double_precision():
+    with pytest.raises(GradcheckError, match=r"all 1\.5 times"):
+        check_pair(square, lambda dout, x: 3 * x * dout, normal(4).astype(np.float32))
     assert check_pair(square, lambda dout, x: 2 * x * dout, normal(4).astype(np.float32))

@@ -5,7 +5,7 @@ The same for PyTorch's check: parity/test_torch_gradcheck.py.
 
 import numpy as np
 import pytest
-from gradient_battery import RIGHT, WRONG
+from gradient_battery import RIGHT, RIGHT_OVER_CASES, WRONG
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the rules themselves: log(0), 0 / 0, overflow
 NO_GRADIENT = {  # 0 times 1.001 is 0
@@ -34,6 +34,11 @@ def test_a_wrong_backward_is_rejected(entry):
 def test_what_cannot_be_seen_at_one_input_is_seen_over_cases(entry):
     assert not entry.rejected(), "it is seen after all: the reason in `hidden` is wrong"
     assert entry.rejected_over_cases()
+
+
+@named(RIGHT_OVER_CASES)
+def test_a_right_backward_passes_over_cases(entry):
+    assert not entry.rejected_over_cases()
 
 
 @named(RIGHT)

@@ -622,6 +622,8 @@ def test_inverse_transform_gives_the_data_back(name, examples):
             x[:, -1] = 2 * x[:, 0]
         x = x.astype(dtype)
         assume((np.ptp(x, axis=0) > 0).any())
+        if "Whitening" in name:  # which takes what its own rounding may have made for equal
+            assume(np.linalg.norm(x - x.mean(axis=0)) > 4 * np.finfo(dtype).eps * np.linalg.norm(x))
         y = SCALERS[name]().fit(x).transform(x)
         assert y.dtype == dtype and np.isfinite(y).all()
         back = SCALERS[name]().fit(x).inverse_transform(y)

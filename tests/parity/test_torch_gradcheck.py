@@ -1,12 +1,13 @@
 """PyTorch's gradcheck on the same battery: the counts that chapter 4 of the book shows, and who is better."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gradient_battery import RIGHT, WRONG, count
+from gradient_battery import count
 
 import tinygrad_bn as tb
 
@@ -15,19 +16,14 @@ CHAPTER = Path(__file__).parents[2] / "docs" / "4-gradient-checks.md"
 
 
 def test_the_table_in_chapter_4(figure):
-    c = count(pytorch=True)
-    rows = {
-        "gradcheck": (len(c.passed), len(c.rejected)),
-        "gradcheck over cases": (len(c.passed_cases), len(c.rejected)),
-        "PyTorch's gradcheck": (len(c.passed_pytorch), len(c.rejected_pytorch)),
-    }
-    for name, (passed, rejected) in rows.items():
-        figure(name, f"{passed} of {len(WRONG)} wrong pass, {rejected} of {len(RIGHT)} right rejected")
+    found = count(pytorch=True)
+    rows = found.table()
+    for name, (passed, wrong, rejected, right) in rows.items():
+        figure(name, f"{passed} of {wrong} wrong pass, {rejected} of {right} right rejected")
     text = CHAPTER.read_text(encoding="utf-8")
     shown = re.findall(r"^\| (.*gradcheck.*?) \| (\d+) of (\d+) \| (\d+) of (\d+) \|$", text, re.MULTILINE)
-    assert {n.replace("`", ""): (int(p), int(r)) for n, p, _, r, _ in shown} == rows
-    assert {(int(w), int(r)) for _, _, w, _, r in shown} == {(len(WRONG), len(RIGHT))}
-    assert len(c.passed) < len(c.passed_pytorch) and len(c.rejected) < len(c.rejected_pytorch)
+    assert {name.replace("`", ""): tuple(map(int, numbers)) for name, *numbers in shown} == rows
+    assert len(found.passed) < len(found.passed_pytorch) and len(found.rejected) < len(found.rejected_pytorch)
 
 
 class Zeros(torch.autograd.Function):
@@ -67,6 +63,44 @@ def test_a_function_of_pytorch_inside_of_gradcheck_is_refused(call):
     x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
     with pytest.raises(TypeError, match=r"check_pair\(Zeros, None, inputs\)"):
         tb.gradcheck(lambda x: call(Zeros, x), x)
+
+
+def test_a_profiler_that_runs_is_kept_and_does_not_hide_the_function():
+    seen = []
+
+    def profiler(*event):
+        seen.append(event)
+
+    x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
+    sys.setprofile(profiler)
+    try:
+        with pytest.raises(TypeError, match="check_pair"):
+            tb.gradcheck(lambda x: Zeros.apply(x, 3), x)
+        assert sys.getprofile() is profiler and seen
+    finally:
+        sys.setprofile(None)
+
+
+class Pick(torch.autograd.Function):
+    """Labels are a tensor of integers; the number of rows is an output, too; x is changed in place."""
+
+    @staticmethod
+    def forward(ctx, x, places):
+        ctx.save_for_backward(places)
+        ctx.size = len(x)
+        ctx.mark_dirty(x.mul_(2))
+        return x, x[places].clone(), len(x)
+
+    @staticmethod
+    def backward(ctx, dx, dy, _):
+        (places,) = ctx.saved_tensors
+        return 2 * (dx + torch.zeros(ctx.size, dtype=dy.dtype).index_add(0, places, dy)), None
+
+
+def test_labels_several_outputs_and_work_in_place():
+    x, places = np.array([1.0, -2.0, 3.0]), np.array([0, 2, 2])
+    report = tb.check_pair(Pick, None, {"places": places, "x": x}, report=True)
+    assert report and [one.name for one in report.inputs] == ["input x"]
 
 
 @pytest.mark.parametrize("how", [lambda f: f, lambda f: f.apply])

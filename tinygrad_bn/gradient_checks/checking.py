@@ -8,19 +8,36 @@ one of 1, weighted alike, only the first would be seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checks import Array, check_int, check_number
-from .differences import UNIT, Column, Differences, flat, typical
+from .differences import TINY, UNIT, Column, Differences, flat, typical
 from .report import GradcheckError, InputReport, Report, mistake
 from .subject import Cotangents, Pull, Subject, untouched
 
 ONE_BY_ONE = 32  # up to so many outputs, each is also looked at by itself
 RANDOM = 2  # dy are drawn at random; then comes one of ones, as sum() gives
 CLOSE_LOOKS = 40  # elements of an input that get a second look, all steps and both sides
+MIDDLE = slice(6, 14)  # of the ladder: these steps do for the rest, where a kink explains so many
 VAGUE = 0.05  # an error bar of more than this share of the derivative tells nothing
+
+
+@dataclass
+class _Table:
+    """Of one input: a row for each dy, a column for each element."""
+
+    rows: Array
+    analytic: Array
+    value: Array = field(init=False)
+    error: Array = field(init=False)
+    size: Array = field(init=False)
+    tolerance: Array = field(init=False)
+    right: Array = field(init=False)
+    kink: Array = field(init=False)
+    bent: Array = field(init=False)
 
 
 class Settings(NamedTuple):
@@ -96,6 +113,7 @@ class Check:
     def _columns(self, i: int) -> list[Column]:
         work, scale = self.work[i], typical(self.arrays[i])
         samples = self.differences.samples
+        self.differences.largest_here[:] = 0
         return [self.differences.column(samples(work, e), scale) for e in np.ndindex(work.shape)]
 
     def gradients(self) -> tuple[Pull, Array, list[Array]] | None:
@@ -132,7 +150,7 @@ class Check:
             rows += list(np.eye(self.base.size) * self.cotangents.scale)
         return rows
 
-    def _terms(self, rows: Array, columns: Sequence[Column]) -> tuple[Array, Array, Array]:
+    def terms(self, rows: Array, columns: Sequence[Column]) -> tuple[Array, Array, Array]:
         """For each row and element: the gradient, its error bar, and the sum of the sizes of what was added up."""
         value, error, size = np.empty((3, len(rows), len(columns)))
         weights = np.abs(rows)
@@ -142,7 +160,7 @@ class Check:
             value[:, k] = rows[:, c.outputs] @ c.value
             error[:, k] = np.where(part > 0, part * c.error, 0).sum(axis=1) + floor / c.step
             size[:, k] = part @ np.abs(c.value)
-            # Where dy differs much, terms that cancel may have been larger: as in softmax, where all dy are added up.
+            # Terms that cancel may be larger than their sum: softmax adds up all dy.
             error[:, k] += 4 * UNIT * heaviest * np.abs(c.value).max(initial=0)
         return value, error, size
 
@@ -150,69 +168,88 @@ class Check:
         # Where no output moves at all, the gradient may still be what rounding left of terms that cancel.
         scale = self.differences.largest.max(initial=0) or 1.0
         nothing = np.where(size == 0, 2.0**-45 * scale * np.abs(rows).sum(axis=1, keepdims=True), 0)
-        return self.atol + self.rtol * size + error + nothing
+        least = TINY * np.abs(rows).sum(axis=1, keepdims=True)
+        tolerance: Array = self.atol + self.rtol * size + error + nothing + least
+        return tolerance
 
     def allowed(self, row: Array) -> list[Array]:
         """By how much each element of each gradient may differ, for the cotangent in this row."""
         with np.errstate(all="ignore"):
-            found = [self._terms(row[None], columns) for columns in self.columns]
+            found = [self.terms(row[None], columns) for columns in self.columns]
             tolerances = [self._tolerance(row[None], error, size)[0] for _, error, size in found]
         return [t.reshape(a.shape) for t, a in zip(tolerances, self.arrays, strict=True)]
 
     def _compare(self, i: int, name: str, rows: Array, gradients: Sequence[Array]) -> None:
-        shape, columns = self.arrays[i].shape, self.columns[i]
-        analytic = np.array([np.asarray(g, np.float64).ravel() for g in gradients])
+        t = _Table(rows, np.array([np.asarray(g, np.float64).ravel() for g in gradients]))
         with np.errstate(all="ignore"):
-            value, error, size = self._terms(rows, columns)
-            tolerance = self._tolerance(rows, error, size)
-            right = (np.abs(analytic - value) <= tolerance) & np.isfinite(tolerance)
-            kink = np.zeros(right.shape[1], bool)
-            places = np.flatnonzero(~right.all(axis=0))
-            for count, k in enumerate(places):
-                if count == CLOSE_LOOKS and not right[:, places[:count]].all():
-                    break  # these are wrong at a close look: then so are the others
-                steps = slice(None) if count < CLOSE_LOOKS else slice(6)
-                kink[k] = self._close_look(i, int(k), rows, analytic, value, error, tolerance, right, steps)
-            which = int(np.argmin(right.all(axis=1)))  # the first cotangent that shows something, or the first
-            vague = error[which] > VAGUE * np.maximum(size[which].max(initial=0), np.abs(analytic[which]))
-            # Of a function that is constant but for rounding nothing more can be known, nor need be.
-            rounding = np.abs(rows[which]) @ self.differences.rounding / max(1.0, typical(self.arrays[i]))
-            vague &= np.abs(analytic[which]).max(initial=0) > 64 * rounding
-        found = [
-            a.reshape(shape)
-            for a in (analytic[which], value[which], error[which], tolerance[which], right[which], kink, vague)
-        ]
-        one = InputReport(name, *found)
+            t.value, t.error, t.size = self.terms(rows, self.columns[i])
+            t.tolerance = self._tolerance(rows, t.error, t.size)
+            t.right = (np.abs(t.analytic - t.value) <= t.tolerance) & np.isfinite(t.tolerance)
+            self._close_looks(i, t)
+            which = int(np.argmin(t.right.all(axis=1)))  # the first cotangent that shows something, or the first
+            shown = [a[which] for a in (t.analytic, t.value, t.error, t.tolerance, t.right)]
+            vague = self._vague(t, which)
+        one = InputReport(name, *(a.reshape(self.arrays[i].shape) for a in (*shown, t.kink, vague)))
         self.report.inputs.append(one)
-        if kink.any():
+        if t.kink.any():
             self.report.notes.append(
-                f"{name}: {np.count_nonzero(kink)} of {kink.size} elements lie at a kink, where any value between the "
-                "derivatives from the left and from the right was accepted"
+                f"{name}: {np.count_nonzero(t.kink)} of {t.kink.size} elements lie at a kink, where any value between "
+                "the derivatives from the left and from the right is accepted"
             )
-            self._together(i, name, one.kink, rows[:RANDOM], analytic[:RANDOM])
+            self._together(i, name, one.kink, rows[:RANDOM], t.analytic[:RANDOM])
         if not one.right.all():
-            self.report.problems.append(f"{name}: {self._mistake(one, which)}")
-        elif vague.any() and (vague | (size[which] == 0)).all():
-            self.report.problems.append(
-                f"{name}: cannot be checked here, the numerical gradient is {one.numerical.flat[0]:.3g} +- "
-                f"{one.error.flat[0]:.1g}: the function is too rough, or rounds too much, at these values"
-            )
+            self.report.problems.append(f"{name}: {self._mistake(one, which, t.bent)}")
         elif vague.any():
-            self.report.notes.append(f"{name}: {np.count_nonzero(vague)} of {vague.size} elements cannot be told")
+            self._cannot_tell(i, one, rows[which])
 
-    def _mistake(self, one: InputReport, k: int) -> str:
-        def close(a: Array, b: Array) -> Any:
-            return np.abs(a - b) <= one.tolerance + self.rtol * np.abs(b)
+    def _close_looks(self, i: int, t: _Table) -> None:
+        t.kink, t.bent = np.zeros((2, t.right.shape[1]), bool)
+        bent = np.array([c.bent for c in self.columns[i]], bool)
+        wrong = np.flatnonzero(~t.right.all(axis=0))
+        places = [*wrong, *np.flatnonzero(bent & t.right.all(axis=0))[:CLOSE_LOOKS]]
+        for count, k in enumerate(places):
+            if count == CLOSE_LOOKS <= len(wrong) and not t.right[:, wrong[:count]].all():
+                break  # these are wrong at a close look: then so are the others
+            t.kink[k] = self._close_look(i, int(k), t, slice(None) if count < CLOSE_LOOKS else MIDDLE)
 
+    def _vague(self, t: _Table, which: int) -> Array:
+        """Elements of which the error bar tells nothing, and is more than rounding of the largest."""
+        error, size = t.error[which], t.size[which]
+        known = np.maximum(np.abs(t.value[which]), np.abs(t.analytic[which]))
+        vague: Array = (error > VAGUE * known) & (error > 0.1 * self.rtol * size.max(initial=0)) & (size > 0)
+        return vague
+
+    def _cannot_tell(self, i: int, one: InputReport, row: Array) -> None:
+        """A note where little is lost; a problem where nothing is known of a function that does move."""
+        vague, count = one.vague, np.count_nonzero(one.vague)
+        least = np.abs(row) @ self.differences.rounding / max(1.0, typical(self.arrays[i]))  # over a step of x's size
+        worst = float(one.error[vague].max())
+        if max(c.moved for c in self.columns[i]) <= 4:
+            why = "the function is constant but for rounding"
+        elif vague.all() and worst > 1024 * least and worst > 1e-9 * float(np.abs(row) @ np.abs(self.base)):
+            k = tuple(int(j) for j in np.unravel_index(np.where(vague, one.error, -1).argmax(), vague.shape))
+            self.report.problems.append(
+                f"{one.name}: cannot be checked here, the numerical gradient of element {k} is {one.numerical[k]:.3g} "
+                f"+- {worst:.1g}: the function is too rough, or rounds too much, at these values"
+            )
+            return
+        else:
+            why = "the function rounds too much at these values"
+            self.report.warnings.append(f"{one.name}: {count} of {vague.size} elements cannot be told, {why}")
+        self.report.notes.append(f"{one.name}: {count} of {vague.size} elements cannot be told, {why}")
+
+    def _mistake(self, one: InputReport, k: int, bent: Array) -> str:
         bar = f" +- {one.error[~one.right].max():.1g}"
-        text = mistake(one.right, one.analytic, one.numerical, "analytic gradient", "numerical", close, bar)
+        text = mistake(one.right, one.analytic, one.numerical, "analytic gradient", "numerical", one.tolerance, bar)
         if not np.isfinite(one.numerical).all() and np.isfinite(one.analytic).all():
             text += "; the outputs are not finite beside it, or jump"
         difference, size = np.abs(one.analytic - one.numerical)[~one.right], np.abs(one.numerical)[~one.right]
         with np.errstate(all="ignore"):
             if np.all(difference < 1e-5 * size):
                 needed = (difference / size).max()
-                text += f"; that is little, a gradient that is rounded or approximate: rtol={needed:.0e} accepts it"
+                text += f"; that is little: an eps elsewhere, or a rounded gradient, which rtol={needed:.0e} accepts"
+        if at_kinks := np.count_nonzero(bent & ~one.right.ravel()):
+            text += f"; {at_kinks} of them lie at a kink, and outside of what the derivatives from both sides allow"
         if k < RANDOM:
             return text
         if k == RANDOM:
@@ -224,31 +261,20 @@ class Check:
         of = f"output {which}, element {element}" if len(self.outs) > 1 else f"output element {element}"
         return f"{text}; these are of {of} alone, times {self.cotangents.scale[place]:.3g}"
 
-    def _close_look(
-        self,
-        i: int,
-        k: int,
-        rows: Array,
-        analytic: Array,
-        value: Array,
-        error: Array,
-        tolerance: Array,
-        right: Array,
-        steps: slice,
-    ) -> bool:
-        """All steps for one element, and derivatives from both sides; whether a kink explains the gradient."""
+    def _close_look(self, i: int, k: int, t: _Table, steps: slice) -> bool:
+        """All steps for one element, and derivatives from both sides; whether it lies at a kink that explains it."""
         index = tuple(int(j) for j in np.unravel_index(k, self.arrays[i].shape))
         samples = self.differences.samples(self.work[i], index)
         found, sides = self.differences.closely(samples, typical(self.arrays[i]), steps)
-        v, e, s = self._terms(rows, [found])
-        t = self._tolerance(rows, e, s)
-        for old, new in ((value, v), (error, e), (tolerance, t)):
+        rows = t.rows
+        value, error, size = self.terms(rows, [found])
+        tolerance = self._tolerance(rows, error, size)
+        for old, new in ((t.value, value), (t.error, error), (t.size, size), (t.tolerance, tolerance)):
             old[:, k] = new[:, 0]
-        right[:, k] = (np.abs(analytic[:, k] - value[:, k]) <= tolerance[:, k]) & np.isfinite(tolerance[:, k])
-        if right[:, k].all():
-            return False
+        t.right[:, k] = (np.abs(t.analytic[:, k] - value[:, 0]) <= tolerance[:, 0]) & np.isfinite(tolerance[:, 0])
         gap = np.abs(sides.right - sides.left)
         bent = gap > 8 * (sides.left_error + sides.right_error)
+        t.bent[k] = bent.any()
         if not bent.any():
             return False
         # The outputs with a kink contribute anything between their two sides, the others what they contribute.
@@ -263,9 +289,9 @@ class Check:
             np.abs(np.where(bent, sides.left, values)), np.abs(np.where(bent, sides.right, 0))
         )
         room = self.atol + self.rtol * size + np.where(rows == 0, 0, np.abs(rows) * bars).sum(axis=1)
-        inside = (analytic[:, k] >= low - room) & (analytic[:, k] <= high + room)
-        right[:, k] |= inside
-        return bool(right[:, k].all())
+        inside = (t.analytic[:, k] >= low - room) & (t.analytic[:, k] <= high + room)
+        t.right[:, k] |= inside
+        return bool(t.right[:, k].all())
 
     def _together(self, i: int, name: str, kink: Array, rows: Array, analytic: Array) -> None:
         """All elements at a kink move by the same h: equal ones stay equal, and under a maximum count once."""

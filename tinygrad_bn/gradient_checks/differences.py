@@ -20,19 +20,23 @@ from ..checks import Array
 UNIT = 2.0**-52  # the distance of 1 from the next float64
 GOOD = 1e-10  # an error bar that needs no other steps, relative to the derivative
 STRIDE = 2  # of the exponents: each step is a quarter of the one before
+TINY = 2.0**-1022  # the smallest number with all its digits
 WINDOW = 3  # steps that are extrapolated together
 
 
 class Column(NamedTuple):
     """The derivatives of all outputs with respect to one element; those that it does not reach are left out.
 
-    outputs: the places of the others in the flat outputs. value, error: of each. step: the largest one taken.
+    outputs: the places of the others in the flat outputs. value, error: of each. step: the largest one taken. moved: by
+    how many roundings the outputs change at most. bent: whether one seems to have a kink here.
     """
 
     outputs: Array
     value: Array
     error: Array
     step: float
+    moved: float
+    bent: bool
 
 
 class Sides(NamedTuple):
@@ -121,20 +125,23 @@ class Differences:
         self.rounding = np.maximum(UNIT * np.abs(base), noise)
         self.fixed = None if eps is None else min(max(round(math.log2(eps)) + STRIDE, -1060), 1020)
         self.largest = np.zeros(base.size)  # of each output's derivatives so far
+        self.largest_here = np.zeros(base.size)  # of those with respect to the same array
         self.good: dict[int | None, tuple[int, float]] = {}  # binade of x (None: the last one) -> good step, error bar
 
     def samples(self, work: Array, index: Any, direction: Any = 1.0) -> Samples:
         return Samples(self.values, work, index, self.base.size, direction)
 
+    @np.errstate(all="ignore")
     def column(self, samples: Samples, scale: float) -> Column:
         """The derivatives with respect to one element. scale: a typical size of the array's elements."""
         if self.fixed is not None:
             return self._window(samples, [self.fixed - STRIDE * i for i in range(WINDOW)])
         binade = math.frexp(samples.center)[1] if samples.center else -2000
         start, level = self.good.get(binade) or self.good.get(None) or (None, GOOD)
-        if start is not None:
+        least = math.frexp(samples.center)[1] - 49 + STRIDE * (WINDOW - 1) if samples.center else -1070
+        if start is not None and start >= least:  # else steps are lost in the rounding of x
             found = self._window(samples, [start - STRIDE * i for i in range(WINDOW)])
-            size = np.maximum(np.abs(found.value), self.largest[found.outputs])
+            size = np.maximum(np.abs(found.value), self.largest_here[found.outputs])
             if np.all(found.error <= max(level, GOOD) * size):
                 self._learn(found)
                 return found
@@ -143,14 +150,21 @@ class Differences:
         self._learn(found)
         return found
 
+    @np.errstate(all="ignore")
     def closely(self, samples: Samples, scale: float, steps: slice = slice(None)) -> tuple[Column, Sides]:
         """All steps, for an element that deserves a second look, and the derivatives from either side."""
         ladder = exponents(samples.center, scale)[steps]
         found, _, _ = self._ladder(samples, ladder)
         return found, self._sides(samples, ladder)
 
-    def _listen(self, samples: Samples) -> None:
-        """How much the outputs round: by what they change when x moves by its last digits, one, two and four units."""
+    def _listen(self, samples: Samples, pairs: list[Any]) -> None:
+        """How much the outputs round: by what they change when x moves by its last digits, one, two and four units.
+
+        Outputs that are float32 numbers at all steps may have been float32 in between, which is a staircase.
+        """
+        narrow = np.all([v == v.astype(np.float32) for p in pairs for v in p[:2]], axis=0)
+        narrow &= np.sum([p[0] != p[1] for p in pairs], axis=0) > WINDOW
+        np.fmax(self.rounding, 2.0**-24 * np.abs(self.base), out=self.rounding, where=narrow)
         least = max(math.frexp(samples.center)[1] - 53 if samples.center else -1074, -1074)
         for k in range(least, least + 3):
             for value in samples.at(k)[:2]:
@@ -159,7 +173,8 @@ class Differences:
 
     def _learn(self, found: Column) -> None:
         known = np.where(np.abs(found.value) > 4 * found.error, np.abs(found.value), 0)
-        self.largest[found.outputs] = np.maximum(self.largest[found.outputs], known)
+        for largest in (self.largest, self.largest_here):
+            largest[found.outputs] = np.maximum(largest[found.outputs], known)
 
     def _window(self, samples: Samples, steps: list[int]) -> Column:
         pairs = [samples.at(k) for k in steps]
@@ -170,56 +185,83 @@ class Differences:
         sizes = np.maximum(np.abs(pairs[0][0][outputs]), np.abs(pairs[0][1][outputs]))  # the largest step's
         error += 2 * np.maximum(self.rounding[outputs], UNIT * sizes) / widths[-1]
         error[~np.isfinite(value)] = np.inf
-        return Column(outputs, value, error, 2.0 ** steps[0])
+        return Column(outputs, value, error, 2.0 ** steps[0], *self._seen(pairs, changes, outputs))
 
-    def _best(self, changes: Array, widths: Array, sizes: Array, order: int) -> tuple[Array, Array, Array]:
+    def _seen(self, pairs: list[Any], changes: Array, outputs: Array) -> tuple[float, bool]:
+        """moved, and bent: (f(x + h) + f(x - h) - 2 f(x)) / h shrinks with h where f is smooth, at a kink it stays."""
+        if not outputs.size:
+            return 0.0, False
+        rounding = self.rounding[outputs] + TINY
+        moved = float(np.nan_to_num(np.abs(changes[:, outputs]) / rounding).max())
+        first, second = (p + m - 2 * self.base for p, m, _, _ in pairs[-2:])
+        first, second = np.abs(first[outputs]), 4 * np.abs(second[outputs])  # times the ratio of the steps
+        return moved, bool(np.any((second > 0.7 * first) & (second > 2.0**12 * rounding)))
+
+    def _best(
+        self, changes: Array, widths: Array, sizes: Array, center: float, order: int
+    ) -> tuple[Array, Array, Array]:
         """The best three of all steps for each output: value, error bar; and the error bars of all.
 
         changes, widths, sizes: for each step, by how much the outputs change, over which width, and how large they are.
+        center: the size of x.
         """
         differences, count = changes / widths, len(changes) - WINDOW + 1
 
         def windows(a: Array) -> Array:
             return np.array([a[i : i + count] for i in range(WINDOW)])
 
+        def threes(good: Array, error: Array) -> Array:
+            """Where a window and the next two smaller ones are good, and agree within their error bars."""
+            pairs: Array = good[:-1] & good[1:] & (np.abs(value[:-1] - value[1:]) <= error[:-1] + error[1:])
+            return np.logical_and(pairs[:-1], pairs[1:])
+
         value, error = extrapolate(windows(differences), order)
         rounding = np.maximum(self.rounding, UNIT * sizes)
         error += 2 * windows(rounding / widths).max(axis=0)
         moves = windows(np.abs(changes) > 2.0**10 * rounding).all(axis=0)
-        sure = moves & (error <= 1e-4 * np.abs(value))
         own = error.copy()
-        same = sure[:-1] & sure[1:] & (np.abs(value[:-1] - value[1:]) <= own[:-1] + own[1:])
-        agree = same[:-1] & same[1:]
-        for w in range(count - 1):
-            # Where smaller steps give something else, this is what they round,
+        fine = threes(moves & (own <= 1e-2 * np.abs(value)), own)
+        for w in range(count - 1):  # smaller steps give something else: count the gap as rounding
             missed = np.nanmax(np.abs(differences[w + WINDOW :] - value[w]) * widths[w + WINDOW :], axis=0, initial=0.0)
             error[w] += 2 * missed / widths[w + WINDOW - 1]
-            # or the larger ones miss the function: three that agree, and move far more than rounding does, are right.
-            gap = np.where(agree[w + 1 :], np.abs(value[w] - value[w + 1 : -2]) - own[w + 1 : -2], 0)
+        heard = error.copy()
+        coarse = threes(moves & (heard <= 0.2 * np.abs(value)), heard)
+        stairs = 8 * UNIT * max(1.0, center)  # what numbers of the size of 1, and of x, round on the way
+        for w in range(count - 1):
+            # Windows contradict each other. Where the change between them is as small as a stair, smaller steps stand
+            # on it, and larger ones that agree are right; else three smaller ones that agree are right.
+            apart = np.abs(value[w] - value[w + 1 :])
+            stair = apart * widths[w + 1 : count] <= stairs
+            if w < len(coarse):
+                lower = coarse[w] & stair & (apart > heard[w] + heard[w + 1 :])
+                error[w + 1 :] = np.maximum(error[w + 1 :], np.where(lower, apart, 0))
+            gap = np.where(fine[w + 1 :] & ~stair[:-2], apart[:-2] - own[w + 1 : -2], 0)
             error[w] = np.maximum(error[w], gap.max(axis=0, initial=0.0))
         # Steps that change nothing may be too small for what rounding leaves, as in a result that was float32 in
         # between: then larger ones agree on a derivative, by which the change would be as small as such a rounding.
         still = (windows(changes) == 0).any(axis=0)
         agreed = np.where(error <= 0.1 * np.abs(value), np.abs(value), 0).max(axis=0)
-        blind = still & (agreed > 0) & (agreed * widths[WINDOW - 1 :] < 2.0**-20 * np.abs(self.base))
+        least = np.maximum(stairs, 2.0**-20 * np.abs(self.base))
+        blind = still & (agreed > 0) & (agreed * widths[WINDOW - 1 :] < least)
         error[blind | ~np.isfinite(value) | ~np.isfinite(error)] = np.inf
         best, every = error.argmin(axis=0), np.arange(value.shape[1])
         return value[best, every], error[best, every], error
 
     def _ladder(self, samples: Samples, ladder: list[int]) -> tuple[Column, int, float]:
-        self._listen(samples)
         pairs = [samples.at(k) for k in ladder]
+        self._listen(samples, pairs)
         changes = np.array([plus - minus for plus, minus, _, _ in pairs])
         widths = np.array([[up + down] for _, _, up, down in pairs])
         sizes = np.array([np.maximum(np.abs(plus), np.abs(minus)) for plus, minus, _, _ in pairs])
-        value, error, errors = self._best(changes, widths, sizes, 2)
+        value, error, errors = self._best(changes, widths, sizes, samples.center, 2)
         outputs = np.flatnonzero((changes != 0).any(axis=0))
         value, error = value[outputs], error[outputs]
-        size = np.maximum(np.abs(value), self.largest[outputs])
+        size = np.maximum(np.abs(value), self.largest_here[outputs])
         size[size == 0] = 1
         worst = (errors[:, outputs] / size).max(axis=1, initial=0)
         start = int(worst.argmin())
-        return Column(outputs, value, error, 2.0 ** ladder[0]), ladder[start], float(worst[start])
+        seen = self._seen(pairs[: start + WINDOW], changes[: start + WINDOW], outputs)
+        return Column(outputs, value, error, 2.0 ** ladder[0], *seen), ladder[start], float(worst[start])
 
     def _sides(self, samples: Samples, ladder: list[int]) -> Sides:
         pairs = [samples.at(k) for k in ladder]
@@ -227,7 +269,8 @@ class Differences:
         for side, sign in ((1, -1), (0, 1)):
             changes = sign * np.array([pair[side] - self.base for pair in pairs])
             widths = np.array([[pair[2 + side]] for pair in pairs])
-            value, error, _ = self._best(changes, widths, np.abs(np.array([pair[side] for pair in pairs])), 1)
+            sizes = np.abs(np.array([pair[side] for pair in pairs]))
+            value, error, _ = self._best(changes, widths, sizes, samples.center, 1)
             found += [value, error]
         return Sides(*found)
 

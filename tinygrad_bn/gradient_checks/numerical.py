@@ -13,6 +13,7 @@ from ..engine.recording import no_grad
 from ..engine.tensors import Tensor
 from .checking import settings
 from .differences import UNIT, Differences, flat, typical
+from .subject import untouched
 
 METHODS = ("ridders", "central", "complex")
 TINY = 2.0**-100  # a complex step: its square is lost beside any x
@@ -39,7 +40,8 @@ def numerical_gradient(
         Tensors that require grad, in float64.
     dy: what the outputs are weighted with, of their shapes; None (default) is 1, for one output of one element.
     method: "ridders" (default): several steps for each output, extrapolated (Ridders 1982); errors about 1e-12.
-        "central": (f(x + eps) - f(x - eps)) / (2 eps), the error bar from twice that step; about 1e-9.
+        "central": (f(x + eps) - f(x - eps)) / (2 eps), the error bar from twice that step; about 1e-9. A kink
+        within the steps is not seen.
         "complex": Im f(x + i h) / h with h = 2^-100, which subtracts nothing; a few 1e-16. Only for NumPy code that
         takes complex numbers and uses no abs, maximum, comparison or conjugate; compared with "central".
     eps: the step of "central", default 6e-6 max(1, |x|); for "ridders" the middle one of three, by default found for
@@ -84,7 +86,8 @@ def numerical_gradient(
                 )
         return [o.data if isinstance(o, Tensor) else o for o in outs]
 
-    outs = [np.asarray(o) for o in outputs(work)]
+    with untouched("fn", [f"inputs[{i}]" for i in places], work):
+        outs = [np.asarray(o) for o in outputs(work)]
     base, weights = flat(outs), _weights(dy, outs)
     ridders = Differences(lambda: flat(outputs(work)), base, np.zeros(base.size), eps)
     results = []
@@ -97,8 +100,8 @@ def numerical_gradient(
                 error[e] = np.abs(weights[column.outputs]) @ column.error
                 moved |= bool(column.outputs.size)
             else:
-                moved |= bool(ridders.samples(a, e).at(0)[0].tobytes() != base.tobytes())
-                found = _central(lambda: flat(outputs(work)), a, e, weights, eps)
+                *found, moves = _central(lambda: flat(outputs(work)), a, e, weights, eps)
+                moved |= moves
                 value[e], error[e] = _complex(outputs, work, a, e, weights, *found) if method == "complex" else found
         if a.size and not moved:
             warnings.warn(
@@ -134,10 +137,11 @@ def _weights(dy: Any, outs: list[Array]) -> Array:
     return flat(arrays)
 
 
-def _central(values: Any, a: Array, e: Any, weights: Array, eps: float | None) -> tuple[float, float]:
+def _central(values: Any, a: Array, e: Any, weights: Array, eps: float | None) -> tuple[float, float, bool]:
+    """The difference, its error bar, and whether any output moved."""
     center = a[e]
     h = 6e-6 * max(1.0, abs(center)) if eps is None else eps  # the cube root of the rounding
-    sums, rounding = [], 0.0
+    sums, rounding, moves = [], 0.0, False
     with np.errstate(all="ignore"):
         for step in (h, 2 * h):
             sides = []
@@ -146,8 +150,9 @@ def _central(values: Any, a: Array, e: Any, weights: Array, eps: float | None) -
                 sides.append(values())
             a[e] = center
             sums.append(float(weights @ (sides[0] - sides[1]) / (2 * step)))
+            moves |= not np.array_equal(sides[0], sides[1], equal_nan=True)
             rounding = max(rounding, float(np.abs(weights) @ np.abs(sides[0])) * UNIT)
-    return sums[0], abs(sums[0] - sums[1]) + 2 * rounding / h
+    return sums[0], abs(sums[0] - sums[1]) + 2 * rounding / h, moves
 
 
 def _complex(

@@ -403,40 +403,37 @@ def _of_pytorch(forward: Any) -> Any:
 def _through_pytorch(function: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """forward and backward of a torch.autograd.Function, from arrays to arrays."""
     torch: Any = sys.modules["torch"]
+    names = [p for p in inspect.signature(function.forward).parameters if p != "ctx"]
+
+    def tensor(a: Any) -> Any:
+        if not isinstance(a, np.ndarray):
+            return a
+        return torch.from_numpy(np.array(a)).requires_grad_() if _is_floats(a) else torch.from_numpy(np.array(a))
 
     def forward(*args: Any) -> Any:
-        def tensor(a: Any) -> Any:
-            return torch.from_numpy(np.array(a)).requires_grad_() if _is_floats(a) else a
+        leaves = [tensor(a) for a in args]
+        # computed from the leaves, so that a Function may work in place
+        outs = function.apply(*[t * 1 if getattr(t, "requires_grad", False) else t for t in leaves])
+        outs = outs if isinstance(outs, tuple) else (outs,)
+        values = [o.detach().numpy().copy() if isinstance(o, torch.Tensor) else o for o in outs]
+        return (*values, (outs, leaves))
 
-        tensors = [tensor(a) for a in args]
-        outs = function.apply(*tensors)
-        several = isinstance(outs, tuple)
-        outs = outs if several else (outs,)
-        values = tuple(o.detach().numpy().copy() if o.is_floating_point() else o.numpy() for o in outs)
-        return (values if several else values[0]), (outs, tensors)
-
-    def backward(dy: Any, cache: Any) -> Any:
-        outs, tensors = cache
-        dy = dy if isinstance(dy, tuple) else (dy,)
-        used = [
-            (o, torch.from_numpy(np.array(d)))
-            for o, d in zip(outs, dy, strict=True)
-            if d is not None and o.requires_grad
-        ]
+    def backward(*given: Any) -> Any:
+        *dy, (outs, leaves) = given
+        pairs = [(o, torch.from_numpy(np.array(d))) for o, d in zip(outs, dy, strict=True) if d is not None]
+        used = [(o, d) for o, d in pairs if o.requires_grad]
         if not used:
             raise GradcheckError(f"no output of {function.__name__}.apply requires grad: its backward never ran")
-        inputs = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
+        inputs = [t for t in leaves if getattr(t, "requires_grad", False)]
         found = torch.autograd.grad(
             [o for o, _ in used], inputs, [d for _, d in used], retain_graph=True, allow_unused=True
         )
-        gradients = iter(found)
-        result = []
-        for t in tensors:
-            if isinstance(t, torch.Tensor) and t.requires_grad:
-                g = next(gradients)
-                result.append(np.zeros(t.shape) if g is None else g.numpy().copy())
-        return tuple(result)
+        return tuple(
+            np.zeros(tuple(t.shape)) if g is None else g.numpy().copy() for t, g in zip(inputs, found, strict=True)
+        )
 
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return forward, backward
 
 
@@ -489,6 +486,8 @@ def check_pair(
     if function is not None:
         if backward is not None:
             raise TypeError("backward must be None for a torch.autograd.Function, which has its own")
+        if isinstance(inputs, Mapping):
+            inputs = [inputs[n] for n in inspect.signature(function.forward).parameters if n in inputs]
         forward, backward = _through_pytorch(function)
     if hasattr(forward, "rule") and backward is None:
         raise TypeError("forward must be a NumPy function, got an op made by differentiable: gradcheck(op, inputs)")
