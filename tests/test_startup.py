@@ -109,7 +109,7 @@ except ZeroDivisionError:
     print("ZeroDivisionError")
 """
 OWN_KERNEL = """
-from tinygrad_bn import jit
+from tinygrad_bn.runtime import jit
 @jit.kernel
 def f(y):
     y[0] = {constant} / y[0]
