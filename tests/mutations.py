@@ -402,7 +402,17 @@ edits(
         "nodes are visited before their gradient is complete",
     ),
     ("if not retain:\n", "if retain:\n", "retain_graph: the opposite"),
-    ("table[key] = g if alone else g.copy()", "table[key] = g", ".grad shares memory with what the pullback keeps"),
+    (
+        "return g if here <= ALONE and whole <= WHOLE_ALONE and g.flags.writeable else g.copy()",
+        "return g",
+        ".grad shares memory with what the pullback keeps",
+    ),
+    ("dy = g = None  # the table", "pass  # the table", "every gradient is copied"),
+    (
+        "if n.serial > oldest and id(n) in needed]",
+        "if n.serial > oldest]",
+        "gradients that nobody asked for are computed",
+    ),
     (
         "with grad_enabled(create_graph), one_thread:",
         "with grad_enabled(False), one_thread:",
@@ -418,6 +428,21 @@ edits(
         "inputs, retain_graph, create_graph)",
         "grad: create_graph does not keep the graph",
     ),
+)
+
+edits(
+    "engine/guards.py",
+    "engine bad_input nn",
+    ("if dtype is not None and a.dtype != dtype:", "if False:", "float32 and float64 are mixed"),
+    (
+        'if isinstance(value, Tensor):\n            raise TypeError(f"{op.__name__} takes',
+        'if False:\n            raise TypeError(f"{op.__name__} takes',
+        "a tensor by keyword is a constant",
+    ),
+    ("a = a.item()  # NumPy's", "pass  # NumPy's", "NumPy's scalars widen float32"),
+    ("if y.dtype != dtype:", "if False:", "an op may change the dtype"),
+    ("if len(gradients) > len(n.args):", "if False:", "more gradients than arguments pass"),
+    ('raise kind(f"{op}({kinds}): {error}") from error', "return", "errors do not name the operands"),
 )
 
 edits(

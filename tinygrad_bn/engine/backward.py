@@ -8,7 +8,8 @@ is itself recorded: that is all there is to second derivatives.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from ..checks import Array, check_flag, check_iterable, plain_array
 from ..runtime.blas import one_thread
 from ..runtime.sums import total
-from .guards import check_gradient
+from . import guards
 from .operators import implements
 from .recording import grad_enabled
 from .tape import Node, Pullback, differentiable
@@ -38,12 +39,22 @@ def _references(g: Any) -> tuple[int, int]:
     return getrefcount(g), 1 << 30
 
 
-def _references_if_alone() -> tuple[int, int]:
-    g = np.empty(4).reshape(2, 2)
-    return _references(g)
+def _references_in(table: dict[int, Any], key: int) -> tuple[int, int]:
+    return _references(table[key])
 
 
-ALONE, WHOLE_ALONE = _references_if_alone()  # of an array that one variable holds, and nobody else
+ALONE, WHOLE_ALONE = _references_in({0: np.empty(4).reshape(2, 2)}, 0)  # of an array that only a table holds
+
+
+def _delivered(table: dict[int, Any], key: int) -> Any:
+    """The gradient in the table, to be given away: a copy if anyone else holds its memory, or a part of it.
+
+    Not dy, nor part of something, nor an array that a closure or a variable elsewhere holds: that shows in its count of
+    references.
+    """
+    here, whole = _references_in(table, key)
+    g = table[key]
+    return g if here <= ALONE and whole <= WHOLE_ALONE and g.flags.writeable else g.copy()
 
 
 class _Observer(threading.local):  # per thread: trace() in one thread does not print what others do
@@ -143,17 +154,14 @@ def _seed(output: Tensor, gradient: Any, name: str) -> Any:
     return gradient
 
 
-def walk(
-    outputs: Sequence[Tensor], seeds: Sequence[Any], targets: Sequence[Tensor] | None, retain: bool, create_graph: bool
-) -> list[Any]:
-    """Carry gradients from the outputs back along the tape. The one place where gradients flow.
+def collect(
+    outputs: Sequence[Tensor], targets: Sequence[Tensor] | None
+) -> tuple[list[Node], dict[int, Tensor], set[int] | None]:
+    """What the outputs were computed from: nodes, youngest first; leaves; and, with targets, what leads to one.
 
-    With targets, returns their gradients (None where the outputs do not depend on one). Without, adds to the
-    .grad of every leaf. Gradients travel in a table beside the graph, under the identity of the node that made
-    the tensor (of the tensor itself where it is a leaf).
+    A node is younger than all it was computed from: so it is visited only after everything that uses its result, when
+    its gradient is complete. Nothing older than the oldest target can depend on it.
     """
-
-    # 1. Collect what the outputs were computed from. Nothing older than the oldest target can depend on it.
     sources = [t._node or t for t in targets or ()]
     oldest = min((s.serial if isinstance(s, Node) else 0 for s in sources), default=0)
     leaves: dict[int, Tensor] = {}
@@ -170,101 +178,96 @@ def walk(
             if item.serial > oldest:
                 for _, source in item.inputs:
                     stack.append(source)
-
-    # 2. Sort by age. A node is younger than all it was computed from, so youngest first means that a node is
-    #    visited only after everything that uses its result: its gradient is then complete.
     nodes = sorted(found.values(), key=attrgetter("serial"))
-    wanted = {id(s) for s in sources}
-    needed = None  # with targets: the gradients that lead to one; the others are not computed
+    needed = None
     if targets is not None:
-        needed = set(wanted)
+        needed = {id(s) for s in sources}
         for n in nodes:
             if any(id(source) in needed for _, source in n.inputs):
                 needed.add(id(n))
-    for n in nodes:
-        if n.serial > oldest and (needed is None or id(n) in needed):
-            n.check(again=create_graph)
+        nodes = [n for n in nodes if n.serial > oldest and id(n) in needed]
+    return nodes[::-1], leaves, needed
 
+
+def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Iterator[tuple[int, Any, Any]]:
+    """(i, source, gradient) for each argument of the node that a gradient flows to, in that argument's shape."""
+    gradients = (pullback_on_tensors(n) if create_graph else n.pullback)(dy)
+    gradients = gradients if type(gradients) is tuple else (gradients,)
+    if len(gradients) != len(n.args):
+        guards.check_gradients(n, gradients)
+    for i, source in n.inputs:
+        if needed is None or id(source) in needed:
+            g = gradients[i]
+            if not isinstance(g, (np.ndarray, Tensor)):
+                g = g() if callable(g) else g  # put off until it is needed
+                if g is None:
+                    continue
+                g = g if isinstance(g, (np.ndarray, Tensor)) else np.asarray(g)
+            a = n.args[i]._data
+            if g.shape != a.shape:
+                g = _sum_to(g, a.shape, n.op.__name__)
+            if g.dtype is not a.dtype and g.dtype != a.dtype:
+                raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
+            yield i, source, g
+
+
+def walk(
+    outputs: Sequence[Tensor], seeds: Sequence[Any], targets: Sequence[Tensor] | None, retain: bool, create_graph: bool
+) -> list[Any]:
+    """Carry gradients from the outputs back along the tape. The one place where gradients flow.
+
+    With targets, returns their gradients (None where the outputs do not depend on one). Without, adds to the
+    .grad of every leaf. Gradients travel in a table beside the graph, under the identity of the node that made
+    the tensor (of the tensor itself where it is a leaf).
+    """
+    nodes, leaves, needed = collect(outputs, targets)
+    for n in reversed(nodes):
+        n.check(again=create_graph)
     for leaf in leaves.values() if targets is None else ():
         if leaf.grad is not None:  # what was put there by hand must not end the walk halfway
-            check_gradient(leaf)
-
-    # 3. Walk.
+            guards.check_gradient(leaf)
+    wanted = {id(t._node or t) for t in targets or ()}
     table: dict[int, Any] = {}
     for t, seed in zip(outputs, seeds, strict=True):
+        key = id(t._node or t)
         if create_graph:
             seed = _copy(seed if isinstance(seed, Tensor) else Tensor(seed))
         else:
             seed = seed._data if isinstance(seed, Tensor) else seed
-        key = id(t._node or t)
-        if not create_graph and (key in leaves or key in wanted):
-            seed = seed.copy()  # it is given away at once
         table[key] = _add(table[key], seed) if key in table else seed
 
     report = observer.report  # None, or trace()'s
     with grad_enabled(create_graph), one_thread:
-        for n in reversed(nodes):
-            dy = table.get(id(n))
-            if dy is None or (needed is not None and id(n) not in needed):
+        for n in nodes:
+            dy = table.get(id(n)) if id(n) in wanted else table.pop(id(n), None)
+            if dy is None:
                 continue
-            if targets is None and n.retained is not None and (t := n.retained()) is not None:
-                t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
-            if n.serial <= oldest:
-                continue
-            gradients = (pullback_on_tensors(n) if create_graph else n.pullback)(dy)
-            gradients = gradients if type(gradients) is tuple else (gradients,)
-            args = n.args
-            if len(gradients) > len(args):
-                raise ValueError(
-                    f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(args)} arguments"
-                )
-            for i, source in n.inputs:
+            if targets is None and n.retained is not None:
+                _retain(n, dy, create_graph)
+            for i, source, g in pull(n, dy, needed, create_graph):
                 key = id(source)
-                if needed is not None and key not in needed:
-                    continue
-                if i >= len(gradients):
-                    raise ValueError(f"the pullback of {n.op.__name__} gave no gradient for its argument {i}")
-                g = gradients[i]
-                if not isinstance(g, np.ndarray):
-                    if callable(g):
-                        g = g()
-                    if g is None:
-                        continue
-                    if not isinstance(g, (Tensor, np.ndarray)):
-                        g = np.asarray(g)
-                a = args[i]._data
-                if g.shape != a.shape:
-                    g = _sum_to(g, a.shape, n.op.__name__)
-                if g.dtype is not a.dtype and g.dtype != a.dtype:
-                    raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
                 if report is not None:
                     report(n, dy, i, source, g)
-                if key in table:
-                    table[key] = _add(table[key], g)
-                elif key not in leaves and key not in wanted:
-                    table[key] = g
-                elif create_graph:
-                    table[key] = _copy(g)
-                else:
-                    # What is given away must not be anyone else's memory: not dy, nor part of something, nor an array
-                    # that a closure or a variable elsewhere holds too. That shows in its count of references (one of
-                    # which is the tuple's, unless a function has computed g just now).
-                    here, whole = _references(g)
-                    alone = here <= ALONE + (g is gradients[i]) and whole <= WHOLE_ALONE and g.flags.writeable
-                    table[key] = g if alone else g.copy()
-            if id(n) not in wanted:
-                del table[id(n)]
+                table[key] = _add(table[key], g) if key in table else g
             if not retain:
                 n.free()  # at once: what this op kept is no longer needed, and the arrays of the next ones need room
 
-    if targets is not None:
-        result = [table.get(id(source)) for source in sources]
-        first = {id(g): i for i, g in reversed(list(enumerate(result)))}  # an input that was named twice: two arrays
-        return [g if g is None or first[id(g)] == i else _copy(g) for i, g in enumerate(result)]
-    for key, leaf in leaves.items():
-        if key in table:
-            leaf.grad = table[key] if leaf.grad is None else _add(leaf.grad, table[key])
+        dy = g = None  # the table alone holds them
+        deliver = (lambda key: _copy(table[key])) if create_graph else partial(_delivered, table)
+        if targets is not None:
+            keys = [id(t._node or t) for t in targets]
+            return [deliver(key) if key in table else None for key in keys]
+        for key, leaf in leaves.items():
+            if key in table:
+                leaf.grad = deliver(key) if leaf.grad is None else _add(leaf.grad, table[key])
     return []
+
+
+def _retain(n: Node, dy: Any, create_graph: bool) -> None:
+    """The gradient of a computed tensor that asked for it."""
+    t = n.retained()
+    if t is not None:
+        t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
 
 
 @implements("backward")

@@ -6,6 +6,9 @@ for what has to fit together.
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -67,3 +70,99 @@ def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> No
             convert = "double" if dtype == np.float64 else "float"
             remedy = f": convert the array with x.astype(np.{data.dtype}), or the net with net.{convert}()"
         raise TypeError(f"{name} must be {dtype} like the input, got {data.dtype}{remedy}")
+
+
+# What an op takes and gives
+
+
+def admit(
+    op: Any, positional: list[tuple[str, Any]], variadic: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], list[Any], list[tuple[int, Any]], list[tuple[list[int], int, Array]], Any]:
+    """Any arguments of an op, checked: (all in order, their arrays, what gradients flow to, changes, the dtype).
+
+    positional: name and default of the rule's arguments; variadic: the name after a *. What is taken from kwargs, as
+    f(x, bias=b) is f(x, None, b), is removed there: a tensor is always a positional argument.
+    """
+    count = len(positional)
+    if len(args) < count:
+        rest = [(n, kwargs.pop(n, default)) for n, default in positional[len(args) :]]
+        missing = [n for n, value in rest if value is inspect.Parameter.empty]
+        if missing:
+            raise TypeError(f"{op.__name__} is missing its argument {missing[0]}")
+        args += tuple(value for _, value in rest)
+    for n, value in kwargs.items():
+        if isinstance(value, Tensor):
+            raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
+    arrays: list[Any] = []
+    inputs: list[tuple[int, Any]] = []
+    changes: list[tuple[list[int], int, Array]] = []
+    dtype = None
+    for i, a in enumerate(args):
+        if isinstance(a, Tensor):
+            if a._requires_grad:
+                inputs.append((i, a._node or a))
+            changes.append((a._changes, a._changes[0], a._data))
+            a = a._data
+        elif isinstance(a, np.generic):
+            a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
+            args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
+        if isinstance(a, np.ndarray):
+            if type(a) is not np.ndarray:
+                a = plain_array(a, f"{positional[i][0] if i < count else variadic[0]} of {op.__name__}")
+            if a.dtype is not dtype and a.dtype.kind == "f":
+                if dtype is not None and a.dtype != dtype:
+                    raise TypeError(
+                        f"{op.__name__} mixes {dtype} and {a.dtype}: convert the array with x.astype(np.float32), "
+                        "or the net with net.double()"
+                    )
+                dtype = a.dtype
+        arrays.append(a)
+    if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
+        got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
+        raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
+    return args, arrays, inputs, changes, dtype
+
+
+def explain(error: Exception, op: str, names: list[str], args: list[Any]) -> None:
+    """Raise what NumPy or Python says of the operands, with their names and kinds; not where it speaks for itself.
+
+    A Python int that no dtype holds (OverflowError) and a list with rows of different lengths are wrong values.
+    """
+    if isinstance(error, ValueError) and "inhomogeneous" not in str(error):
+        return
+    if isinstance(error, RuntimeError) and not any(isinstance(a, (list, tuple)) for a in args):
+        return  # otherwise it is of a tensor in a list, whose graph would be lost
+    if isinstance(error, TypeError) and names and re.match(rf"({'|'.join(names)})\b.* must ", str(error)):
+        return
+    got = [f"{a.dtype} array {a.shape}" if isinstance(a, np.ndarray) else f"{type(a).__name__} {a!r:.40}" for a in args]
+    kinds = ", ".join(f"{name}: {kind}" for name, kind in itertools.zip_longest(names, got, fillvalue="..."))
+    kind = ValueError if isinstance(error, (OverflowError, ValueError)) else TypeError
+    raise kind(f"{op}({kinds}): {error}") from error
+
+
+def result(op: Any, y: Any, dtype: Any, arrays: list[Any]) -> Any:
+    """What an op gave, as an array of the dtype of its tensors."""
+    if type(y) is not np.ndarray:
+        if isinstance(y, (tuple, list, dict)):
+            got = f"{type(y).__name__} of {len(y)}"
+            raise TypeError(f"the result of {op.__name__} must be one array, got a {got}: make an op for each")
+        y = np.asarray(y)
+    if y.dtype != dtype:
+        others = {str(a.dtype) for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind in "iu"}
+        if others:
+            remedy = f"convert the {' and '.join(sorted(others))} array with a.astype(np.{dtype})"
+        elif any(isinstance(a, (list, tuple)) for a in arrays):
+            remedy = f"make an array of the list, np.array(values, np.{dtype})"
+        else:
+            remedy = "an op must keep the dtype of its tensors, y.astype(x.dtype) restores it"
+        raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: {remedy}")
+    return y
+
+
+def check_gradients(n: Any, gradients: tuple[Any, ...]) -> None:
+    """A pullback gives one gradient for each argument; those at the end that need none may be missing."""
+    if len(gradients) > len(n.args):
+        raise ValueError(f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(n.args)} arguments")
+    for i, _ in n.inputs:
+        if i >= len(gradients):
+            raise ValueError(f"the pullback of {n.op.__name__} gave no gradient for its argument {i}")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import re
 import types
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,7 +27,8 @@ from typing import Any, ParamSpec, overload
 
 import numpy as np
 
-from ..checks import FLOATS, Array, plain_array
+from ..checks import Array
+from . import guards
 from .recording import grad_mode
 from .tensors import Tensor, wrap
 
@@ -36,22 +36,7 @@ Pullback = Callable[[Any], Any]
 P = ParamSpec("P")  # what an op takes: the arguments of its rule
 
 _serials = itertools.count(1)
-
-
-def explained(error: Exception, op: str, names: list[str], args: list[Any]) -> Exception | None:
-    """What NumPy or Python says of the operands, with their names and kinds; None for an error that speaks for itself.
-
-    A Python int that no dtype holds (OverflowError) and a list with rows of different lengths are wrong values.
-    """
-    if isinstance(error, ValueError) and "inhomogeneous" not in str(error):
-        return None
-    if isinstance(error, RuntimeError) and not any(isinstance(a, (list, tuple)) for a in args):
-        return None  # otherwise it is of a tensor in a list, whose graph would be lost
-    if isinstance(error, TypeError) and names and re.match(rf"({'|'.join(names)})\b.* must ", str(error)):
-        return None
-    got = [f"{a.dtype} array {a.shape}" if isinstance(a, np.ndarray) else f"{type(a).__name__} {a!r:.40}" for a in args]
-    kinds = ", ".join(f"{name}: {kind}" for name, kind in itertools.zip_longest(names, got, fillvalue="..."))
-    return (ValueError if isinstance(error, (OverflowError, ValueError)) else TypeError)(f"{op}({kinds}): {error}")
+_NUMBERS = frozenset({int, float, bool, types.NoneType})
 
 
 _HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.generic, np.dtype, np.ufunc)
@@ -214,75 +199,41 @@ def differentiable(
 
     @functools.wraps(rule)
     def op(*args: Any, **kwargs: Any) -> Any:
-        if len(args) < count:  # f(x, bias=b) is f(x, None, b): a tensor is always a positional argument
-            rest = [(n, kwargs.pop(n, default)) for n, default in positional[len(args) :]]
-            missing = [n for n, value in rest if value is inspect.Parameter.empty]
-            if missing:
-                raise TypeError(f"{op.__name__} is missing its argument {missing[0]}")
-            args += tuple(value for _, value in rest)
-        for n, value in kwargs.items():
-            if isinstance(value, Tensor):
-                raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
+        # 1. Tensors and their arrays. A Tensor proves that its array is one of floats; all else takes a detour.
         arrays: list[Any] = []
         inputs: list[tuple[int, Any]] = []
         changes: list[tuple[list[int], int, Array]] = []
-        dtype = None
+        dtype, usual = None, len(args) >= count and not kwargs
         for i, a in enumerate(args):
             if isinstance(a, Tensor):
                 if a._requires_grad:
                     inputs.append((i, a._node or a))
                 changes.append((a._changes, a._changes[0], a._data))
                 a = a._data
-            elif isinstance(a, np.generic):
-                a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
-                args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
-            if isinstance(a, np.ndarray):
-                if type(a) is not np.ndarray:
-                    a = plain_array(a, f"{positional[i][0] if i < count else variadic[0]} of {op.__name__}")
-                if a.dtype is not dtype and a.dtype.kind == "f":
-                    if dtype is not None and a.dtype != dtype:
-                        raise TypeError(
-                            f"{op.__name__} mixes {dtype} and {a.dtype}: convert the array with x.astype(np.float32), "
-                            "or the net with net.double()"
-                        )
-                    dtype = a.dtype
+                if a.dtype is not dtype:
+                    usual, dtype = usual and dtype is None, a.dtype
+            elif type(a) not in _NUMBERS:
+                usual = False
             arrays.append(a)
-        if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
-            got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
-            raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
+        if not usual or dtype is None:
+            args, arrays, inputs, changes, dtype = guards.admit(op, positional, variadic, args, kwargs)
+
+        # 2. The result, and how gradients get back.
         try:
             answer = rule(*arrays, **kwargs)
-        except (
-            TypeError,
-            ValueError,
-            RuntimeError,
-            ArithmeticError,
-        ) as error:  # ZeroDivisionError: of an array of Python's numbers
-            better = explained(error, op.__name__, [name for name, _ in positional], arrays)
-            if better is None:
-                raise
-            raise better from error
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            guards.explain(error, op.__name__, [name for name, _ in positional], arrays)
+            raise
         if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
             raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")
         y, pullback = answer
         if not changes:  # no tensors
             return y
-        if type(y) is not np.ndarray:
-            if isinstance(y, (tuple, list, dict)):
-                got = f"{type(y).__name__} of {len(y)}"
-                raise TypeError(f"the result of {op.__name__} must be one array, got a {got}: make an op for each")
-            y = np.asarray(y)
-        if y.dtype is not dtype and y.dtype != dtype:
-            others = {str(a.dtype) for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind in "iu"}
-            if others:
-                remedy = f"convert the {' and '.join(sorted(others))} array with a.astype(np.{dtype})"
-            elif any(isinstance(a, (list, tuple)) for a in arrays):
-                remedy = f"make an array of the list, np.array(values, np.{dtype})"
-            else:
-                remedy = "an op must keep the dtype of its tensors, y.astype(x.dtype) restores it"
-            raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: {remedy}")
-        out = wrap(y)
-        base = y.base
+        if type(y) is not np.ndarray or y.dtype is not dtype:
+            y = guards.result(op, y, dtype, arrays)
+
+        # 3. A tensor, and the node that made it.
+        out, base = wrap(y), y.base
         for counter, _, a in changes:  # what shares its memory with an argument shares the counter of changes as well
             if y is a or (base is not None and (base is a or base is a.base)):
                 out._changes = counter

@@ -15,7 +15,7 @@ from ..engine.backward import grad
 from ..engine.recording import enable_grad, no_grad
 from ..engine.tape import Node
 from ..engine.tensors import Tensor
-from ..gradient_checks import calls
+from . import calls
 from .checking import Check, Settings, settings
 from .differences import flat
 from .report import GradcheckError, Report, mistake

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checks import Array, check_flag, plain_array
 from ..engine.tensors import Tensor
-from ..gradient_checks import calls
+from . import calls
 from .checking import Check, settings
 from .differences import flat
 from .report import GradcheckError, Report

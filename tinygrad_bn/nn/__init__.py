@@ -1,6 +1,6 @@
 """Layers and containers, with PyTorch's names."""
 
-from ..nn import functional, init, utils, watch
+from . import functional, init, utils, watch
 from .convolution import AdaptiveAvgPool2d, AvgPool2d, Conv2d, MaxPool2d
 from .layers import Dropout, Flatten, Identity, Linear, ReLU, Sigmoid, Tanh
 from .module import Module, ModuleList, Parameter, Sequential

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..checks import check_flag, check_int, check_size
 from ..engine.tensors import Tensor
-from ..nn import functional as F
-from ..nn import init
 from ..ops.convolution import check_padding, pair
 from ..ops.pooling import check_divisor
+from . import functional as F
+from . import init
 from .module import Module, Parameter
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from ..checks import check_flag, check_int, check_number, check_size
 from ..engine.guards import check_input
 from ..engine.tensors import Tensor
-from ..nn import functional as F
-from ..nn import init
 from ..ops.shape import flatten
+from . import functional as F
+from . import init
 from .module import Module, Parameter
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..checks import Array, check_int, check_number, check_size
 from ..engine.tensors import Tensor
-from ..nn import functional as F
 from ..ops.whitening import MATRIX
+from . import functional as F
 from .normalization import _BatchNorm, described
 
 WHITENED_TOGETHER = 64  # channels, unless group_size says otherwise: the cost per channel grows with its square

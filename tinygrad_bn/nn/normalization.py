@@ -10,8 +10,8 @@ import numpy as np
 from ..checks import FLOATS, Array, check_flag, check_int, check_size
 from ..engine.guards import check_input
 from ..engine.tensors import Tensor
-from ..nn import functional as F
 from ..ops.norms import check_eps, check_momentum, check_writable
+from . import functional as F
 from .module import Module, Parameter
 
 

@@ -1,6 +1,6 @@
 """The ops, a family per file. Importing this package fills the table of operators."""
 
-from ..ops import (
+from . import (
     activation,
     convolution,
     elementwise,

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import Array, as_array, plain_array
+from ..engine.guards import explain
 from ..engine.operators import OPS, implements
-from ..engine.tape import differentiable, explained
+from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 
 
@@ -249,10 +250,8 @@ def _constant(function: Any) -> Any:
         try:
             return function(*arrays)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            better = explained(error, function.__name__, list(names), arrays)
-            if better is None:
-                raise
-            raise better from error
+            explain(error, function.__name__, list(names), arrays)
+            raise
 
     return constant
 

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, with PyTorch's names."""
 
-from ..optim import lr_scheduler
+from . import lr_scheduler
 from .sgd import SGD
 
 __all__ = ["SGD", "lr_scheduler"]
