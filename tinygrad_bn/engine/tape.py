@@ -203,7 +203,9 @@ def differentiable(
         arrays: list[Any] = []
         inputs: list[tuple[int, Any]] = []
         changes: list[tuple[list[int], int, Array]] = []
-        dtype, usual = None, len(args) >= count and not kwargs
+        dtype, usual = None, len(args) >= count
+        if kwargs:
+            usual = usual and not any(isinstance(value, Tensor) for value in kwargs.values())
         for i, a in enumerate(args):
             if isinstance(a, Tensor):
                 if a._requires_grad:

@@ -73,7 +73,8 @@ def gradcheck_cases(
     if not isinstance(argument, str) or not argument.isidentifier():
         raise ValueError(f"argument must be the name of a parameter, got {argument!r:.40}")
     made = make_cases(*shapes, values=values, arrays=arrays, seed=seed)
-    return pytest.mark.parametrize(argument, made, ids=[c.name for c in made])
+    decorator: Callable[[Any], Any] = pytest.mark.parametrize(argument, made, ids=[c.name for c in made])
+    return decorator
 
 
 def make_cases(

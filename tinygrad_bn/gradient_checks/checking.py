@@ -74,6 +74,7 @@ class Check:
         self.noise = self._repeated()
         self.work = [a.copy(order="K") for a in self.arrays]  # the same layout: fn sees the same kind of array
         self.differences = Differences(self._values, self.base, self.noise, chosen.eps)
+        self.moved: list[Array] = []  # by each input: how much the outputs change at most
         self.columns = [self._columns(i) for i in range(len(self.arrays))]
         self.cotangents = Cotangents(self.outs, self.differences.largest, chosen.seed)
 
@@ -113,8 +114,10 @@ class Check:
     def _columns(self, i: int) -> list[Column]:
         work, scale = self.work[i], typical(self.arrays[i])
         samples = self.differences.samples
-        self.differences.largest_here[:] = 0
-        return [self.differences.column(samples(work, e), scale) for e in np.ndindex(work.shape)]
+        self.differences.largest_here[:] = self.differences.moved_here[:] = 0
+        columns = [self.differences.column(samples(work, e), scale) for e in np.ndindex(work.shape)]
+        self.moved.append(self.differences.moved_here.copy())
+        return columns
 
     def gradients(self) -> tuple[Pull, Array, list[Array]] | None:
         """Compare; (the function that pulls back, a dy as a row, its gradients) for the checks of calls."""
@@ -224,7 +227,7 @@ class Check:
         vague, count = one.vague, np.count_nonzero(one.vague)
         least = np.abs(row) @ self.differences.rounding / max(1.0, typical(self.arrays[i]))  # over a step of x's size
         worst = float(one.error[vague].max())
-        if max(c.moved for c in self.columns[i]) <= 4:
+        if np.all(self.moved[i] <= 4 * self.differences.rounding):
             why = "the function is constant but for rounding"
         elif vague.all() and worst > 1024 * least and worst > 1e-9 * float(np.abs(row) @ np.abs(self.base)):
             k = tuple(int(j) for j in np.unravel_index(np.where(vague, one.error, -1).argmax(), vague.shape))

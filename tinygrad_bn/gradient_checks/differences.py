@@ -27,15 +27,14 @@ WINDOW = 3  # steps that are extrapolated together
 class Column(NamedTuple):
     """The derivatives of all outputs with respect to one element; those that it does not reach are left out.
 
-    outputs: the places of the others in the flat outputs. value, error: of each. step: the largest one taken. moved: by
-    how many roundings the outputs change at most. bent: whether one seems to have a kink here.
+    outputs: the places of the others in the flat outputs. value, error: of each. step: the largest one taken.
+    bent: whether one of them seems to have a kink here.
     """
 
     outputs: Array
     value: Array
     error: Array
     step: float
-    moved: float
     bent: bool
 
 
@@ -126,6 +125,7 @@ class Differences:
         self.fixed = None if eps is None else min(max(round(math.log2(eps)) + STRIDE, -1060), 1020)
         self.largest = np.zeros(base.size)  # of each output's derivatives so far
         self.largest_here = np.zeros(base.size)  # of those with respect to the same array
+        self.moved_here = np.zeros(base.size)  # by how much each output has changed, the same
         self.good: dict[int | None, tuple[int, float]] = {}  # binade of x (None: the last one) -> good step, error bar
 
     def samples(self, work: Array, index: Any, direction: Any = 1.0) -> Samples:
@@ -185,17 +185,15 @@ class Differences:
         sizes = np.maximum(np.abs(pairs[0][0][outputs]), np.abs(pairs[0][1][outputs]))  # the largest step's
         error += 2 * np.maximum(self.rounding[outputs], UNIT * sizes) / widths[-1]
         error[~np.isfinite(value)] = np.inf
-        return Column(outputs, value, error, 2.0 ** steps[0], *self._seen(pairs, changes, outputs))
+        return Column(outputs, value, error, 2.0 ** steps[0], self._bent(pairs, changes, outputs))
 
-    def _seen(self, pairs: list[Any], changes: Array, outputs: Array) -> tuple[float, bool]:
-        """moved, and bent: (f(x + h) + f(x - h) - 2 f(x)) / h shrinks with h where f is smooth, at a kink it stays."""
-        if not outputs.size:
-            return 0.0, False
-        rounding = self.rounding[outputs] + TINY
-        moved = float(np.nan_to_num(np.abs(changes[:, outputs]) / rounding).max())
-        first, second = (p + m - 2 * self.base for p, m, _, _ in pairs[-2:])
-        first, second = np.abs(first[outputs]), 4 * np.abs(second[outputs])  # times the ratio of the steps
-        return moved, bool(np.any((second > 0.7 * first) & (second > 2.0**12 * rounding)))
+    def _bent(self, pairs: list[Any], changes: Array, outputs: Array) -> bool:
+        """Whether (f(x + h) + f(x - h) - 2 f(x)) / h stays where h shrinks, as at a kink; also notes what has moved."""
+        moved = np.abs(changes[:, outputs]).max(axis=0, initial=0.0)
+        self.moved_here[outputs] = np.fmax(self.moved_here[outputs], moved)
+        first, second = (np.abs(p + m - 2 * self.base)[outputs] for p, m, _, _ in pairs[-2:])
+        far = 4 * second > 2.0**12 * (self.rounding[outputs] + TINY)
+        return bool(np.any((4 * second > 0.7 * first) & far))  # the second step is a quarter
 
     def _best(
         self, changes: Array, widths: Array, sizes: Array, center: float, order: int
@@ -260,8 +258,8 @@ class Differences:
         size[size == 0] = 1
         worst = (errors[:, outputs] / size).max(axis=1, initial=0)
         start = int(worst.argmin())
-        seen = self._seen(pairs[: start + WINDOW], changes[: start + WINDOW], outputs)
-        return Column(outputs, value, error, 2.0 ** ladder[0], *seen), ladder[start], float(worst[start])
+        bent = self._bent(pairs[: start + WINDOW], changes, outputs)
+        return Column(outputs, value, error, 2.0 ** ladder[0], bent), ladder[start], float(worst[start])
 
     def _sides(self, samples: Samples, ladder: list[int]) -> Sides:
         pairs = [samples.at(k) for k in ladder]
