@@ -361,9 +361,9 @@ edits(
 edits(
     "engine/tensors.py",
     "engine nn random_graphs gradients between_steps",
-    ("result._changes = self._changes\n", "pass\n", "detach: changes of one are not seen by the other"),
+    ("result._version = self._version\n", "pass\n", "detach: changes of one are not seen by the other"),
     ('"grad": gradient}', '"grad": None}', "a copy loses its gradient"),
-    ('"changes": self._changes,', '"changes": [0],', "copies of what shares its changes do not share them"),
+    ('"version": self._version,', '"version": [0],', "copies of what shares its changes do not share them"),
     ("while isinstance(whole.base, np.ndarray):", "while False:", "copies of views have memory of their own"),
     (
         "np.ndarray(shape, dtype, array if array.flags.c_contiguous else array.T, offset, strides)",
@@ -383,8 +383,15 @@ edits(
     "engine/tape.py",
     "engine nn random_graphs gradients",
     ("if inputs and grad_mode.enabled:", "if inputs:", "no_grad records"),
-    ("if counter[0] != seen and (again", "if counter[0] < seen and (again", "changes in place are not noticed"),
     ("if y is a or (base is not None and (base is a or base is a.base))", "if y is a", "views: changes are not shared"),
+)
+
+edits(
+    "engine/versions.py",
+    "engine nn random_graphs gradients",
+    ("if counter[0] != seen and (again", "if counter[0] < seen and (again", "changes in place are not noticed"),
+    ("if node.pullback is None:", "if False:", "a graph that was freed is walked"),
+    ("stack.append(cell.cell_contents)", "pass", "what a closure keeps is not found"),
 )
 
 edits(
@@ -609,7 +616,7 @@ edits(
     ("d += weight_decay * p[i]", "d -= weight_decay * p[i]", "the sign of the weight decay"),
     ("(-g if maximize else contiguous(g))", "contiguous(g)", "maximize is ignored"),
     ("p.grad = None if set_to_none or", "p.grad = p.grad if set_to_none or", "zero_grad does nothing"),
-    ("p._changes[0] += 1", "pass", "a step is not counted as a change"),
+    ("p._version[0] += 1", "pass", "a step is not counted as a change"),
     ("self._buffers = buffers\n\n", "pass\n\n", "loading forgets the momentum"),
     ("group.update(loaded)", "group.update({**loaded, **self.defaults})", "loading forgets the settings"),
     ("me = weakref.ref(self)  #", "me = lambda: self  #", "an optimizer is left to the cycle collector"),

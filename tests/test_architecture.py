@@ -90,14 +90,18 @@ def test_the_page_shows_these_layers():
     assert [list(dict.fromkeys(names)) for names in shown] == LAYERS[:-1]  # all but what a user imports
 
 
-def test_no_cycles_within_ops_and_nn():
-    """Between the files of one folder imports form no ring."""
+KNOTS = {("engine.tensors", "engine.backward"): "Tensor.backward() is the walk, and the walk is made of tensors"}
+
+
+def test_no_cycles_within_a_folder():
+    """Between the files of one folder imports form no ring, but for those that are listed with a reason."""
     for folder in ("engine", "runtime", "ops", "nn", "optim", "data", "gradient_checks", "inspection"):
         uses = {}
         for file in (PACKAGE / folder).glob("*.py"):
             if file.stem != "__init__":
                 names = {module for module, ours in imported(file) if ours and module.startswith(folder + ".")}
-                uses[f"{folder}.{file.stem}"] = names
+                name = f"{folder}.{file.stem}"
+                uses[name] = {other for other in names if (name, other) not in KNOTS}
         while uses:
             free = [name for name, needs in uses.items() if not needs & set(uses)]
             assert free, f"a ring among {sorted(uses)}"

@@ -150,10 +150,10 @@ def test_a_tensor_that_comes_twice_is_one_input():
 
 def test_inputs_keep_their_arrays_and_gradients():
     x, before = normal(3, 2), normal(3, 2).data
-    array, counter = x.data, x._changes[0]
+    array, counter = x.data, x._version[0]
     gradcheck(F.tanh, x)
     gradgradcheck(F.tanh, x)
-    assert x.data is array and x._changes[0] == counter and x.grad is None
+    assert x.data is array and x._version[0] == counter and x.grad is None
     np.testing.assert_array_equal(x.data, before)
 
 

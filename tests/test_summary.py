@@ -27,7 +27,7 @@ def fingerprint(model):
     return {
         "state": {name: (value.tobytes(), value.dtype) for name, value in model.state_dict().items()},
         "arrays": [id(b) for b in model.buffers()],
-        "changes": [p._changes[0] for p in model.parameters()],
+        "changes": [p._version[0] for p in model.parameters()],
         "gradients": [p.grad for p in model.parameters()],
         "modes": [m.training for m in model.modules()],
         "hooks": [(dict(m._hooks), dict(m._pre_hooks)) for m in model.modules()],

@@ -19,8 +19,7 @@ import numpy as np
 from ..checks import Array, check_flag, check_iterable, plain_array
 from ..runtime.blas import one_thread
 from ..runtime.sums import total
-from . import guards
-from .operators import implements
+from . import guards, versions
 from .recording import grad_enabled
 from .tape import Node, Pullback, differentiable
 from .tensors import Tensor
@@ -83,7 +82,7 @@ def _add(a: Any, b: Any) -> Any:
 
 
 def _check_same(node: Node, y: Any, problem: str) -> None:
-    counter, seen, first = node.changes[-1]
+    counter, seen, first = node.versions[-1]
     y = y.data if isinstance(y, Tensor) else y
     scale = np.max(np.abs(first), where=np.isfinite(first), initial=1.0)  # of what may have cancelled in an element
     if counter[0] == seen and not np.allclose(y, first, rtol=1e-4, atol=1e-5 * float(scale), equal_nan=True):
@@ -222,7 +221,7 @@ def walk(
     """
     nodes, leaves, needed = collect(outputs, targets)
     for n in reversed(nodes):
-        n.check(again=create_graph)
+        versions.check(n, again=create_graph)
     for leaf in leaves.values() if targets is None else ():
         if leaf.grad is not None:  # what was put there by hand must not end the walk halfway
             guards.check_gradient(leaf)
@@ -270,7 +269,6 @@ def _retain(n: Node, dy: Any, create_graph: bool) -> None:
         t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
 
 
-@implements("backward")
 def backward(output: Tensor, gradient: Any, retain_graph: bool, create_graph: bool) -> None:
     """What Tensor.backward() does: one walk that ends in the .grad of the leaves."""
     check_flag("retain_graph", retain_graph)

@@ -22,7 +22,6 @@ import inspect
 import itertools
 import types
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, ParamSpec, overload
 
 import numpy as np
@@ -39,11 +38,7 @@ _serials = itertools.count(1)
 _NUMBERS = frozenset({int, float, bool, types.NoneType})
 
 
-_HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.generic, np.dtype, np.ufunc)
-_HOLD_NO_ARRAYS += (types.NoneType, types.EllipsisType, types.BuiltinFunctionType, types.ModuleType)
-
-
-# args, kwargs and changes of freed nodes; shared, nobody changes them
+# args, kwargs and versions of freed nodes; shared, nobody changes them
 _FREED: tuple[tuple[Any, ...], dict[str, Any], list[Any]] = (), {}, []
 
 
@@ -52,12 +47,12 @@ class Node:
 
     inputs: (i, source) for each args[i] that a gradient flows to; the source is the node that made it, or the leaf.
     serial: counts up, so that a node is younger than all it was computed from.
-    changes: (counter, what it showed, array) of every tensor involved, the result last, for ``check``.
+    versions: (counter, what it showed, array) of every tensor involved, the result last; for versions.py.
     retained: a weak reference to the result, if it asked for its .grad.
     outline: what describe() says, from free() on, when the arrays are gone.
     """
 
-    __slots__ = ("args", "changes", "inputs", "kwargs", "op", "outline", "pullback", "retained", "serial")
+    __slots__ = ("args", "inputs", "kwargs", "op", "outline", "pullback", "retained", "serial", "versions")
 
     def __init__(
         self,
@@ -66,67 +61,19 @@ class Node:
         kwargs: dict[str, Any],
         pullback: Pullback,
         inputs: list[tuple[int, Any]],
-        changes: list[tuple[list[int], int, Array]],
+        versions: list[tuple[list[int], int, Array]],
     ) -> None:
         self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
-        self.inputs, self.changes = inputs, changes
+        self.inputs, self.versions = inputs, versions
         self.serial = next(_serials)
         self.retained: Any = None
-
-    def check(self, again: bool = False) -> None:
-        """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since.
-
-        again: the op is to be computed once more, from its arguments: then none of them may have changed.
-        """
-        if self.pullback is None:
-            raise RuntimeError(
-                f"the graph behind {self.op.__name__} was freed by an earlier backward(); "
-                "to go through it again, say retain_graph=True the first time"
-            )
-        for counter, seen, array in self.changes[:-1] if again else self.changes:
-            if counter[0] != seen and (again or self.keeps(array)):
-                raise RuntimeError(
-                    f"an array of shape {array.shape} that the gradient of {self.op.__name__} needs was changed "
-                    f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
-                )
-
-    def keeps(self, array: Array) -> bool:
-        """Whether the pullback can reach this array, or one that shares its memory.
-
-        It is looked for in closures, default and bound arguments, and containers. An object that cannot be looked
-        into may hold anything: then the answer is yes.
-        """
-        stack: list[Any] = [self.pullback]
-        seen: set[int] = set()
-        while stack:
-            value = stack.pop()
-            if isinstance(value, np.ndarray):
-                if np.may_share_memory(array, value):
-                    return True
-            elif isinstance(value, _HOLD_NO_ARRAYS) or id(value) in seen:
-                continue
-            elif isinstance(value, types.FunctionType):
-                for cell in value.__closure__ or ():
-                    with suppress(ValueError):  # the cell of a variable that was never assigned
-                        stack.append(cell.cell_contents)
-                stack += [value.__defaults__, value.__kwdefaults__]
-            elif isinstance(value, functools.partial):
-                stack += [value.func, value.args, value.keywords]
-            elif isinstance(value, (tuple, list, dict)):
-                stack += value.values() if isinstance(value, dict) else value
-            elif isinstance(value, Tensor):
-                stack.append(value._data)
-            else:
-                return True
-            seen.add(id(value))
-        return False
 
     def describe(self) -> tuple[Any, Any, Sequence[Any]]:
         """The result's shape and dtype, and (i, shape, dtype) of each args[i] that is a tensor without gradient."""
         if self.pullback is None:
             return self.outline
-        y, constants = self.changes[-1][2], []
-        if len(self.changes) - 1 > len(self.inputs):  # more tensors than inputs
+        y, constants = self.versions[-1][2], []
+        if len(self.versions) - 1 > len(self.inputs):  # more tensors than inputs
             with_gradient = {i for i, _ in self.inputs}
             tensors = ((i, a) for i, a in enumerate(self.args) if isinstance(a, Tensor) and i not in with_gradient)
             constants = [(i, a.shape, a.dtype) for i, a in tensors]
@@ -137,11 +84,11 @@ class Node:
 
         Where the gradients went stays known, so that a second walk finds what is missing; and shapes, for drawings.
         """
-        y = self.changes[-1][2]
-        few = len(self.changes) - 1 == len(self.inputs)  # nearly always; then this is quicker than a call
+        y = self.versions[-1][2]
+        few = len(self.versions) - 1 == len(self.inputs)  # nearly always; then this is quicker than a call
         self.outline: Any = (y.shape, y.dtype, ()) if few else self.describe()
         self.pullback = None  # type: ignore[assignment]
-        self.args, self.kwargs, self.changes = _FREED
+        self.args, self.kwargs, self.versions = _FREED
 
 
 @overload  # @differentiable
@@ -202,7 +149,7 @@ def differentiable(
         # 1. Tensors and their arrays. A Tensor proves that its array is one of floats; all else takes a detour.
         arrays: list[Any] = []
         inputs: list[tuple[int, Any]] = []
-        changes: list[tuple[list[int], int, Array]] = []
+        versions: list[tuple[list[int], int, Array]] = []
         dtype, usual = None, len(args) >= count
         if kwargs:
             usual = usual and not any(isinstance(value, Tensor) for value in kwargs.values())
@@ -210,7 +157,7 @@ def differentiable(
             if isinstance(a, Tensor):
                 if a._requires_grad:
                     inputs.append((i, a._node or a))
-                changes.append((a._changes, a._changes[0], a._data))
+                versions.append((a._version, a._version[0], a._data))
                 a = a._data
                 if a.dtype is not dtype:
                     usual, dtype = usual and dtype is None, a.dtype
@@ -218,7 +165,7 @@ def differentiable(
                 usual = False
             arrays.append(a)
         if not usual or dtype is None:
-            args, arrays, inputs, changes, dtype = guards.admit(op, positional, variadic, args, kwargs)
+            args, arrays, inputs, versions, dtype = guards.admit(op, positional, variadic, args, kwargs)
 
         # 2. The result, and how gradients get back.
         try:
@@ -229,20 +176,20 @@ def differentiable(
         if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
             raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")
         y, pullback = answer
-        if not changes:  # no tensors
+        if not versions:  # no tensors
             return y
         if type(y) is not np.ndarray or y.dtype is not dtype:
             y = guards.result(op, y, dtype, arrays)
 
         # 3. A tensor, and the node that made it.
         out, base = wrap(y), y.base
-        for counter, _, a in changes:  # what shares its memory with an argument shares the counter of changes as well
+        for counter, _, a in versions:  # what shares its memory with an argument shares the counter of versions as well
             if y is a or (base is not None and (base is a or base is a.base)):
-                out._changes = counter
+                out._version = counter
         if inputs and grad_mode.enabled:
-            changes.append((out._changes, out._changes[0], y))
+            versions.append((out._version, out._version[0], y))
             out._requires_grad = True
-            out._node = Node(op, args, kwargs, pullback, inputs, changes)
+            out._node = Node(op, args, kwargs, pullback, inputs, versions)
         return out
 
     # what help() shows: the rule returns a pair, the op a tensor

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ..checks import FLOATS, Array, as_array, float_dtype, plain_array
-from .operators import OPS, Operators
+from .operators import Operators
 from .recording import grad_mode
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class Tensor(Operators):
 
     Tensor(array) wraps a float32 or float64 array without copying it; ``tensor(data)`` copies and converts.
 
-    data: the NumPy array. ``t.data = ...`` and the in-place operators count as a change (see ``Node.check``
-        in tape.py); writing into the array itself, ``t.data[0] = 1``, is not seen by the engine.
+    data: the NumPy array. ``t.data = ...`` and the in-place operators count as a change (see
+        versions.py); writing into the array itself, ``t.data[0] = 1``, is not seen by the engine.
     requires_grad: whether operations on this tensor are recorded (default False).
     grad: None, or the gradient that backward() accumulated (a NumPy array; a Tensor after create_graph=True).
 
@@ -43,7 +43,7 @@ class Tensor(Operators):
     (14.0, array([2., 4., 6.]))
     """
 
-    __slots__ = ("__weakref__", "_changes", "_data", "_node", "_requires_grad", "grad")
+    __slots__ = ("__weakref__", "_data", "_node", "_requires_grad", "_version", "grad")
 
     def __init__(self, data: Array, requires_grad: bool = False) -> None:
         if not isinstance(data, np.ndarray):
@@ -57,7 +57,7 @@ class Tensor(Operators):
         self._data: Array = data
         self._requires_grad = requires_grad
         self._node: Node | None = None
-        self._changes = [0]  # in-place changes so far; a list, because views share one counter
+        self._version = [0]  # in-place changes so far; a list, because views share one counter
         self.grad: Any = None
 
     @property
@@ -79,14 +79,14 @@ class Tensor(Operators):
             got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
             raise TypeError(f"data must be a {self.dtype} array of shape {self.shape}, got {got}")
         self._data = value if type(value) is np.ndarray else plain_array(value)
-        self._changes[0] += 1
+        self._version[0] += 1
 
     def _assign(self, values: Array) -> None:
         """Other values, in place; what is read-only gets an array of its own."""
         if not self._data.flags.writeable:
             self._data = self._data.copy()
         self._data[...] = values
-        self._changes[0] += 1
+        self._version[0] += 1
 
     @property
     def requires_grad(self) -> bool:
@@ -209,7 +209,7 @@ class Tensor(Operators):
         tensor([3., 6.])
         """
         result = Tensor(self._data)
-        result._changes = self._changes
+        result._version = self._version
         return result
 
     def retain_grad(self) -> None:
@@ -247,7 +247,9 @@ class Tensor(Operators):
         >>> x.grad
         array([5., 7.], dtype=float32)
         """
-        OPS["backward"](self, gradient, retain_graph, create_graph)  # backward.py
+        from .backward import backward  # which is made of tensors
+
+        backward(self, gradient, retain_graph, create_graph)
 
     # in-place changes are for data, not for the tape
 
@@ -276,7 +278,7 @@ class Tensor(Operators):
                 ufunc(self._data, value, out=self._data)
         except OverflowError:
             raise ValueError(f"value must fit into {self.dtype}, got a larger int") from None
-        self._changes[0] += 1
+        self._version[0] += 1
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -350,7 +352,7 @@ class Tensor(Operators):
             offset = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
             view = data.dtype, offset, data.shape, data.strides
         gradient = self.grad._data if isinstance(self.grad, Tensor) else self.grad
-        state = {"array": data if view is None else whole, "view": view, "changes": self._changes, "grad": gradient}
+        state = {"array": data if view is None else whole, "view": view, "version": self._version, "grad": gradient}
         return {**state, "requires_grad": self._requires_grad, "attributes": self._attributes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -359,7 +361,7 @@ class Tensor(Operators):
             dtype, offset, shape, strides = state["view"]
             array = np.ndarray(shape, dtype, array if array.flags.c_contiguous else array.T, offset, strides)
         Tensor.__init__(self, array)
-        self._requires_grad, self._changes, self.grad = state["requires_grad"], state["changes"], state["grad"]
+        self._requires_grad, self._version, self.grad = state["requires_grad"], state["version"], state["grad"]
         for name, value in state["attributes"].items():
             setattr(self, name, value)
 
@@ -396,7 +398,7 @@ def check_index(index: Any) -> None:
 def wrap(data: Array) -> Tensor:
     """Tensor(data), for an array that is known to be right."""
     t = Tensor.__new__(Tensor)
-    t._data, t._requires_grad, t._node, t._changes, t.grad = data, False, None, [0], None
+    t._data, t._requires_grad, t._node, t._version, t.grad = data, False, None, [0], None
     return t
 
 

@@ -34,7 +34,7 @@ class Parameter(Tensor):
     def __init__(self, data: Tensor | Array, requires_grad: bool = True) -> None:
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
         if isinstance(data, Tensor):
-            self._changes = data._changes  # the memory is shared, so are its changes
+            self._version = data._version  # the memory is shared, so are its changes
 
 
 class IncompatibleKeys(NamedTuple):
@@ -416,7 +416,7 @@ class Module:
             if parameter.dtype != dtype:
                 gradient = None if parameter.grad is None else check_gradient(parameter)
                 parameter._data = parameter._data.astype(dtype)
-                parameter._changes[0] += 1
+                parameter._version[0] += 1
                 parameter.grad = None if gradient is None else gradient.astype(dtype)
         for module in self.modules():
             for name in module._buffers:
@@ -588,7 +588,7 @@ class _Snapshot:
         self.module, self.attributes = module, dict(vars(module))
         self.kinds = dict(module._kinds)
         self.tensors = [
-            (v, v._data, v._data.copy(), v._changes[0]) for _, v in module._own_state() if isinstance(v, Tensor)
+            (v, v._data, v._data.copy(), v._version[0]) for _, v in module._own_state() if isinstance(v, Tensor)
         ]
         self.buffers = [(v, v.copy()) for _, v in module._own_state() if not isinstance(v, Tensor)]
 
@@ -596,7 +596,7 @@ class _Snapshot:
         vars(self.module).clear()
         vars(self.module).update(self.attributes, _kinds=self.kinds)
         for parameter, array, values, changes in self.tensors:
-            parameter._data, parameter._changes[0] = array, changes
+            parameter._data, parameter._version[0] = array, changes
             _write(array, values)
         for array, values in self.buffers:
             _write(array, values)

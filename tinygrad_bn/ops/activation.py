@@ -32,13 +32,13 @@ def over(kernel: Any, *arrays: Any) -> None:
 
 
 @kernel
-def relu_forward(x, y):  # type: ignore[no-untyped-def]
+def relu_forward(x, y):
     for i in range(x.size):
         y[i] = 0 if x[i] <= 0 else x[i]  # NaN is not <= 0, so it stays
 
 
 @kernel
-def relu_backward(y, dy, dx):  # type: ignore[no-untyped-def]
+def relu_backward(y, dy, dx):
     for i in range(y.size):
         dx[i] = 0 if y[i] <= 0 else dy[i]
 
@@ -75,7 +75,7 @@ def relu(x: Tensor) -> Any:
 
 
 @kernel_as_written
-def sigmoid_forward_32(x, y):  # type: ignore[no-untyped-def]
+def sigmoid_forward_32(x, y):
     """float32, with an exp that the compiler can vectorize: six times as fast as calling math.exp.
 
     e^a = 2^n e^r, where n is a / log 2 rounded, and r = a - n log 2 in [-0.35, 0.35], with log 2 in two parts so that
@@ -103,14 +103,14 @@ def sigmoid_forward_32(x, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def sigmoid_forward_64(x, y):  # type: ignore[no-untyped-def]
+def sigmoid_forward_64(x, y):
     for i in range(x.size):
         e = math.exp(-abs(x[i]))  # never overflows
         y[i] = 1 / (1 + e) if x[i] >= 0 else e / (1 + e)
 
 
 @kernel
-def sigmoid_backward(y, dy, dx):  # type: ignore[no-untyped-def]
+def sigmoid_backward(y, dy, dx):
     for i in range(y.size):
         dx[i] = y[i] * (1 - y[i]) * dy[i]
 
@@ -148,7 +148,7 @@ def sigmoid(x: Tensor) -> Any:
 
 
 @kernel
-def tanh_backward(y, dy, dx):  # type: ignore[no-untyped-def]
+def tanh_backward(y, dy, dx):
     for i in range(y.size):
         dx[i] = (1 - y[i] * y[i]) * dy[i]
 
@@ -187,7 +187,7 @@ def tanh(x: Tensor) -> Any:
 
 
 @kernel_as_written
-def softmax_forward(x, y, log):  # type: ignore[no-untyped-def]
+def softmax_forward(x, y, log):
     rows, n = x.shape
     for r in range(rows):
         place = 0
@@ -206,7 +206,7 @@ def softmax_forward(x, y, log):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def softmax_backward(y, dy, dx, log):  # type: ignore[no-untyped-def]
+def softmax_backward(y, dy, dx, log):
     rows, n = y.shape
     for r in range(rows):
         total = np.float64(0)

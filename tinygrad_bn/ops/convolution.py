@@ -34,7 +34,7 @@ FEW = 8  # pairs of an input and an output channel in a group, up to which direc
 
 
 @kernel
-def gather_patches(x, top, left, stride_h, stride_w, dilation_h, dilation_w, patches):  # type: ignore[no-untyped-def]
+def gather_patches(x, top, left, stride_h, stride_w, dilation_h, dilation_w, patches):
     """patches[n, c, i, j, p, q] = x[n, c, p s + i d - top, q s + j d - left], 0 outside of the image"""
     N, C, H, W = x.shape
     _, _, I, J, P, Q = patches.shape
@@ -55,7 +55,7 @@ def gather_patches(x, top, left, stride_h, stride_w, dilation_h, dilation_w, pat
 
 
 @kernel
-def scatter_patches(patches, top, left, stride_h, stride_w, dilation_h, dilation_w, x):  # type: ignore[no-untyped-def]
+def scatter_patches(patches, top, left, stride_h, stride_w, dilation_h, dilation_w, x):
     """Add every element of patches to the element of x that it was gathered from."""
     N, C, H, W = x.shape
     _, _, I, J, P, Q = patches.shape
@@ -78,7 +78,7 @@ def scatter_patches(patches, top, left, stride_h, stride_w, dilation_h, dilation
 
 
 @kernel
-def direct_forward(x, w, stride_h, stride_w, dilation_h, dilation_w, y):  # type: ignore[no-untyped-def]
+def direct_forward(x, w, stride_h, stride_w, dilation_h, dilation_w, y):
     """y += the convolution"""
     N, O, P, Q = y.shape
     _, G, I, J = w.shape  # G channels in a group
@@ -102,7 +102,7 @@ def direct_forward(x, w, stride_h, stride_w, dilation_h, dilation_w, y):  # type
 
 
 @kernel
-def direct_dx(dy, w, stride_h, stride_w, dilation_h, dilation_w, dx):  # type: ignore[no-untyped-def]
+def direct_dx(dy, w, stride_h, stride_w, dilation_h, dilation_w, dx):
     """Adds to dx."""
     N, O, P, Q = dy.shape
     _, G, I, J = w.shape
@@ -126,7 +126,7 @@ def direct_dx(dy, w, stride_h, stride_w, dilation_h, dilation_w, dx):  # type: i
 
 
 @kernel
-def direct_dweight(x, dy, stride_h, stride_w, dilation_h, dilation_w, dw):  # type: ignore[no-untyped-def]
+def direct_dweight(x, dy, stride_h, stride_w, dilation_h, dilation_w, dw):
     """Adds to dw, which is float64."""
     N, O, P, Q = dy.shape
     _, G, I, J = dw.shape

@@ -55,7 +55,7 @@ def matmul(a: Tensor | Array, b: Tensor | Array) -> Any:
 
 
 @kernel
-def add_bias(y, bias):  # type: ignore[no-untyped-def]
+def add_bias(y, bias):
     """y[n] += bias"""
     for n in range(len(y)):
         row = y[n]
@@ -64,7 +64,7 @@ def add_bias(y, bias):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def sum_rows(dy, total, out):  # type: ignore[no-untyped-def]
+def sum_rows(dy, total, out):
     """out = sum of dy over the rows, in float64"""
     total[:] = 0
     for n in range(len(dy)):

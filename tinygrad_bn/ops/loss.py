@@ -68,7 +68,7 @@ def _by_position(x: Any) -> Any:
 
 
 @kernel
-def first_bad(target, classes, ignore_index):  # type: ignore[no-untyped-def]
+def first_bad(target, classes, ignore_index):
     """The place of the first target that is neither a class nor to be ignored, or -1."""
     for r in range(target.size):
         if not 0 <= target[r] < classes and target[r] != ignore_index:
@@ -77,7 +77,7 @@ def first_bad(target, classes, ignore_index):  # type: ignore[no-untyped-def]
 
 
 @kernel_as_written
-def cross_entropy_forward(x, target, ignore_index, probability, loss):  # type: ignore[no-untyped-def]
+def cross_entropy_forward(x, target, ignore_index, probability, loss):
     """Fills probability and loss; returns the number of rows that are not ignored."""
     rows, n = x.shape
     kept = 0
@@ -106,7 +106,7 @@ def cross_entropy_forward(x, target, ignore_index, probability, loss):  # type: 
 
 
 @kernel
-def cross_entropy_backward(probability, target, ignore_index, scale, dx):  # type: ignore[no-untyped-def]
+def cross_entropy_backward(probability, target, ignore_index, scale, dx):
     rows, n = probability.shape
     for r in range(rows):
         t = target[r]

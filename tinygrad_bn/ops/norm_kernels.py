@@ -48,34 +48,34 @@ from .shape import concatenate
 
 
 @part_as_written
-def ratio(total, m):  # type: ignore[no-untyped-def]
+def ratio(total, m):
     """total / m, rounded once: the mean of m equal values is that value, and what is left of them is exactly 0."""
     return total / m
 
 
 @part_as_written
-def normalize_run(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
+def normalize_run(x, mean, scale, shift, y):
     """y = (x - mean) scale + shift"""
     for i in range(x.size):
         y[i] = (x[i] - mean) * scale + shift
 
 
 @part_as_written
-def backward_run(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
+def backward_run(x, dy, mean, scale, shift, slope, dx):
     """dx = dy scale - shift - (x - mean) slope"""
     for i in range(x.size):
         dx[i] = dy[i] * scale - shift - (x[i] - mean) * slope
 
 
 @part_as_written
-def normalize_columns(x, mean, scale, shift, y):  # type: ignore[no-untyped-def]
+def normalize_columns(x, mean, scale, shift, y):
     """normalize_run where each element has a mean, scale and shift of its own."""
     for c in range(x.size):
         y[c] = (x[c] - mean[c]) * scale[c] + shift[c]
 
 
 @part_as_written
-def backward_columns(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-untyped-def]
+def backward_columns(x, dy, mean, scale, shift, slope, dx):
     for c in range(x.size):
         dx[c] = dy[c] * scale[c] - shift[c] - (x[c] - mean[c]) * slope[c]
 
@@ -85,7 +85,7 @@ def backward_columns(x, dy, mean, scale, shift, slope, dx):  # type: ignore[no-u
 
 
 @part
-def channel_sum(x, total):  # type: ignore[no-untyped-def]
+def channel_sum(x, total):
     """total[c] = sum of x over n and l, in float64"""
     N, C, L = x.shape
     rows = x.reshape(N, C * L)
@@ -104,7 +104,7 @@ def channel_sum(x, total):  # type: ignore[no-untyped-def]
 
 
 @part
-def channel_squares(x, mean, total):  # type: ignore[no-untyped-def]
+def channel_squares(x, mean, total):
     """total[c] = sum of (x - mean[c])^2, in float64"""
     N, C, L = x.shape
     rows = x.reshape(N, C * L)
@@ -125,7 +125,7 @@ def channel_squares(x, mean, total):  # type: ignore[no-untyped-def]
 
 
 @part
-def channel_normalize(x, weight, bias, mean, rstd, y):  # type: ignore[no-untyped-def]
+def channel_normalize(x, weight, bias, mean, rstd, y):
     """y = weight[c] (x - mean[c]) rstd[c] + bias[c]"""
     N, C, L = x.shape
     if L == 1:
@@ -142,7 +142,7 @@ def channel_normalize(x, weight, bias, mean, rstd, y):  # type: ignore[no-untype
 
 
 @part
-def channel_sums(x, dy, mean, rstd, dweight, dbias):  # type: ignore[no-untyped-def]
+def channel_sums(x, dy, mean, rstd, dweight, dbias):
     """dweight[c] = sum(dy x_hat), dbias[c] = sum(dy), in float64"""
     N, C, L = x.shape
     rows, rows_dy = x.reshape(N, C * L), dy.reshape(N, C * L)
@@ -168,7 +168,7 @@ def channel_sums(x, dy, mean, rstd, dweight, dbias):  # type: ignore[no-untyped-
 
 
 @part
-def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignore[no-untyped-def]
+def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):
     """dx = weight[c] rstd[c] (dy - dbias[c] / m - x_hat dweight[c] / m), m the number of values per channel"""
     N, C, L = x.shape
     if L == 1:
@@ -189,7 +189,7 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignor
 
 
 @part
-def channel_scale(dy, weight, rstd, dx):  # type: ignore[no-untyped-def]
+def channel_scale(dy, weight, rstd, dx):
     """dx = weight[c] rstd[c] dy, where the statistics are constants"""
     N, C, L = dy.shape
     if L == 1:
@@ -209,13 +209,13 @@ def channel_scale(dy, weight, rstd, dx):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def channel_given_backward(x, dy, weight, mean, rstd, dweight, dbias, dx):  # type: ignore[no-untyped-def]
+def channel_given_backward(x, dy, weight, mean, rstd, dweight, dbias, dx):
     channel_sums(x, dy, mean, rstd, dweight, dbias)
     channel_scale(dy, weight, rstd, dx)
 
 
 @kernel
-def channel_forward(x, weight, bias, eps, own, mean, var, rstd, y):  # type: ignore[no-untyped-def]
+def channel_forward(x, weight, bias, eps, own, mean, var, rstd, y):
     """All of the forward in one call; own: take mean and (biased) var from x, else they are given."""
     N, C, L = x.shape
     if own:
@@ -232,7 +232,7 @@ def channel_forward(x, weight, bias, eps, own, mean, var, rstd, y):  # type: ign
 
 
 @kernel
-def channel_backward(x, dy, weight, m, mean, rstd, dweight, dbias, dx):  # type: ignore[no-untyped-def]
+def channel_backward(x, dy, weight, m, mean, rstd, dweight, dbias, dx):
     channel_sums(x, dy, mean, rstd, dweight, dbias)
     channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx)
 
@@ -284,14 +284,14 @@ def pieces(x: Array) -> list[tuple[int, slice]]:
 
 
 @part_as_written
-def normalize_row(d, rstd, weight, bias, y):  # type: ignore[no-untyped-def]
+def normalize_row(d, rstd, weight, bias, y):
     """y = weight d rstd + bias, with a weight and a bias for each element"""
     for j in range(d.size):
         y[j] = d[j] * rstd * weight[j] + bias[j]
 
 
 @part_as_written
-def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):  # type: ignore[no-untyped-def]
+def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):
     """dx = (dy weight - mean_g) rstd - d slope; adds dy x_hat to dweight and dy to dbias, both float64"""
     for j in range(d.size):
         grad = np.float64(dy[j])
@@ -301,7 +301,7 @@ def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):  # typ
 
 
 @kernel
-def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y):  # type: ignore[no-untyped-def]
+def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y):
     _, G, J, L = x.shape
     K = J * L
     d = np.empty(K)
@@ -327,7 +327,7 @@ def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y)
 
 
 @kernel
-def row_backward(x, dy, weight, centered, first, last, mean, rstd, dx, dweight, dbias):  # type: ignore[no-untyped-def]
+def row_backward(x, dy, weight, centered, first, last, mean, rstd, dx, dweight, dbias):
     _, G, J, L = x.shape
     K = J * L
     d = np.empty(K)

@@ -50,7 +50,7 @@ def check_writable(**arrays: Any) -> None:
 
 
 @kernel
-def move(running, batch, momentum, factor):  # type: ignore[no-untyped-def]
+def move(running, batch, momentum, factor):
     """running = (1 - momentum) running + momentum factor batch"""
     for c in range(running.size):
         running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]

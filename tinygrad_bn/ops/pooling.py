@@ -45,7 +45,7 @@ def window_starts(size: int, window: int, stride: int, padding: int, dilation: i
 
 
 @kernel
-def average_forward(x, rows, columns, row_weight, column_weight, y):  # type: ignore[no-untyped-def]
+def average_forward(x, rows, columns, row_weight, column_weight, y):
     """y[p, i, j] = row_weight[i] column_weight[j] (sum of x[p] over the rows of i and the columns of j)"""
     planes, I, J = y.shape
     for p in range(planes):
@@ -59,7 +59,7 @@ def average_forward(x, rows, columns, row_weight, column_weight, y):  # type: ig
 
 
 @kernel
-def average_backward(dy, rows, columns, row_weight, column_weight, dx):  # type: ignore[no-untyped-def]
+def average_backward(dy, rows, columns, row_weight, column_weight, dx):
     """Add to each element of dx its share of every window that it lies in."""
     planes, I, J = dy.shape
     for p in range(planes):
@@ -171,7 +171,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int | None, int | No
 
 
 @kernel
-def max_forward(x, rows, columns, step_h, step_w, y, index):  # type: ignore[no-untyped-def]
+def max_forward(x, rows, columns, step_h, step_w, y, index):
     """The largest element of every window, and where in its plane it lies: the first if several are equal."""
     planes, _H, W = x.shape
     _, I, J = y.shape
@@ -192,7 +192,7 @@ def max_forward(x, rows, columns, step_h, step_w, y, index):  # type: ignore[no-
 
 
 @kernel
-def max_backward(dy, index, dx):  # type: ignore[no-untyped-def]
+def max_backward(dy, index, dx):
     planes, n = dy.shape
     for p in range(planes):
         for k in range(n):

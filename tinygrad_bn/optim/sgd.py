@@ -21,7 +21,7 @@ from ..runtime.jit import contiguous, kernel
 
 
 @kernel
-def sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, first):  # type: ignore[no-untyped-def]
+def sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, first):
     """The formula of SGD; undamped is 1 - dampening."""
     for i in range(p.size):
         d = g[i]
@@ -215,7 +215,7 @@ class SGD:
         for p, g, buffer, settings, maximize in steps:
             g = (-g if maximize else contiguous(g)).reshape(-1)
             self._step(p, g, buffer, settings)
-            p._changes[0] += 1
+            p._version[0] += 1
 
     def _check_step(self) -> None:
         """Check all that a step relies on; settings that are the very objects of the last step have been checked."""
