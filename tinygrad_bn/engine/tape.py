@@ -150,9 +150,8 @@ def differentiable(
         arrays: list[Any] = []
         inputs: list[tuple[int, Any]] = []
         versions: list[tuple[list[int], int, Array]] = []
-        dtype, usual = None, len(args) >= count
-        if kwargs:
-            usual = usual and not any(isinstance(value, Tensor) for value in kwargs.values())
+        usual = len(args) >= count and not (kwargs and any(isinstance(value, Tensor) for value in kwargs.values()))
+        dtype = None
         for i, a in enumerate(args):
             if isinstance(a, Tensor):
                 if a._requires_grad:
