@@ -310,6 +310,14 @@ wrong(
     N,
 )
 
+wrong(
+    "one of 41 outputs left out, 1e-11 of the others",
+    "drowns",
+    lambda x: (np.append(1e8 * x, 1e-3 * x.sum()), lambda dy: 1e8 * dy[:-1].reshape(x.shape)),
+    [(40,)],
+    N,
+)
+
 # 3. What is done with dy
 for name, how in {
     "NaN where dy = 0": lambda dy: dy * dy / dy,

@@ -464,7 +464,7 @@ edits(
 
 edits(
     "gradient_checks/differences.py",
-    "gradient_battery numerical_gradient wrong_backward_rejected",
+    "gradient_checks gradient_battery numerical_gradient wrong_backward_rejected",
     ("value = fine + (fine - coarse) / second", "value = coarse", "the coarse steps are taken"),
     ("* 2 / 4.0**order", "* 2", "steps that do not settle count as settled"),
     ("error += 2 * windows(rounding / widths).max(axis=0)", "pass", "rounding has no part in the error bar"),
@@ -481,7 +481,7 @@ edits(
 
 edits(
     "gradient_checks/checking.py",
-    "gradient_battery check_pair wrong_backward_rejected norm_backward_rejected engine gradients",
+    "gradient_checks gradient_battery check_pair wrong_backward_rejected engine gradients",
     (
         "t.right = (np.abs(t.analytic - t.value) <= t.tolerance) & np.isfinite(t.tolerance)",
         "t.right = (np.abs(t.analytic - t.value) <= 1e5 * t.tolerance) & np.isfinite(t.tolerance)",
@@ -517,7 +517,6 @@ edits(
 edits(
     "gradient_checks/calls.py",
     "gradient_battery check_pair wrong_backward_rejected",
-    ("steps: list[Callable[[], None]] = [self._again]", "steps: list[Callable[[], None]] = []", "not called twice"),
     (
         "[self._multiples, self._parts, self._layouts_of_dy, self._constant]",
         "[self._layouts_of_dy]",
@@ -528,7 +527,6 @@ edits(
     ("[self._alone, self._between,", "[self._alone,", "no call comes in between"),
     ("if self.right and flat(outs)", "if False and flat(outs)", "the gradient at other values is not looked at"),
     ("self._between, self._layouts_of_inputs,", "self._between,", "inputs always in C order"),
-    ("self._layouts_of_inputs, self._anew]", "self._layouts_of_inputs]", "no new call after many"),
 )
 
 edits(

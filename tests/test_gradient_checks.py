@@ -125,6 +125,13 @@ def test_inputs_of_very_different_size(factor):
     assert bool(gradcheck(product, [a, b], report=True)) == (factor == 1)
 
 
+@pytest.mark.parametrize("factor", [1, 1 + 1e-6])
+def test_elements_that_need_other_steps_than_those_before(factor):
+    scale = np.array([1.0, 1e6, 1e-6])
+    waves = differentiable(lambda x: (np.sin(scale * x), lambda dy: factor * dy * scale * np.cos(scale * x)))
+    assert bool(gradcheck(waves, leaf([0.3, 0.7, 0.5]), report=True)) == (factor == 1)
+
+
 @pytest.mark.parametrize("x", [[-5.5, -4.0, -3.1], [-6.0, -2.0, 3.0]])
 def test_right_gradients_where_small_steps_stand_on_a_stair(x):
     """gelu by tanh: far out, 1 + tanh has few digits left."""
