@@ -279,6 +279,15 @@ def test_wrong_pullbacks_are_reported():
             op(x).sum().backward()
 
 
+def test_an_array_of_objects_is_refused_at_once():
+    """NumPy would multiply it one by one; the gradient would be of objects."""
+    x = tensor(np.ones((2, 2)), requires_grad=True)
+    objects = np.array([[1, 2.0], [3, 4]], dtype=object)
+    for call in (lambda: x @ objects, lambda: x * objects, lambda: tb.maximum(x, objects)):
+        with pytest.raises(TypeError, match="must hold numbers, got an array of objects"):
+            call()
+
+
 def test_gradcheck_says_where():
     x = leaf(1.0, 2.0)
     wrong = tb.differentiable(lambda a: (a * a, lambda dy: dy * a * np.array([2.0, 2.1])))

@@ -107,8 +107,11 @@ def admit(
             a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
             args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
         if isinstance(a, np.ndarray):
-            if type(a) is not np.ndarray:
-                a = plain_array(a, f"{positional[i][0] if i < count else variadic[0]} of {op.__name__}")
+            if type(a) is not np.ndarray or a.dtype.kind == "O":
+                name = f"{positional[i][0] if i < count else variadic[0]} of {op.__name__}"
+                a = plain_array(a, name)
+                if a.dtype.kind == "O":
+                    raise TypeError(f"{name} must hold numbers, got an array of objects")
             if a.dtype is not dtype and a.dtype.kind == "f":
                 if dtype is not None and a.dtype != dtype:
                     raise TypeError(
