@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from gradient_battery import count
 
 import tinygrad_bn as tb
 
+torch = pytest.importorskip("torch", reason="pip install -e '.[parity]'")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 CHAPTER = Path(__file__).parents[2] / "docs" / "4-gradient-checks.md"
 
