@@ -148,6 +148,21 @@ def test_signals_in_the_middle_of_a_save(tmp_path, figure):
     figure("saves interrupted by a signal, nothing lost", interrupted)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # zipfile's, of the archive let go
+def test_an_interruption_while_an_entry_is_opened_stays_one(tmp_path, monkeypatch):
+    """zipfile then complains of the open entry, in place of KeyboardInterrupt."""
+    tb.save(tmp_path / "run.npz", {"x": 1})
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("zipfile._get_compressor", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tb.save(tmp_path / "run.npz", {"x": 2})
+    assert tb.load(tmp_path / "run.npz") == {"x": 1} and os.listdir(tmp_path) == ["run.npz"]
+
+
 def test_signals_that_are_handled_don_t_disturb(tmp_path):
     """EINTR: a system call that a signal interrupts is taken up again."""
     value, seen = {"x": np.arange(1e6), "parts": [np.eye(2)]}, []

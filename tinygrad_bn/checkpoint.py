@@ -66,6 +66,18 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
     tree = json.dumps(_encode(value, (), arrays), ensure_ascii=False)
     arrays[TREE] = np.frombuffer(tree.encode("utf-8", "surrogatepass"), np.uint8)
     buffer = io.BytesIO()
+    try:
+        _zip(arrays, buffer)
+    except ValueError as error:  # of an entry that was being opened when the user interrupted
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+    data = buffer.getbuffer()
+    data[-64:] = hashlib.sha256(data[:-64]).hexdigest().encode()
+    write_file(path, data)
+
+
+def _zip(arrays: dict[str, Array], buffer: io.BytesIO) -> None:
     with zipfile.ZipFile(buffer, "w") as archive:  # stored, not compressed
         for name, array in arrays.items():
             info = zipfile.ZipInfo(name + ".npy")  # dated 1980: equal values give equal files
@@ -73,9 +85,6 @@ def save(path: str | os.PathLike[str], value: Any) -> None:
             with archive.open(info, "w", force_zip64=True) as entry:
                 npy.write_array(entry, array, allow_pickle=False)
         archive.comment = MARK + bytes(64)
-    data = buffer.getbuffer()
-    data[-64:] = hashlib.sha256(data[:-64]).hexdigest().encode()
-    write_file(path, data)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
