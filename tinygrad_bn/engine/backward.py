@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any
@@ -45,12 +44,14 @@ def _references_in(table: dict[int, Any], key: int) -> tuple[int, int]:
 ALONE, WHOLE_ALONE = _references_in({0: np.empty(4).reshape(2, 2)}, 0)  # of an array that only a table holds
 
 
-def _delivered(table: dict[int, Any], key: int) -> Any:
+def _delivered(table: dict[int, Any], key: int, create_graph: bool) -> Any:
     """The gradient in the table, to be given away: a copy if anyone else holds its memory, or a part of it.
 
     Not dy, nor part of something, nor an array that a closure or a variable elsewhere holds: that shows in its count of
     references.
     """
+    if create_graph:
+        return _copy(table[key])
     here, whole = _references_in(table, key)
     g = table[key]
     return g if here <= ALONE and whole <= WHOLE_ALONE and g.flags.writeable else g.copy()
@@ -225,7 +226,7 @@ def walk(
     for leaf in leaves.values() if targets is None else ():
         if leaf.grad is not None:  # what was put there by hand must not end the walk halfway
             guards.check_gradient(leaf)
-    wanted = {id(t._node or t) for t in targets or ()}
+    wanted = {id(t._node or t) for t in targets} if targets else ()
     table: dict[int, Any] = {}
     for t, seed in zip(outputs, seeds, strict=True):
         key = id(t._node or t)
@@ -252,13 +253,12 @@ def walk(
                 n.free()  # at once: what this op kept is no longer needed, and the arrays of the next ones need room
 
         dy = g = None  # the table alone holds them
-        deliver = (lambda key: _copy(table[key])) if create_graph else partial(_delivered, table)
         if targets is not None:
             keys = [id(t._node or t) for t in targets]
-            return [deliver(key) if key in table else None for key in keys]
+            return [_delivered(table, key, create_graph) if key in table else None for key in keys]
         for key, leaf in leaves.items():
             if key in table:
-                leaf.grad = deliver(key) if leaf.grad is None else _add(leaf.grad, table[key])
+                leaf.grad = _delivered(table, key, create_graph) if leaf.grad is None else _add(leaf.grad, table[key])
     return []
 
 

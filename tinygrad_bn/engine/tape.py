@@ -160,7 +160,7 @@ def differentiable(
                 a = a._data
                 if a.dtype is not dtype:
                     usual, dtype = usual and dtype is None, a.dtype
-            elif type(a) not in _NUMBERS:
+            elif type(a) not in _NUMBERS and not (type(a) is np.ndarray and a.dtype.kind in "biu"):
                 usual = False
             arrays.append(a)
         if not usual or dtype is None:
