@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygrad_bn.gradient_checks.differences import extrapolate
+from tinygrad_bn.gradient_checks.extrapolation import extrapolate
 
 FILE = Path(__file__).parents[1] / "docs" / "error_against_step.png"
 X, RIGHT = 1.0, np.cos(1.0)

@@ -463,13 +463,27 @@ edits(
 )
 
 edits(
+    "gradient_checks/extrapolation.py",
+    "gradient_checks gradient_battery numerical_gradient wrong_backward_rejected",
+    ("value = fine + (fine - coarse) / (16.0**order - 1)", "value = coarse", "the coarse steps are taken"),
+    ("* 2 / 4.0**order", "* 2", "steps that do not settle count as settled"),
+    (
+        "self.error += 2 * self._windows(rounding / widths).max(axis=0)",
+        "pass",
+        "rounding has no part in the error bar",
+    ),
+    ("self.error[w] += 2 * np.nanmax(", "0 * np.nanmax(", "smaller steps are not heard"),
+    (
+        "self.error[w] = np.maximum(self.error[w], gap.max(axis=0, initial=0.0))",
+        "pass",
+        "large steps that miss the function win",
+    ),
+    ("self.error[blind |", "self.error[", "steps too small for what was rounded win"),
+)
+
+edits(
     "gradient_checks/differences.py",
     "gradient_checks gradient_battery numerical_gradient wrong_backward_rejected",
-    ("value = fine + (fine - coarse) / second", "value = coarse", "the coarse steps are taken"),
-    ("* 2 / 4.0**order", "* 2", "steps that do not settle count as settled"),
-    ("error += 2 * windows(rounding / widths).max(axis=0)", "pass", "rounding has no part in the error bar"),
-    ("error[w] += 2 * missed / widths[w + WINDOW - 1]", "pass", "what smaller steps show is not looked at"),
-    ("error[w] = np.maximum(error[w], gap.max(axis=0, initial=0.0))", "pass", "large steps that miss the function win"),
     (
         "            for value in samples.at(k)[:2]:",
         "            for value in ():",
@@ -509,7 +523,11 @@ edits(
         "only the first input",
     ),
     ("if outside.any() and np.isfinite(room).all():", "if False:", "equal elements are only moved one by one"),
-    ("bent = gap >", "bent = gap <", "smooth elements are taken for kinks"),
+    (
+        "bent = np.abs(sides.right - sides.left) >",
+        "bent = np.abs(sides.right - sides.left) <",
+        "smooth elements are taken for kinks",
+    ),
     ("if bad := np.count_nonzero", "if bad := 0 * np.count_nonzero", "outputs that are not finite are let through"),
     ("if not np.all(noise <= 1e-9 * self._largest()):", "if False:", "a function that is not deterministic passes"),
 )

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import Array, check_int, check_number
-from .differences import TINY, UNIT, Column, Differences, flat, typical
+from .differences import TINY, Column, Differences, Sides, flat, typical
+from .extrapolation import UNIT
 from .report import GradcheckError, InputReport, Report, mistake
 from .subject import Cotangents, Pull, Subject, untouched
 
@@ -155,16 +156,22 @@ class Check:
 
     def terms(self, rows: Array, columns: Sequence[Column]) -> tuple[Array, Array, Array]:
         """For each row and element: the gradient, its error bar, and the sum of the sizes of what was added up."""
-        value, error, size = np.empty((3, len(rows), len(columns)))
-        weights = np.abs(rows)
-        floor, heaviest = weights @ self.differences.rounding, weights.max(axis=1, initial=0)
-        for k, c in enumerate(columns):
-            part = weights[:, c.outputs]
-            value[:, k] = rows[:, c.outputs] @ c.value
-            error[:, k] = np.where(part > 0, part * c.error, 0).sum(axis=1) + floor / c.step
-            size[:, k] = part @ np.abs(c.value)
+        value, error, size = np.zeros((3, len(rows), len(columns)))
+        if not columns:
+            return value, error, size
+        element = np.repeat(np.arange(len(columns)), [c.outputs.size for c in columns])
+        outputs, values, errors = (np.concatenate([c[i] for c in columns]) for i in range(3))
+        sizes, steps, largest = np.abs(values), np.array([c.step for c in columns]), np.zeros(len(columns))
+        np.maximum.at(largest, element, sizes)
+        for k, row in enumerate(rows):
+            dy = row[outputs]
+            weights = np.abs(dy)
+            bars = np.where(dy != 0, weights * errors, 0)  # an error bar may be infinite
+            for total, terms in ((value, dy * values), (error, bars), (size, weights * sizes)):
+                total[k] = np.bincount(element, terms, len(columns))
+            error[k] += np.abs(row) @ self.differences.rounding / steps
             # Terms that cancel may be larger than their sum: softmax adds up all dy.
-            error[:, k] += 4 * UNIT * heaviest * np.abs(c.value).max(initial=0)
+            error[k] += 4 * UNIT * np.abs(row).max(initial=0) * largest
         return value, error, size
 
     def _tolerance(self, rows: Array, error: Array, size: Array) -> Array:
@@ -275,26 +282,29 @@ class Check:
         for old, new in ((t.value, value), (t.error, error), (t.size, size), (t.tolerance, tolerance)):
             old[:, k] = new[:, 0]
         t.right[:, k] = (np.abs(t.analytic[:, k] - value[:, 0]) <= tolerance[:, 0]) & np.isfinite(tolerance[:, 0])
-        gap = np.abs(sides.right - sides.left)
-        bent = gap > 8 * (sides.left_error + sides.right_error)
+        bent = np.abs(sides.right - sides.left) > 8 * (sides.left_error + sides.right_error)
         t.bent[k] = bent.any()
         if not bent.any():
             return False
-        # The outputs with a kink contribute anything between their two sides, the others what they contribute.
-        values = np.zeros(self.base.size)
-        values[found.outputs] = found.value
-        low = np.where(bent, np.minimum(rows * sides.left, rows * sides.right), rows * values)
-        high = np.where(bent, np.maximum(rows * sides.left, rows * sides.right), rows * values)
-        low, high = np.where(rows == 0, 0, low).sum(axis=1), np.where(rows == 0, 0, high).sum(axis=1)
-        bars = np.where(bent, sides.left_error + sides.right_error, 0)
-        bars[found.outputs] += np.where(bent[found.outputs], 0, found.error)
-        size = np.abs(rows) @ np.maximum(
-            np.abs(np.where(bent, sides.left, values)), np.abs(np.where(bent, sides.right, 0))
-        )
-        room = self.atol + self.rtol * size + np.where(rows == 0, 0, np.abs(rows) * bars).sum(axis=1)
-        inside = (t.analytic[:, k] >= low - room) & (t.analytic[:, k] <= high + room)
-        t.right[:, k] |= inside
+        low, high, room = self._allowed_at_kink(rows, found, sides, bent)
+        t.right[:, k] |= (t.analytic[:, k] >= low - room) & (t.analytic[:, k] <= high + room)
         return bool(t.right[:, k].all())
+
+    def _allowed_at_kink(self, rows: Array, found: Column, sides: Sides, bent: Array) -> tuple[Array, Array, Array]:
+        """For each row the least and the greatest gradient, and how much rounding allows beyond.
+
+        Outputs that are bent contribute anything between their two sides, the others their derivative.
+        """
+        left, right, bar = np.zeros((3, self.base.size))
+        left[found.outputs] = right[found.outputs] = found.value
+        bar[found.outputs] = found.error
+        for derivative, side in ((left, sides.left), (right, sides.right), (bar, sides.left_error + sides.right_error)):
+            derivative[bent] = side[bent]
+        weights, heard = np.abs(rows), rows != 0  # what is not asked for may be unknown
+        one, other = (np.where(heard, rows * side, 0) for side in (left, right))
+        low, high = np.minimum(one, other).sum(axis=1), np.maximum(one, other).sum(axis=1)
+        size = np.where(heard, weights * np.maximum(np.abs(left), np.abs(right)), 0).sum(axis=1)
+        return low, high, self.atol + self.rtol * size + np.where(heard, weights * bar, 0).sum(axis=1)
 
     def _together(self, i: int, name: str, kink: Array, rows: Array, analytic: Array) -> None:
         """All elements at a kink move by the same h: equal ones stay equal, and under a maximum count once."""

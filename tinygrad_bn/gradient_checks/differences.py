@@ -1,10 +1,8 @@
-"""Derivatives from function values, with an error bar for each.
+"""Derivatives from function values: which steps are tried, and how much the values can be trusted.
 
-The central difference D(h) = (f(x + h) - f(x - h)) / 2h is f'(x) + a h^2 + b h^4 + ...: a small h leaves rounding,
-about 1e-16 |f| / h, a large one the powers of h. Three steps h, h/4, h/16 determine a and b, and remove them
-(Richardson). Which h is right depends on the function, so a whole ladder of steps is tried, and the three with the
-smallest error bar are taken (Ridders 1982, "Accurate computation of F'(x) and F'(x) F''(x)"): 1e-12 where a single
-step of 1e-6 gives 1e-10. The next element starts with the steps that were good for the last one.
+A small step h leaves rounding, about 1e-16 |f| / h, a large one the powers of h. Which one is right depends on the
+function, so a whole ladder of steps is tried, h, h/4, h/16 ..., and extrapolated (extrapolation.py): 1e-12 where a
+single step of 1e-6 gives 1e-10. The next element starts with the steps that were good for the last one.
 """
 
 from __future__ import annotations
@@ -16,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import Array
+from .extrapolation import UNIT, WINDOW, Windows, extrapolate
 
-UNIT = 2.0**-52  # the distance of 1 from the next float64
 GOOD = 1e-10  # an error bar that needs no other steps, relative to the derivative
 STRIDE = 2  # of the exponents: each step is a quarter of the one before
 TINY = 2.0**-1022  # the smallest number with all its digits
-WINDOW = 3  # steps that are extrapolated together
 
 
 class Column(NamedTuple):
@@ -45,18 +42,6 @@ class Sides(NamedTuple):
     left_error: Array
     right: Array
     right_error: Array
-
-
-def extrapolate(d: Array, order: int) -> tuple[Array, Array]:
-    """Three rows of differences, for h, h/4, h/16, whose error is a h^order + b h^(2 order) + ...: value, error bar.
-
-    Where quartering h does not make the differences settle, as with rounding or a kink, the last change is the error.
-    """
-    first, second = 4.0**order - 1, 16.0**order - 1
-    coarse, fine = d[1] + (d[1] - d[0]) / first, d[2] + (d[2] - d[1]) / first
-    value = fine + (fine - coarse) / second
-    settles = np.abs(d[2] - d[1]) <= np.abs(d[1] - d[0]) * 2 / 4.0**order  # by twice what the first power leaves
-    return value, np.where(settles, np.abs(value - fine), np.abs(d[2] - d[1]) + np.abs(value - fine))
 
 
 def exponents(center: float, scale: float) -> list[int]:
@@ -92,8 +77,7 @@ class Samples:
     def _value(self, at: Any) -> Array:
         self.work[self.index] = at
         try:
-            with np.errstate(all="ignore"):
-                return self.values()
+            return self.values()
         except Exception:  # outside of its domain a function may say so
             return np.full(self.size, np.nan)
         finally:
@@ -191,59 +175,16 @@ class Differences:
         """Whether (f(x + h) + f(x - h) - 2 f(x)) / h stays where h shrinks, as at a kink; also notes what has moved."""
         moved = np.abs(changes[:, outputs]).max(axis=0, initial=0.0)
         self.moved_here[outputs] = np.fmax(self.moved_here[outputs], moved)
-        first, second = (np.abs(p + m - 2 * self.base)[outputs] for p, m, _, _ in pairs[-2:])
-        far = 4 * second > 2.0**12 * (self.rounding[outputs] + TINY)
-        return bool(np.any((4 * second > 0.7 * first) & far))  # the second step is a quarter
+        twice = 2 * self.base[outputs]
+        first, second = (np.abs(p[outputs] + m[outputs] - twice) for p, m, _, _ in pairs[-2:])
+        far = second > 2.0**10 * (self.rounding[outputs] + TINY)
+        return bool(((4 * second > 0.7 * first) & far).any())  # the second step is a quarter
 
-    def _best(
-        self, changes: Array, widths: Array, sizes: Array, center: float, order: int
-    ) -> tuple[Array, Array, Array]:
-        """The best three of all steps for each output: value, error bar; and the error bars of all.
-
-        changes, widths, sizes: for each step, by how much the outputs change, over which width, and how large they are.
-        center: the size of x.
-        """
-        differences, count = changes / widths, len(changes) - WINDOW + 1
-
-        def windows(a: Array) -> Array:
-            return np.array([a[i : i + count] for i in range(WINDOW)])
-
-        def threes(good: Array, error: Array) -> Array:
-            """Where a window and the next two smaller ones are good, and agree within their error bars."""
-            pairs: Array = good[:-1] & good[1:] & (np.abs(value[:-1] - value[1:]) <= error[:-1] + error[1:])
-            return np.logical_and(pairs[:-1], pairs[1:])
-
-        value, error = extrapolate(windows(differences), order)
-        rounding = np.maximum(self.rounding, UNIT * sizes)
-        error += 2 * windows(rounding / widths).max(axis=0)
-        moves = windows(np.abs(changes) > 2.0**10 * rounding).all(axis=0)
-        own = error.copy()
-        fine = threes(moves & (own <= 1e-2 * np.abs(value)), own)
-        for w in range(count - 1):  # smaller steps give something else: count the gap as rounding
-            missed = np.nanmax(np.abs(differences[w + WINDOW :] - value[w]) * widths[w + WINDOW :], axis=0, initial=0.0)
-            error[w] += 2 * missed / widths[w + WINDOW - 1]
-        heard = error.copy()
-        coarse = threes(moves & (heard <= 0.2 * np.abs(value)), heard)
-        stairs = 8 * UNIT * max(1.0, center)  # what numbers of the size of 1, and of x, round on the way
-        for w in range(count - 1):
-            # Windows contradict each other. Where the change between them is as small as a stair, smaller steps stand
-            # on it, and larger ones that agree are right; else three smaller ones that agree are right.
-            apart = np.abs(value[w] - value[w + 1 :])
-            stair = apart * widths[w + 1 : count] <= stairs
-            if w < len(coarse):
-                lower = coarse[w] & stair & (apart > heard[w] + heard[w + 1 :])
-                error[w + 1 :] = np.maximum(error[w + 1 :], np.where(lower, apart, 0))
-            gap = np.where(fine[w + 1 :] & ~stair[:-2], apart[:-2] - own[w + 1 : -2], 0)
-            error[w] = np.maximum(error[w], gap.max(axis=0, initial=0.0))
-        # Steps that change nothing may be too small for what rounding leaves, as in a result that was float32 in
-        # between: then larger ones agree on a derivative, by which the change would be as small as such a rounding.
-        still = (windows(changes) == 0).any(axis=0)
-        agreed = np.where(error <= 0.1 * np.abs(value), np.abs(value), 0).max(axis=0)
-        least = np.maximum(stairs, 2.0**-20 * np.abs(self.base))
-        blind = still & (agreed > 0) & (agreed * widths[WINDOW - 1 :] < least)
-        error[blind | ~np.isfinite(value) | ~np.isfinite(error)] = np.inf
-        best, every = error.argmin(axis=0), np.arange(value.shape[1])
-        return value[best, every], error[best, every], error
+    def _windows(self, changes: Array, widths: Array, sizes: Array, center: float, order: int) -> Windows:
+        """sizes: of the outputs at each step. center: the size of x."""
+        windows = Windows(changes, widths, np.maximum(self.rounding, UNIT * sizes), order)
+        windows.settle(8 * UNIT * max(1.0, center), self.base)
+        return windows
 
     def _ladder(self, samples: Samples, ladder: list[int]) -> tuple[Column, int, float]:
         pairs = [samples.at(k) for k in ladder]
@@ -251,12 +192,12 @@ class Differences:
         changes = np.array([plus - minus for plus, minus, _, _ in pairs])
         widths = np.array([[up + down] for _, _, up, down in pairs])
         sizes = np.array([np.maximum(np.abs(plus), np.abs(minus)) for plus, minus, _, _ in pairs])
-        value, error, errors = self._best(changes, widths, sizes, samples.center, 2)
+        windows = self._windows(changes, widths, sizes, samples.center, 2)
         outputs = np.flatnonzero((changes != 0).any(axis=0))
-        value, error = value[outputs], error[outputs]
+        value, error = (a[outputs] for a in windows.best())
         size = np.maximum(np.abs(value), self.largest_here[outputs])
         size[size == 0] = 1
-        worst = (errors[:, outputs] / size).max(axis=1, initial=0)
+        worst = (windows.error[:, outputs] / size).max(axis=1, initial=0)
         start = int(worst.argmin())
         bent = self._bent(pairs[: start + WINDOW], changes, outputs)
         return Column(outputs, value, error, 2.0 ** ladder[0], bent), ladder[start], float(worst[start])
@@ -268,8 +209,7 @@ class Differences:
             changes = sign * np.array([pair[side] - self.base for pair in pairs])
             widths = np.array([[pair[2 + side]] for pair in pairs])
             sizes = np.abs(np.array([pair[side] for pair in pairs]))
-            value, error, _ = self._best(changes, widths, sizes, samples.center, 1)
-            found += [value, error]
+            found += self._windows(changes, widths, sizes, samples.center, 1).best()
         return Sides(*found)
 
 

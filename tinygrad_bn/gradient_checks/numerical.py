@@ -12,7 +12,8 @@ from ..checks import Array, plain_array
 from ..engine.recording import no_grad
 from ..engine.tensors import Tensor
 from .checking import settings
-from .differences import UNIT, Differences, flat, typical
+from .differences import Differences, flat, typical
+from .extrapolation import UNIT
 from .subject import untouched
 
 METHODS = ("ridders", "central", "complex")
