@@ -404,14 +404,14 @@ edits(
     ("_add(table[key], seed) if key in table else seed", "seed", "an output named twice counts once"),
     ("if t.grad is None else _add(t.grad, dy)", "", "retain_grad: overwritten instead of added"),
     (
-        'sorted(found.values(), key=attrgetter("serial"))',
+        "sorted(found.values(), key=_serial)",
         "list(found.values())[::-1]",
         "nodes are visited before their gradient is complete",
     ),
     ("if not retain:\n", "if retain:\n", "retain_graph: the opposite"),
     (
-        "return g if here <= ALONE and whole <= WHOLE_ALONE and g.flags.writeable else g.copy()",
-        "return g",
+        "return table[key] if alone else table[key].copy()",
+        "return table[key]",
         ".grad shares memory with what the pullback keeps",
     ),
     ("dy = g = None  # the table", "pass  # the table", "every gradient is copied"),
@@ -894,7 +894,7 @@ edits(
 edits(
     "engine/backward.py",
     "engine",
-    ("and g.flags.writeable", "", "a gradient that is delivered is read-only"),
+    ("and table[key].flags.writeable", "", "a gradient that is delivered is read-only"),
     ("if item._requires_grad or targets is not None:", "if True:", "what no longer requires grad gets a gradient"),
 )
 edits(

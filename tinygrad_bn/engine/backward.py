@@ -24,24 +24,21 @@ from .tape import Node, Pullback, differentiable
 from .tensors import Tensor
 
 
-def _references(g: Any) -> tuple[int, int]:
-    """How many places refer to the array g, and to the array that g is a view of (0 if to none).
+def _references(table: dict[int, Any], key: int) -> int:
+    """How many places refer to the array in the table, or to the array that it is a view of.
 
     A view counts only if it is another shape of a whole array; of a part of one, anyone may hold the rest.
     """
+    g = table[key]
     whole = g.base
     if whole is None:
-        return getrefcount(g), 0
+        return getrefcount(g)
     if type(whole) is np.ndarray and whole.base is None and whole.size == g.size:
-        return getrefcount(g), getrefcount(whole)
-    return getrefcount(g), 1 << 30
+        return max(getrefcount(g), getrefcount(whole))
+    return 1 << 30
 
 
-def _references_in(table: dict[int, Any], key: int) -> tuple[int, int]:
-    return _references(table[key])
-
-
-ALONE, WHOLE_ALONE = _references_in({0: np.empty(4).reshape(2, 2)}, 0)  # of an array that only a table holds
+ALONE = _references({0: np.empty(4)}, 0)  # to an array that only a table holds
 
 
 def _delivered(table: dict[int, Any], key: int, create_graph: bool) -> Any:
@@ -52,9 +49,8 @@ def _delivered(table: dict[int, Any], key: int, create_graph: bool) -> Any:
     """
     if create_graph:
         return _copy(table[key])
-    here, whole = _references_in(table, key)
-    g = table[key]
-    return g if here <= ALONE and whole <= WHOLE_ALONE and g.flags.writeable else g.copy()
+    alone = _references(table, key) <= ALONE and table[key].flags.writeable
+    return table[key] if alone else table[key].copy()
 
 
 class _Observer(threading.local):  # per thread: trace() in one thread does not print what others do
@@ -62,6 +58,7 @@ class _Observer(threading.local):  # per thread: trace() in one thread does not 
 
 
 observer = _Observer()
+_serial = attrgetter("serial")
 
 
 @differentiable
@@ -79,7 +76,7 @@ def _copy(x: Any) -> Any:
 def _add(a: Any, b: Any) -> Any:
     """a + b as an array or a Tensor: NumPy makes a scalar of the sum of two arrays without axes."""
     total = a + b
-    return total if isinstance(total, Tensor) else np.asarray(total)
+    return total if type(total) is np.ndarray or isinstance(total, Tensor) else np.asarray(total)
 
 
 def _check_same(node: Node, y: Any, problem: str) -> None:
@@ -168,7 +165,7 @@ def collect(
     its gradient is complete. Nothing older than the oldest target can depend on it.
     """
     sources = [t._node or t for t in targets or ()]
-    oldest = min((s.serial if isinstance(s, Node) else 0 for s in sources), default=0)
+    oldest = min(s.serial if isinstance(s, Node) else 0 for s in sources) if sources else 0
     leaves: dict[int, Tensor] = {}
     found: dict[int, Node] = {}
     stack: list[Any] = [t._node or t for t in outputs]
@@ -183,7 +180,7 @@ def collect(
             if item.serial > oldest:
                 for _, source in item.inputs:
                     stack.append(source)
-    nodes = sorted(found.values(), key=attrgetter("serial"))
+    nodes = sorted(found.values(), key=_serial)
     needed = None
     if targets is not None:
         needed = {id(s) for s in sources}
@@ -197,22 +194,24 @@ def collect(
 def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Iterator[tuple[int, Any, Any]]:
     """(i, source, gradient) for each argument of the node that a gradient flows to, in that argument's shape."""
     gradients = (pullback_on_tensors(n) if create_graph else n.pullback)(dy)
-    gradients = gradients if type(gradients) is tuple else (gradients,)
+    if type(gradients) is not tuple:
+        gradients = (gradients,)
     if len(gradients) != len(n.args):
         guards.check_gradients(n, gradients)
     for i, source in n.inputs:
         if needed is None or id(source) in needed:
             g = gradients[i]
-            if not isinstance(g, (np.ndarray, Tensor)):
-                g = g() if callable(g) else g  # put off until it is needed
-                if g is None:
-                    continue
-                g = g if isinstance(g, (np.ndarray, Tensor)) else np.asarray(g)
-            a = n.args[i]._data
-            if g.shape != a.shape:
-                g = _sum_to(g, a.shape, n.op.__name__)
-            if g.dtype is not a.dtype and g.dtype != a.dtype:
-                raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {a.dtype}")
+            if callable(g):  # put off until it is needed
+                g = g()
+            if g is None:
+                continue
+            if type(g) is not np.ndarray and not isinstance(g, (np.ndarray, Tensor)):
+                g = np.asarray(g)
+            shape = n.args[i]._data.shape
+            if g.shape != shape:
+                g = _sum_to(g, shape, n.op.__name__)
+            if g.dtype is not n.dtype and g.dtype != n.dtype:
+                raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {n.dtype}")
             yield i, source, g
 
 
@@ -226,8 +225,7 @@ def walk(
     the tensor (of the tensor itself where it is a leaf).
     """
     nodes, leaves, needed = collect(outputs, targets)
-    for n in reversed(nodes):
-        versions.check(n, again=create_graph)
+    versions.check(reversed(nodes), again=create_graph)
     for leaf in leaves.values() if targets is None else ():
         if leaf.grad is not None:  # what was put there by hand must not end the walk halfway
             guards.check_gradient(leaf)

@@ -77,8 +77,8 @@ def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> No
 
 def admit(
     op: Any, positional: list[tuple[str, Any]], variadic: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], list[Any], list[tuple[int, Any]], list[tuple[list[int], int, Array]], Any]:
-    """Any arguments of an op, checked: (all in order, their arrays, what gradients flow to, versions, the dtype).
+) -> tuple[tuple[Any, ...], list[Any], list[Any], tuple[Any, ...], list[Any], Any]:
+    """Any arguments of an op, checked: (all in order, their arrays, inputs, constants, versions, the dtype).
 
     positional: name and default of the rule's arguments; variadic: the name after a *. What is taken from kwargs, as
     f(x, bias=b) is f(x, None, b), is removed there: a tensor is always a positional argument.
@@ -95,13 +95,16 @@ def admit(
             raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
     arrays: list[Any] = []
     inputs: list[tuple[int, Any]] = []
+    constants: tuple[tuple[int, tuple[int, ...]], ...] = ()
     versions: list[tuple[list[int], int, Array]] = []
     dtype = None
     for i, a in enumerate(args):
         if isinstance(a, Tensor):
+            versions.append((a._version, a._version[0], a._data))
             if a._requires_grad:
                 inputs.append((i, a._node or a))
-            versions.append((a._version, a._version[0], a._data))
+            else:
+                constants += ((i, a.shape),)
             a = a._data
         elif isinstance(a, np.generic):
             a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
@@ -123,7 +126,7 @@ def admit(
     if dtype is None or dtype not in FLOATS:  # NumPy takes None for float64
         got = ", ".join(f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in args)
         raise TypeError(f"{op.__name__} needs a Tensor of floats, got ({got}): tensor(data) makes one")
-    return args, arrays, inputs, versions, dtype
+    return args, arrays, inputs, constants, versions, dtype
 
 
 def explain(error: Exception, op: str, names: list[str], args: list[Any]) -> None:

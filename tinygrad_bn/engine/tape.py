@@ -21,7 +21,7 @@ import functools
 import inspect
 import itertools
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ParamSpec, overload
 
 import numpy as np
@@ -46,13 +46,17 @@ class Node:
     """One recorded operation: where a tensor came from, and how to pull a gradient back through it.
 
     inputs: (i, source) for each args[i] that a gradient flows to; the source is the node that made it, or the leaf.
+    constants: (i, shape) for each other args[i] that is a tensor.
+    shape, dtype: of the result; all its tensors have this dtype.
     serial: counts up, so that a node is younger than all it was computed from.
     versions: (counter, what it showed, array) of every tensor involved, the result last; for versions.py.
     retained: a weak reference to the result, if it asked for its .grad.
-    outline: what describe() says, from free() on, when the arrays are gone.
     """
 
-    __slots__ = ("args", "inputs", "kwargs", "op", "outline", "pullback", "retained", "serial", "versions")
+    __slots__ = (
+        *("args", "constants", "dtype", "inputs", "kwargs", "op", "pullback", "retained"),
+        *("serial", "shape", "versions"),
+    )
 
     def __init__(
         self,
@@ -61,32 +65,17 @@ class Node:
         kwargs: dict[str, Any],
         pullback: Pullback,
         inputs: list[tuple[int, Any]],
+        constants: tuple[tuple[int, tuple[int, ...]], ...],
         versions: list[tuple[list[int], int, Array]],
+        y: Array,
     ) -> None:
         self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
-        self.inputs, self.versions = inputs, versions
-        self.serial = next(_serials)
+        self.inputs, self.constants, self.versions = inputs, constants, versions
+        self.shape, self.dtype, self.serial = y.shape, y.dtype, next(_serials)
         self.retained: Any = None
 
-    def describe(self) -> tuple[Any, Any, Sequence[Any]]:
-        """The result's shape and dtype, and (i, shape, dtype) of each args[i] that is a tensor without gradient."""
-        if self.pullback is None:
-            return self.outline
-        y, constants = self.versions[-1][2], []
-        if len(self.versions) - 1 > len(self.inputs):  # more tensors than inputs
-            with_gradient = {i for i, _ in self.inputs}
-            tensors = ((i, a) for i, a in enumerate(self.args) if isinstance(a, Tensor) and i not in with_gradient)
-            constants = [(i, a.shape, a.dtype) for i, a in tensors]
-        return y.shape, y.dtype, constants
-
     def free(self) -> None:
-        """Let go of the arrays.
-
-        Where the gradients went stays known, so that a second walk finds what is missing; and shapes, for drawings.
-        """
-        y = self.versions[-1][2]
-        few = len(self.versions) - 1 == len(self.inputs)  # nearly always; then this is quicker than a call
-        self.outline: Any = (y.shape, y.dtype, ()) if few else self.describe()
+        """Let go of the arrays. Where the gradients went stays known: a second walk finds what is missing."""
         self.pullback = None  # type: ignore[assignment]
         self.args, self.kwargs, self.versions = _FREED
 
@@ -149,22 +138,26 @@ def differentiable(
         # 1. Tensors and their arrays. A Tensor proves that its array is one of floats; all else takes a detour.
         arrays: list[Any] = []
         inputs: list[tuple[int, Any]] = []
+        constants: tuple[tuple[int, tuple[int, ...]], ...] = ()
         versions: list[tuple[list[int], int, Array]] = []
         usual = len(args) >= count and not (kwargs and any(isinstance(value, Tensor) for value in kwargs.values()))
         dtype = None
         for i, a in enumerate(args):
             if isinstance(a, Tensor):
+                data = a._data
+                versions.append((a._version, a._version[0], data))
                 if a._requires_grad:
                     inputs.append((i, a._node or a))
-                versions.append((a._version, a._version[0], a._data))
-                a = a._data
+                else:
+                    constants += ((i, data.shape),)
+                a = data
                 if a.dtype is not dtype:
                     usual, dtype = usual and dtype is None, a.dtype
             elif type(a) not in _NUMBERS and not (type(a) is np.ndarray and a.dtype.kind in "biu"):
                 usual = False
             arrays.append(a)
         if not usual or dtype is None:
-            args, arrays, inputs, versions, dtype = guards.admit(op, positional, variadic, args, kwargs)
+            args, arrays, inputs, constants, versions, dtype = guards.admit(op, positional, variadic, args, kwargs)
 
         # 2. The result, and how gradients get back.
         try:
@@ -188,7 +181,7 @@ def differentiable(
         if inputs and grad_mode.enabled:
             versions.append((out._version, out._version[0], y))
             out._requires_grad = True
-            out._node = Node(op, args, kwargs, pullback, inputs, versions)
+            out._node = Node(op, args, kwargs, pullback, inputs, constants, versions, y)
         return out
 
     # what help() shows: the rule returns a pair, the op a tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,22 +24,23 @@ _HOLD_NO_ARRAYS: tuple[type, ...] = (int, float, str, slice, range, type, np.gen
 _HOLD_NO_ARRAYS += (types.NoneType, types.EllipsisType, types.BuiltinFunctionType, types.ModuleType)
 
 
-def check(node: Node, again: bool = False) -> None:
-    """Raise if the graph was freed, or if an array that the pullback keeps was changed in place since.
+def check(nodes: Iterable[Node], again: bool = False) -> None:
+    """Raise if a graph was freed, or if an array that a pullback keeps was changed in place since.
 
-    again: the op is to be computed once more, from its arguments: then none of them may have changed.
+    again: the ops are to be computed once more, from their arguments: then none of these may have changed.
     """
-    if node.pullback is None:
-        raise RuntimeError(
-            f"the graph behind {node.op.__name__} was freed by an earlier backward(); "
-            "to go through it again, say retain_graph=True the first time"
-        )
-    for counter, seen, array in node.versions[:-1] if again else node.versions:
-        if counter[0] != seen and (again or keeps(node.pullback, array)):
+    for node in nodes:
+        if node.pullback is None:
             raise RuntimeError(
-                f"an array of shape {array.shape} that the gradient of {node.op.__name__} needs was changed "
-                f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
+                f"the graph behind {node.op.__name__} was freed by an earlier backward(); "
+                "to go through it again, say retain_graph=True the first time"
             )
+        for counter, seen, array in node.versions[:-1] if again else node.versions:
+            if counter[0] != seen and (again or keeps(node.pullback, array)):
+                raise RuntimeError(
+                    f"an array of shape {array.shape} that the gradient of {node.op.__name__} needs was changed "
+                    f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
+                )
 
 
 def keeps(pullback: Any, array: Array) -> bool:

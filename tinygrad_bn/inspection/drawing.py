@@ -76,16 +76,15 @@ def _record(tensor: Tensor, names: dict[int, str], limit: int) -> tuple[list[Box
     edges: list[Edge] = []
     constants: list[Box] = []
     for i, node in enumerate(nodes):
-        shape, dtype, rest = node.describe()
         formula = (node.op.__doc__ or "").strip().split("\n")[0]
         retained = None if node.retained is None else node.retained()
         name = names.get(id(node))
         name = op_name(node) if name is None else f"{name} = {op_name(node)}"
-        boxes.append(Box("op", name, shape, str(dtype), _gradient_norm(retained), formula))
+        boxes.append(Box("op", name, node.shape, str(node.dtype), _gradient_norm(retained), formula))
         arguments = [Edge(number[id(source)], i, argument) for argument, source in node.inputs]
-        for argument, shape, dtype in rest:
+        for argument, shape in node.constants:
             arguments.append(Edge(len(nodes) + len(leaves) + len(constants), i, argument))
-            constants.append(Box("constant", "constant", shape, str(dtype), None, "a tensor without gradient"))
+            constants.append(Box("constant", "constant", shape, str(node.dtype), None, "a tensor without gradient"))
         edges += sorted(arguments, key=lambda e: e.argument)
         if len(nodes) + len(leaves) + len(constants) > limit:
             many = f"{len(nodes):,} ops and {len(leaves):,} leaves"
