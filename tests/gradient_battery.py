@@ -775,6 +775,21 @@ wrong(
     NC,
 )
 wrong(
+    "maximum of two, equal ones each get all",
+    "place",
+    lambda a, b: (np.maximum(a, b), lambda dy: (dy * (a >= b), dy * (b >= a))),
+    [(5,), (5,)],
+    ("n", "n"),
+    hidden="no two are equal",
+)
+wrong(
+    "maximum of two, some equal, each gets all",
+    "place",
+    lambda a, b: (np.maximum(a, b), lambda dy: (dy * (a >= b), dy * (b >= a))),
+    [[1.0, 2.0, 3.0], [1.0, 0.0, 4.0]],
+    ("n", "n"),
+)
+wrong(
     "product, y / x",
     "place",
     lambda x: (np.prod(x, axis=0), lambda dy: dy * np.prod(x, axis=0) / x),
@@ -1168,6 +1183,30 @@ right("1/(x - 1) at 1 + 1e-7", "rough", lambda x: (1 / (x - 1), lambda dy: -dy /
 
 LARGE_TOO = (*SMOOTH, "large", "small", "positive")
 RIGHT_OVER_CASES = [  # the rules that wrong ones above are made of
+    Entry("x |x|", "cases", lambda: lambda x: (x * np.abs(x), lambda dy: dy * 2 * np.abs(x)), [], N, LARGE_TOO),
+    Entry(
+        "ReLU squared",
+        "cases",
+        lambda: lambda x: (np.maximum(x, 0) ** 2, lambda dy: dy * 2 * np.maximum(x, 0)),
+        [],
+        N,
+        LARGE_TOO,
+    ),
+    Entry("a b", "cases", lambda: lambda a, b: (a * b, lambda dy: (dy * b, dy * a)), [], ("n", "n"), LARGE_TOO),
+    Entry(
+        "maximum of two",
+        "cases",
+        lambda: (
+            lambda a, b: (
+                np.maximum(a, b),
+                lambda dy: (dy * ((a > b) + 0.5 * (a == b)), dy * ((b > a) + 0.5 * (a == b))),
+            )
+        ),
+        [],
+        ("n", "n"),
+        LARGE_TOO,
+    ),
+    Entry("logaddexp", "cases", lambda: lambda x: (np.logaddexp(0, x), lambda dy: dy * sigmoid(x)[0]), [], N, SMOOTH),
     *(Entry(r.__name__, "cases", lambda r=r: r, [], N, LARGE_TOO) for r in (square, sine, tanh, relu, cumsum, clip)),
     *(Entry(r.__name__, "cases", lambda r=r: r, [], NC, LARGE_TOO) for r in (softmax, largest, logsumexp, gather)),
     Entry("sigmoid", "cases", lambda: sigmoid, [], N, SMOOTH),

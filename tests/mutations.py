@@ -604,8 +604,8 @@ edits(
     "gradient_checks/numerical.py",
     "numerical_gradient",
     (
-        "value = float(weights @ parts / TINY)",
-        "value = float(weights @ parts / TINY) * (1 + 1e-12)",
+        "value = float(weights @ parts / COMPLEX_STEP)",
+        "value = float(weights @ parts / COMPLEX_STEP) * (1 + 1e-12)",
         "complex: rounded",
     ),
     ("2 * rounding / h", "0", "central: no rounding in the error bar"),

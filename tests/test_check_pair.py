@@ -1,5 +1,6 @@
 """check_pair: plain NumPy code as courses write it, right and wrong; what it takes, and what it says."""
 
+import collections
 import copy
 
 import numpy as np
@@ -265,3 +266,36 @@ def test_float32_arrays_are_checked_in_double_precision():
     with pytest.raises(GradcheckError, match=r"all 1\.5 times"):
         check_pair(square, lambda dout, x: 3 * x * dout, normal(4).astype(np.float32))
     assert check_pair(square, lambda dout, x: 2 * x * dout, normal(4).astype(np.float32))
+
+
+def test_a_dict_of_parameters_without_gradients_is_warned_of():
+    x, w = normal(4, 3), normal(3, 2)
+    with pytest.warns(RuntimeWarning, match=r"input params\['w'\], of which backward gives no gradient"):
+        assert check_pair(lambda x, params: (x @ params["w"], params["w"]), lambda dout, w: dout @ w.T, [x, {"w": w}])
+
+
+@pytest.mark.filterwarnings("error")
+def test_running_statistics_beside_a_mode_are_no_parameters():
+    assert check_pair(batchnorm_forward, batchnorm_backward, [*ARGS, TEST])
+
+
+def test_two_gradients_of_one_input():
+    with pytest.raises(ValueError, match="two gradients of input W: 'W' and 'dW'"):
+        check_pair(lambda W: (W**2, W), lambda dout, W: {"W": 0 * W, "dW": 2 * W * dout}, [normal(3)])
+
+
+def test_a_kind_of_dict_stays_what_it_is():
+    settings = collections.defaultdict(lambda: 2.0, {"w": normal(3), "mode": "train"})
+    assert check_pair(
+        lambda x, s: (x * s["w"] * s["missing"], s["w"]), lambda dout, w: (2 * w * dout, None), [normal(3), settings]
+    )
+
+
+def test_a_loss_is_told_as_one():
+    report = check_pair(lambda x: ((x**2).sum(), 2 * x), None, normal(3), report=True)
+    assert report and report.legend == "values are of the loss, see help(tb.check_pair)"
+
+
+def test_a_report_where_backward_gives_nothing():
+    report = check_pair(lambda x: (x**2, x), lambda dout, x: None, normal(3), report=True)
+    assert not report and "returned None" in report.problems[0]

@@ -92,7 +92,24 @@ def test_each_size_value_and_layout_comes():
     assert {(True, False), (False, True), (False, False)} <= set(flags)
     assert any(c[0].data.strides[0] < 0 for c in cases)
     assert [c[1] is c[2] for c in cases].count(True) == 1
+    for shapes in (("n",), ("n", "n")):
+        (ties,) = [c for c in make_cases(*shapes, values=["ties", "normal"]) if c.name.endswith("ties")][:1]
+        values, counts = np.unique(np.concatenate([t.data for t in ties]), return_counts=True)
+        assert counts[values != 0].max() > 1 and len(values) > 1
     assert len({c.name for c in cases}) == len(cases)
+
+
+def test_check_pair_hands_on_layouts_and_one_array_for_two():
+    seen = []
+
+    def forward(a, b):
+        seen.append((a is b, a.strides))
+        return a * b, (a, b)
+
+    for case in make_cases("3 5", "3 5", values=["normal"], arrays=True):
+        assert tb.check_pair(forward, lambda dy, cache: (dy * cache[1], dy * cache[0]), case)
+    assert any(same for same, _ in seen)
+    assert {(40, 8), (80, 16), (-40, -8), (8, 24)} <= {strides for _, strides in seen}
 
 
 def test_the_same_seed_gives_the_same_values():

@@ -108,6 +108,7 @@ def test_a_few_elements_that_cannot_be_told_are_a_warning():
 def test_a_function_that_is_constant_but_for_rounding_passes_with_a_note():
     report = gradcheck(lambda x: F.layer_norm(x, 5).sum(), normal(3, 5), report=True)
     assert report and not report.warnings
+    assert any("constant but for rounding" in note for note in report.notes)
 
 
 def test_a_report_says_where_only_ops_of_the_package_have_run():
@@ -164,6 +165,126 @@ def test_inputs_keep_their_arrays_and_gradients():
     np.testing.assert_array_equal(x.data, before)
 
 
+def square_forward(x):
+    return x * x, x
+
+
+def square_backward(dout, x):
+    return 0 * dout
+
+
+class Square:
+    def forward(self, x):
+        return x * x
+
+    def backward(self, dout):
+        return 0 * dout
+
+
+@pytest.mark.parametrize(
+    ("fn", "names"),
+    [
+        (lambda x: square_forward(x)[0], "square_backward never runs; check_pair.square_forward, square_backward,"),
+        (lambda x, layer=None: Square.forward(None, x), "Square.backward never runs"),
+    ],
+)
+def test_a_backward_that_never_runs_is_named(fn, names):
+    with pytest.warns(RuntimeWarning, match=names):
+        assert gradcheck(fn, normal(3))
+    assert any("never runs" in text for text in gradcheck(fn, normal(3), report=True).warnings)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_backward_that_runs_is_not_warned_of():
+    op = differentiable(lambda x: (square_forward(x)[0], lambda dy: 2 * x * dy))
+    assert gradcheck(lambda x: op(x), normal(3)) and gradcheck(lambda x: x.exp(), normal(3))
+
+
+@pytest.mark.parametrize(
+    ("fn", "words"),
+    [
+        (differentiable(lambda x: (np.log(x), lambda dy: dy / x)), "NaN or inf in 1 of its 2"),
+        (lambda x: x * np.random.default_rng().random(), "not deterministic"),
+        (differentiable(lambda x: (x * 1, lambda dy: np.multiply(dy, 2, out=dy))), "wrote into dy"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_report_also_where_the_check_cannot_go_on(fn, words):
+    report = gradcheck(fn, leaf([1.0, -2.0]), report=True)
+    assert not report and words in report.problems[0]
+    with pytest.raises(GradcheckError, match=words):
+        gradcheck(fn, leaf([1.0, -2.0]))
+
+
+@pytest.mark.parametrize(("x", "eps"), [([1.0, 2.0], 1e-18), ([1e8, 2e8], 1e-9), ([1.0, 2.0], 1e-320)])
+def test_a_step_below_the_rounding_of_x_is_refused(x, eps):
+    """The outputs would not move, and any gradient pass."""
+    wrong = differentiable(lambda x: (x**2, lambda dy: 3 * x * dy))
+    with pytest.raises(ValueError, match="eps must be at least"):
+        gradcheck(wrong, leaf(x), eps=eps)
+    with pytest.raises(GradcheckError):
+        gradcheck(wrong, leaf(x), eps=1e-4 * x[0])
+
+
+def test_one_wrong_element_among_many_kinks_is_the_one_that_is_named():
+    x = np.zeros(60)
+    x[1] = 1.0
+
+    @differentiable
+    def relu(x):
+        return np.maximum(x, 0), lambda dy: dy * np.where(x > 0, 1.5, 0.5 * (x == 0))
+
+    with pytest.raises(GradcheckError, match=r"1 of 60 elements wrong; worst: element \(1,\)"):
+        gradcheck(relu, leaf(x))
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (1.0, 0.0), (0.25, 0.75)])
+def test_equal_elements_of_two_inputs_may_share_in_any_way(shares):
+    a, b = leaf([1.0, 2.0, 3.0]), leaf([1.0, 0.0, 4.0])
+
+    @differentiable
+    def maximum(a, b):
+        one, other = shares
+        equal = a == b
+        return np.maximum(a, b), lambda dy: (dy * ((a > b) + one * equal), dy * ((b > a) + other * equal))
+
+    assert gradcheck(maximum, [a, b])
+
+
+def test_equal_elements_of_two_inputs_count_once():
+    twice = differentiable(lambda a, b: (np.maximum(a, b), lambda dy: (dy * (a >= b), dy * (b >= a))))
+    with pytest.raises(GradcheckError, match="input 0 and input 1: the gradient is too large or too small where"):
+        gradcheck(twice, [leaf([1.0, 2.0, 3.0]), leaf([1.0, 0.0, 4.0])])
+
+
+def test_the_last_cache_of_a_function_with_a_narrow_domain():
+    """At other values it raises, unless they are very near."""
+    cache = {}
+
+    @differentiable
+    def entropy(p):
+        if abs(p.sum() - 1) > 1e-5:
+            raise ValueError("p must sum to 1")
+        cache["p"] = p
+        return -p * np.log(p), lambda dy: -dy * (1 + np.log(cache["p"]))
+
+    with pytest.raises(GradcheckError, match="an earlier call, after one with other values"):
+        gradcheck(entropy, leaf([0.2, 0.3, 0.5]))
+
+
+def test_a_state_that_cannot_be_looked_at_is_noted():
+    @differentiable
+    def picky(x):
+        if abs(x[0] - 2) > 0.5 or (x[0] == x[0].astype(np.float32) and x[0] != 2):
+            raise ValueError("x must be 2")
+        if x[0] != 2 and abs(x[0] - 2) < 1e-6:
+            raise ValueError("x must not be so near to 2")
+        return x**2, lambda dy: 2 * x * dy
+
+    report = gradcheck(picky, leaf([2.0]), report=True)
+    assert not any("another gradient" in problem for problem in report.problems)
+
+
 def test_a_parameter_behind_the_function_is_moved_too():
     layer = tb.nn.Linear(3, 2).double()
     x = tensor(np.random.default_rng(1).standard_normal((4, 3)))
@@ -182,6 +303,19 @@ def test_float32_ops_are_checked_in_both_widths(fn):
     x = single(4, 5)
     assert gradcheck(fn, x)
     assert x.dtype == np.float32
+
+
+@pytest.mark.parametrize("values", [[10.0, 0.0], [15.0, 0.0], [18.0, 0.0], [-8.0, 3.0]])
+def test_float32_where_a_gradient_is_what_rounding_has_left(values):
+    """y (1 - y) of a sigmoid near 1, as in PyTorch."""
+    assert gradcheck(F.sigmoid, tb.Tensor(np.array(values, np.float32), requires_grad=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_float32_far_from_0(seed):
+    x = (1e3 + np.random.default_rng(seed).standard_normal((6, 3))).astype(np.float32)
+    assert gradcheck(lambda x: x - x.mean(axis=0), tb.Tensor(x, requires_grad=True))
+    assert gradcheck(lambda x: F.batch_norm(x, None, None, training=True), tb.Tensor(x, requires_grad=True))
 
 
 def test_a_mistake_in_float32_alone_is_noticed():

@@ -80,6 +80,13 @@ def test_a_function_that_does_not_use_its_argument():
         (lambda: numerical_gradient(np.sin, X, X[:3]), ValueError, r"dy must have the outputs' shapes \[\(5,\)\]"),
         (lambda: numerical_gradient(np.sum, X, method="exact"), ValueError, "method must be one of ridders, central"),
         (lambda: numerical_gradient(np.sum, X, eps=0), ValueError, "eps must be > 0, got 0"),
+        (lambda: numerical_gradient(np.sum, np.array([1.0, np.inf])), ValueError, r"inputs\[0\] must be finite"),
+        (lambda: numerical_gradient(np.sin, X, 1j * X), TypeError, "dy must hold real numbers"),
+        (lambda: numerical_gradient(lambda x: int(x.sum()), X), TypeError, "fn must return floats, got int64"),
+        (lambda: numerical_gradient(lambda x: (x * 1j).sum(), X), TypeError, "fn must return floats, got complex128"),
+        (lambda: numerical_gradient(lambda x: "text", X), TypeError, "fn must return a number, .* got str"),
+        (lambda: numerical_gradient(np.sum, X, method="central", eps=1e-300), ValueError, "eps must be larger than"),
+        (lambda: numerical_gradient(np.sum, X, eps=1e-300), ValueError, "eps must be at least"),
         (lambda: numerical_gradient(lambda x: {"loss": 1.0}, X), TypeError, r"got dict: .* lambda w: loss\(w\)\[0\]"),
         (
             lambda: numerical_gradient(lambda x: x.sum(), tb.tensor(X, requires_grad=True), method="complex"),
@@ -91,3 +98,9 @@ def test_a_function_that_does_not_use_its_argument():
 def test_what_is_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("dy", [[2.0], np.array([2.0]), [np.array([2.0])], (2.0,)])
+def test_dy_for_one_output_of_one_element(dy):
+    value, _ = numerical_gradient(lambda x: (x**2).sum(keepdims=True), X, dy)
+    np.testing.assert_allclose(value, 4 * X, rtol=1e-9)

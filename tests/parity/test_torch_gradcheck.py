@@ -124,3 +124,33 @@ def test_numerical_gradients_beside_pytorchs_autograd():
             rounded = 4e-16 * np.abs(leaf.grad.numpy()).max()  # PyTorch's own
             assert np.all(np.abs(value - leaf.grad.numpy()) <= error + rounded), method
             assert error.max() < most, method
+
+
+def function(apply):
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, b=None, scale=2.0):
+            ctx.factor = scale
+            return apply(x, b, scale)
+
+        @staticmethod
+        def backward(ctx, dy):
+            return ctx.factor * dy, None, None
+
+    return Scale
+
+
+def test_arguments_of_a_function_of_pytorch_by_name():
+    seen = []
+
+    def apply(x, b, scale):
+        seen.append((b, scale))
+        return x * scale
+
+    Scale = function(apply)
+    x = np.random.default_rng(0).standard_normal(3)
+    assert tb.check_pair(Scale, None, {"x": x, "scale": 3.0})
+    assert set(seen) == {(None, 3.0)}
+    for wrong in ({"x": x, "scael": 2.0}, {"scale": 2.0}):
+        with pytest.raises(TypeError, match=r"inputs must name the arguments of Scale\.forward"):
+            tb.check_pair(Scale, None, wrong)

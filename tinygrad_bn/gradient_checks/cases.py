@@ -19,10 +19,19 @@ MOST = 2400  # elements of all inputs together; longer axes are left out
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
+
+def _ties(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Whole numbers from -1 to 2; two are 1, where there are two, and one is -1."""
+    values = rng.integers(-1, 3, int(np.prod(shape))).astype(np.float64)
+    values[:3] = [1, 1, -1][: values.size]
+    rng.shuffle(values)
+    return values.reshape(shape)
+
+
 VALUES: dict[str, Draw] = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "zeros": lambda rng, shape: np.where(rng.random(shape) < 0.4, 0.0, rng.standard_normal(shape)),
-    "ties": lambda rng, shape: rng.integers(-1, 2, shape).astype(np.float64),
+    "ties": _ties,
     "large": lambda rng, shape: 1e3 * rng.standard_normal(shape) + 1e4,
     "spread": lambda rng, shape: rng.standard_normal(shape) * 10.0 ** rng.integers(-4, 3, shape),
     "small": lambda rng, shape: 1e-5 * rng.standard_normal(shape),
@@ -112,7 +121,7 @@ def make_cases(
         if sum(int(np.prod(s)) for s in full) > MOST and sizes is not small:
             continue
         rng = np.random.default_rng([seed, 11, number])
-        data = [np.asarray(draws[kind](rng, s), np.float64) for s in full]
+        data = [_drawn(kind, draws[kind], rng, s) for s in full]
         data = [LAYOUTS[layout](a) for a in data] if layout else data
         inputs: list[Any] = data if arrays else [Tensor(a, requires_grad=True) for a in data]
         if same:
@@ -125,13 +134,21 @@ def make_cases(
     return list(cases.values())
 
 
+def _drawn(kind: str, draw: Draw, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    values = np.asarray(draw(rng, shape))
+    if values.dtype.kind not in "biuf" or values.shape != shape:
+        got = f"{values.dtype} of shape {values.shape}"
+        raise ValueError(f"values[{kind!r}] must give real numbers of shape {shape}, got {got}")
+    return values.astype(np.float64)
+
+
 def _axes(shape: Any) -> list[int | str]:
     parts = shape.split() if isinstance(shape, str) else shape
     if not isinstance(parts, (list, tuple)):
         raise TypeError(f'shapes must be strings such as "n c" or tuples, got {type(shape).__name__}')
     axes: list[int | str] = []
     for part in parts:
-        if isinstance(part, str) and not part.isdigit():
+        if isinstance(part, str) and not part.isdecimal():
             if not re.fullmatch(r"[A-Za-z_]\w*", part):
                 raise ValueError(f"shapes must be made of names and numbers, got {part!r:.40}")
             axes.append(part)
@@ -142,7 +159,7 @@ def _axes(shape: Any) -> list[int | str]:
 
 def _draws(values: Any) -> dict[str, Draw]:
     if isinstance(values, Mapping):
-        if not values or not all(callable(v) for v in values.values()):
+        if not values or not all(isinstance(k, str) and callable(v) for k, v in values.items()):
             raise TypeError("values must map names to functions of (rng, shape)")
         return dict(values)
     names = [values] if isinstance(values, str) else check_iterable("values", values, "names")

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import Array, check_int, check_number
-from .differences import TINY, Column, Differences, Sides, flat, typical
+from .differences import SMALLEST_NORMAL, Column, Differences, Sides, flat, typical
 from .extrapolation import UNIT
+from .layouts import alike
 from .report import GradcheckError, InputReport, Report, mistake
 from .subject import Cotangents, Pull, Subject, untouched
 
@@ -66,15 +67,20 @@ class Check:
     def __init__(self, subject: Subject, chosen: Settings) -> None:
         self.subject, self.rtol, self.atol = subject, chosen.rtol, chosen.atol
         self.words, self.arrays = subject.words, subject.arrays
-        of = f"the sum of the outputs times a random {self.words.dy}"
-        self.report = Report(legend=f"values are of {of} (seed={chosen.seed}), see {self.words.help}")
+        of = (
+            f"the sum of the outputs times a random {self.words.dy} (seed={chosen.seed})"
+            if subject.linear
+            else "the loss"
+        )
+        self.report = Report(legend=f"values are of {of}, see {self.words.help}")
         with untouched(self.words.forward, subject.names, self.arrays):
             self.outs = [np.array(o) for o in subject.values(self.arrays)]
         self.base = flat(self.outs)
         self._finite()
         self.noise = self._repeated()
-        self.work = [a.copy(order="K") for a in self.arrays]  # the same layout: fn sees the same kind of array
+        self.work = [alike(a) for a in self.arrays]  # fn sees the same kind of array
         self.differences = Differences(self._values, self.base, self.noise, chosen.eps)
+        self._at_kinks: list[tuple[int, Array, Array]] = []  # input, which of its elements, their gradients
         self.moved: list[Array] = []  # by each input: how much the outputs change at most
         self.columns = [self._columns(i) for i in range(len(self.arrays))]
         self.cotangents = Cotangents(self.outs, self.differences.largest, chosen.seed)
@@ -116,7 +122,7 @@ class Check:
         work, scale = self.work[i], typical(self.arrays[i])
         samples = self.differences.samples
         self.differences.largest_here[:] = self.differences.moved_here[:] = 0
-        columns = [self.differences.column(samples(work, e), scale) for e in np.ndindex(work.shape)]
+        columns = [self.differences.column(samples([(work, e)]), scale) for e in np.ndindex(work.shape)]
         self.moved.append(self.differences.moved_here.copy())
         return columns
 
@@ -144,6 +150,8 @@ class Check:
                     break
         for i, name in enumerate(self.subject.names):
             self._compare(i, name, np.array(rows[: len(gradients)]), [g[i] for g in gradients])
+        if len(self._at_kinks) > 1 and not self.report.problems:
+            self._together(self._at_kinks, np.array(rows[:RANDOM]))
         return (pull, rows[0], gradients[0]) if len(rows) == len(gradients) else None
 
     def _rows(self) -> list[Array]:
@@ -178,7 +186,7 @@ class Check:
         # Where no output moves at all, the gradient may still be what rounding left of terms that cancel.
         scale = self.differences.largest.max(initial=0) or 1.0
         nothing = np.where(size == 0, 2.0**-45 * scale * np.abs(rows).sum(axis=1, keepdims=True), 0)
-        least = TINY * np.abs(rows).sum(axis=1, keepdims=True)
+        least = SMALLEST_NORMAL * np.abs(rows).sum(axis=1, keepdims=True)
         tolerance: Array = self.atol + self.rtol * size + error + nothing + least
         return tolerance
 
@@ -206,7 +214,8 @@ class Check:
                 f"{name}: {np.count_nonzero(t.kink)} of {t.kink.size} elements lie at a kink, where any value between "
                 "the derivatives from the left and from the right is accepted"
             )
-            self._together(i, name, one.kink, rows[:RANDOM], t.analytic[:RANDOM])
+            self._at_kinks.append((i, one.kink, t.analytic[:RANDOM]))
+            self._together([self._at_kinks[-1]], rows[:RANDOM])
         if not one.right.all():
             self.report.problems.append(f"{name}: {self._mistake(one, which, t.bent)}")
         elif vague.any():
@@ -218,8 +227,8 @@ class Check:
         wrong = np.flatnonzero(~t.right.all(axis=0))
         places = [*wrong, *np.flatnonzero(bent & t.right.all(axis=0))[:CLOSE_LOOKS]]
         for count, k in enumerate(places):
-            if count == CLOSE_LOOKS <= len(wrong) and not t.right[:, wrong[:count]].all():
-                break  # these are wrong at a close look: then so are the others
+            if count == CLOSE_LOOKS <= len(wrong) and not t.right[:, wrong[:count]].all(axis=0).any():
+                break  # all of these are wrong at a close look: then so are the others
             t.kink[k] = self._close_look(i, int(k), t, slice(None) if count < CLOSE_LOOKS else MIDDLE)
 
     def _vague(self, t: _Table, which: int) -> Array:
@@ -233,10 +242,10 @@ class Check:
         """A note where little is lost; a problem where nothing is known of a function that does move."""
         vague, count = one.vague, np.count_nonzero(one.vague)
         least = np.abs(row) @ self.differences.rounding / max(1.0, typical(self.arrays[i]))  # over a step of x's size
-        worst = float(one.error[vague].max())
+        worst, size = float(one.error[vague].max()), np.maximum(np.abs(self.base), self.moved[i])
         if np.all(self.moved[i] <= 4 * self.differences.rounding):
             why = "the function is constant but for rounding"
-        elif vague.all() and worst > 1024 * least and worst > 1e-9 * float(np.abs(row) @ np.abs(self.base)):
+        elif vague.all() and worst > 1024 * least and worst > 1e-9 * float(np.abs(row) @ size):
             k = tuple(int(j) for j in np.unravel_index(np.where(vague, one.error, -1).argmax(), vague.shape))
             self.report.problems.append(
                 f"{one.name}: cannot be checked here, the numerical gradient of element {k} is {one.numerical[k]:.3g} "
@@ -274,7 +283,7 @@ class Check:
     def _close_look(self, i: int, k: int, t: _Table, steps: slice) -> bool:
         """All steps for one element, and derivatives from both sides; whether it lies at a kink that explains it."""
         index = tuple(int(j) for j in np.unravel_index(k, self.arrays[i].shape))
-        samples = self.differences.samples(self.work[i], index)
+        samples = self.differences.samples([(self.work[i], index)])
         found, sides = self.differences.closely(samples, typical(self.arrays[i]), steps)
         rows = t.rows
         value, error, size = self.terms(rows, [found])
@@ -306,11 +315,15 @@ class Check:
         size = np.where(heard, weights * np.maximum(np.abs(left), np.abs(right)), 0).sum(axis=1)
         return low, high, self.atol + self.rtol * size + np.where(heard, weights * bar, 0).sum(axis=1)
 
-    def _together(self, i: int, name: str, kink: Array, rows: Array, analytic: Array) -> None:
-        """All elements at a kink move by the same h: equal ones stay equal, and under a maximum count once."""
-        samples = self.differences.samples(self.work[i], kink)
-        _, sides = self.differences.closely(samples, typical(self.arrays[i]))
-        moved = analytic[:, kink.ravel()].sum(axis=1)
+    def _together(self, kinks: Sequence[tuple[int, Array, Array]], rows: Array) -> None:
+        """All elements at a kink move by the same h: equal ones stay equal, and under a maximum count once.
+
+        kinks: the number of an input, which of its elements lie at one, and the gradients for the rows.
+        """
+        samples = self.differences.samples([(self.work[i], kink) for i, kink, _ in kinks])
+        _, sides = self.differences.closely(samples, typical(self.arrays[kinks[0][0]]))
+        analytic = np.concatenate([gradients[: len(rows), kink.ravel()] for _, kink, gradients in kinks], axis=1)
+        moved = analytic.sum(axis=1)
         with np.errstate(all="ignore"):
             low = np.minimum(rows * sides.left, rows * sides.right).sum(axis=1)
             high = np.maximum(rows * sides.left, rows * sides.right).sum(axis=1)
@@ -319,9 +332,9 @@ class Check:
             room = self.atol + bar + self.rtol * (size + np.abs(analytic).sum(axis=1))
             outside = (moved < low - room) | (moved > high + room)
         if outside.any() and np.isfinite(room).all():
-            k = int(outside.argmax())
+            k, names = int(outside.argmax()), " and ".join(self.subject.names[i] for i, _, _ in kinks)
             self.report.problems.append(
-                f"{name}: the gradient is too large or too small where elements are equal or at a kink: moved "
-                f"together, its elements there ({np.count_nonzero(kink)}) give {moved[k]:.10g}, numerically between "
+                f"{names}: the gradient is too large or too small where elements are equal or at a kink: moved "
+                f"together, the elements there ({analytic.shape[1]}) give {moved[k]:.10g}, numerically between "
                 f"{low[k]:.10g} and {high[k]:.10g}"
             )

@@ -18,7 +18,7 @@ from .extrapolation import UNIT, WINDOW, Windows, extrapolate
 
 GOOD = 1e-10  # an error bar that needs no other steps, relative to the derivative
 STRIDE = 2  # of the exponents: each step is a quarter of the one before
-TINY = 2.0**-1022  # the smallest number with all its digits
+SMALLEST_NORMAL = 2.0**-1022  # the smallest number with all its digits
 
 
 class Column(NamedTuple):
@@ -65,23 +65,29 @@ class Samples:
     """Values of the function beside one point, each computed once: f(x + h) and f(x - h) for several h.
 
     values: the flat outputs, read from the arrays as they are now; where it raises, nothing is known (NaN).
-    index: what moves by h: one element of work, or all elements of a mask together, by h times direction.
+    parts: what moves by h, as (array, index): an element, or all elements of a mask together; of several arrays, too.
+    direction: a factor of h, for an index that selects more than one element.
     """
 
-    def __init__(self, values: Callable[[], Array], work: Array, index: Any, size: int, direction: Any = 1.0) -> None:
-        self.values, self.work, self.index, self.size, self.direction = values, work, index, size, direction
-        self.start = np.array(work[index])
-        self.center = float(np.abs(self.start).max(initial=0)) if self.start.ndim else float(self.start)
+    def __init__(
+        self, values: Callable[[], Array], parts: list[tuple[Array, Any]], size: int, direction: Any = 1.0
+    ) -> None:
+        self.values, self.size, self.direction = values, size, direction
+        self.parts = [(work, index, work[index].copy()) for work, index in parts]
+        starts = [start for _, _, start in self.parts]
+        self.center = max(float(np.abs(s).max(initial=0)) for s in starts) if starts[0].ndim else float(starts[0])
         self.known: dict[int, tuple[Array, Array, float, float]] = {}
 
-    def _value(self, at: Any) -> Array:
-        self.work[self.index] = at
+    def _value(self, h: float) -> Array:
+        for work, index, start in self.parts:
+            work[index] = start + h * self.direction
         try:
             return self.values()
         except Exception:  # outside of its domain a function may say so
             return np.full(self.size, np.nan)
         finally:
-            self.work[self.index] = self.start
+            for work, index, start in self.parts:
+                work[index] = start
 
     def at(self, exponent: int) -> tuple[Array, Array, float, float]:
         """f(x + h), f(x - h), and the two steps as they were after rounding; h = 2^exponent."""
@@ -89,8 +95,8 @@ class Samples:
             h = 2.0**exponent
             plus, minus = self.center + h, self.center - h
             self.known[exponent] = (
-                self._value(self.start + h * self.direction),
-                self._value(self.start - h * self.direction),
+                self._value(h),
+                self._value(-h),
                 plus - self.center,
                 self.center - minus,
             )
@@ -112,14 +118,20 @@ class Differences:
         self.moved_here = np.zeros(base.size)  # by how much each output has changed, the same
         self.good: dict[int | None, tuple[int, float]] = {}  # binade of x (None: the last one) -> good step, error bar
 
-    def samples(self, work: Array, index: Any, direction: Any = 1.0) -> Samples:
-        return Samples(self.values, work, index, self.base.size, direction)
+    def samples(self, parts: list[tuple[Array, Any]], direction: Any = 1.0) -> Samples:
+        return Samples(self.values, parts, self.base.size, direction)
 
     @np.errstate(all="ignore")
     def column(self, samples: Samples, scale: float) -> Column:
         """The derivatives with respect to one element. scale: a typical size of the array's elements."""
         if self.fixed is not None:
-            return self._window(samples, [self.fixed - STRIDE * i for i in range(WINDOW)])
+            steps = [self.fixed - STRIDE * i for i in range(WINDOW)]
+            if samples.center + 2.0 ** (steps[-1] - 2) == samples.center:  # with fewer digits of h, h itself is wrong
+                least = 4 * UNIT * samples.center
+                raise ValueError(
+                    f"eps must be at least {least:.1g} for an element of {samples.center:.3g}, got too little"
+                )
+            return self._window(samples, steps)
         binade = math.frexp(samples.center)[1] if samples.center else -2000
         start, level = self.good.get(binade) or self.good.get(None) or (None, GOOD)
         least = math.frexp(samples.center)[1] - 49 + STRIDE * (WINDOW - 1) if samples.center else -1070
@@ -177,7 +189,7 @@ class Differences:
         self.moved_here[outputs] = np.fmax(self.moved_here[outputs], moved)
         twice = 2 * self.base[outputs]
         first, second = (np.abs(p[outputs] + m[outputs] - twice) for p, m, _, _ in pairs[-2:])
-        far = second > 2.0**10 * (self.rounding[outputs] + TINY)
+        far = second > 2.0**10 * (self.rounding[outputs] + SMALLEST_NORMAL)
         return bool(((4 * second > 0.7 * first) & far).any())  # the second step is a quarter
 
     def _windows(self, changes: Array, widths: Array, sizes: Array, center: float, order: int) -> Windows:

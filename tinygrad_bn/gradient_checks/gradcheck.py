@@ -17,8 +17,8 @@ from ..engine.tape import Node
 from ..engine.tensors import Tensor
 from . import calls
 from .checking import Check, Settings, settings
-from .differences import flat
-from .report import GradcheckError, Report, mistake
+from .differences import flat, typical
+from .report import GradcheckError, Report, mistake, reported
 from .subject import Cotangents, Pull, Words, untouched
 
 SINGLE = 2.0**-24  # half the distance of 1 from the next float32
@@ -64,6 +64,22 @@ def _no_function_of_pytorch() -> Iterator[None]:
             f"fn calls {seen[0]}.apply, a torch.autograd.Function, whose backward would never run on Tensors of this "
             f"package: check_pair({seen[0]}, None, inputs) checks it by its arrays"
         )
+
+
+def _unused_backward(fn: Any) -> tuple[str, str] | None:
+    """The names of a forward that fn calls, and of a backward beside it: affine_forward, or layer.forward."""
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return None
+    cells = dict(zip(code.co_freevars, fn.__closure__ or (), strict=False))
+    known = {**fn.__globals__, **{name: cell.cell_contents for name, cell in cells.items()}}
+    for name in (fn.__name__, *code.co_names, *code.co_freevars):
+        value, partner = known.get(name), name.replace("forward", "backward")
+        if partner != name and callable(value) and callable(known.get(partner)):
+            return name, partner
+        if "forward" in code.co_names and all(callable(getattr(value, m, None)) for m in ("forward", "backward")):
+            return f"{name}.forward", f"{name}.backward"
+    return None
 
 
 def _check_settings(fn: Any, eps: Any, atol: Any, rtol: Any, seed: Any) -> Settings:
@@ -119,8 +135,8 @@ class _Tensors:
         with _holding(self.tensors, arrays), no_grad():
             return [t.data for t in _outputs(self.fn, self.inputs)]
 
-    def of_the_package(self) -> list[str]:
-        """Said in the report: where fn is made of this package's ops only, no backward but theirs has run."""
+    def say_whose_ops(self, report: Report) -> None:
+        """Where fn is made of this package's ops only, no backward but theirs has run."""
         with enable_grad():
             stack: list[Any] = [t._node for t in _outputs(self.fn, self.inputs) if t._node is not None]
         seen: dict[int, Node] = {}
@@ -130,9 +146,15 @@ class _Tensors:
                 seen[id(node)] = node
                 stack += [source for _, source in node.inputs]
         if not all(str(node.op.__module__).startswith("tinygrad_bn.") for node in seen.values()):
-            return []
+            return
         ops = ", ".join(sorted({node.op.__name__ for node in seen.values()}))
-        return [f"the gradient is that of the package's own ops ({ops}): no backward of yours has run"] if ops else []
+        report.notes.append(f"the gradient is that of the package's own ops ({ops}): no backward of yours has run")
+        if pair := _unused_backward(self.fn):
+            forward, backward = pair
+            report.warnings.append(
+                f"fn calls {forward}, but the gradient is that of the package's own ops: {backward} never runs; "
+                f"check_pair({forward}, {backward}, inputs) checks it"
+            )
 
     def alone(self, dy: list[Array], i: int) -> Array:
         """The gradient of one input, of a call of its own."""
@@ -203,12 +225,16 @@ def gradcheck(
     chosen = _check_settings(fn, eps, atol, rtol, seed)
     check_flag("report", report)
     inputs, checked = _checked(inputs, FLOATS)
-    if all(inputs[i].dtype == np.float64 for i in checked):
+
+    def check() -> Report:
+        if any(inputs[i].dtype != np.float64 for i in checked):
+            return _in_both_widths(fn, inputs, checked, chosen)
         subject = _Tensors(fn, inputs, checked)
         found = calls.checked(Check(subject, chosen))
-        found.notes += subject.of_the_package()
-        return found.verdict(report)
-    return _in_both_widths(fn, inputs, checked, chosen).verdict(report)
+        subject.say_whose_ops(found)
+        return found
+
+    return reported(check).verdict(report)
 
 
 def _in_both_widths(fn: Any, inputs: list[Any], checked: list[int], chosen: Settings) -> Report:
@@ -227,14 +253,23 @@ def _in_both_widths(fn: Any, inputs: list[Any], checked: list[int], chosen: Sett
         _, pull_double = check.subject.record(check.arrays)
         double = pull_double(check.cotangents.shaped(row))
     gradients = pull([d.astype(np.float32) for d in check.cotangents.shaped(row)])
-    largest = np.abs(check.base).max(initial=0) or 1.0
-    roundings = float(np.abs(flat(outs) - check.base).max(initial=0) / largest / SINGLE)
+    # Outputs are rounded, and so are inputs: of x - mean(x) far from 0 the latter is what shows.
+    moved = np.full(check.base.size, np.abs(check.base).max(initial=0) or 1.0)
+    for columns, a in zip(check.columns, check.arrays, strict=True):
+        for column, x in zip(columns, a.ravel(), strict=True):
+            moved[column.outputs] += np.abs(column.value * x)
+    roundings = float((np.abs(flat(outs) - check.base) / moved).max(initial=0) / SINGLE)
     if roundings > 1000:
         found.problems.append(f"fn gives other outputs in float32 than in float64, {roundings:.3g} roundings away")
     for i, name in enumerate(single.names):
         with np.errstate(all="ignore"):
             size = check.terms(row[None], check.columns[i])[2][0].reshape(double[i].shape)
-            allowed = SINGLE * (64 + 16 * min(roundings, 1000)) * (size + 1e-3 * size.max(initial=0))
+            # What rounding the outputs does to a gradient that is computed from them, as y (1 - y) is.
+            terms = np.abs(row * check.base)
+            near = np.reshape([terms[c.outputs].sum() for c in check.columns[i]], size.shape)
+            near = near / np.maximum(np.abs(check.arrays[i]), typical(check.arrays[i]))
+            size = size + 1e-3 * size.max(initial=0) + 0.5 * near
+            allowed = SINGLE * (64 + 16 * min(roundings, 1000)) * size
             right = np.abs(gradients[i] - double[i]) <= allowed
         if not right.all():
             words = mistake(right, gradients[i].astype(np.float64), double[i], "float32", "float64", allowed)
@@ -268,6 +303,11 @@ def gradgradcheck(
     chosen = _check_settings(fn, eps, atol, rtol, seed)
     check_flag("report", report)
     inputs, checked = _checked(inputs)
+    return reported(lambda: _in_second_order(fn, inputs, checked, chosen)).verdict(report)
+
+
+def _in_second_order(fn: Any, inputs: list[Any], checked: list[int], chosen: Settings) -> Report:
+    """The gradient with and without a history, then the check of the gradient as a function."""
     plain = Check(_Tensors(fn, inputs, checked), chosen)  # what the first derivatives add up
     names, arrays = plain.subject.names, plain.arrays
     with enable_grad(), _no_function_of_pytorch():
@@ -310,8 +350,12 @@ def gradgradcheck(
         what = "the gradient recorded with create_graph=True differs from the plain one"
         problems = differences(what, again, once, ("recorded", "plain"), 1)
     if problems:
-        return Report(problems=problems, legend=plain.report.legend).verdict(report)
-    return gradcheck(first, [*inputs, *cotangents], eps, atol, rtol, seed=seed, report=report)
+        return Report(problems=problems, legend=plain.report.legend)
+    found = gradcheck(
+        first, [*inputs, *cotangents], chosen.eps, chosen.atol, chosen.rtol, seed=chosen.seed, report=True
+    )
+    assert isinstance(found, Report)
+    return found
 
 
 def _differ(what: str, found: Array, expected: Array, names: tuple[str, str], allowed: Array) -> list[str]:

@@ -9,6 +9,18 @@ import numpy as np
 from ..checks import Array
 
 
+def alike(a: Array) -> Array:
+    """A copy that lies in memory as a does: the same strides, with NaN in the gaps."""
+    span = sum((n - 1) * abs(s) for n, s in zip(a.shape, a.strides, strict=True)) + a.itemsize
+    if not a.size or 0 in a.strides or any(s % a.itemsize for s in a.strides):  # one place for many elements
+        return a.copy()
+    start = -sum((n - 1) * s for n, s in zip(a.shape, a.strides, strict=True) if s < 0)
+    room = np.full(span // a.itemsize, np.nan, a.dtype)
+    copy: Array = np.ndarray(a.shape, a.dtype, room, start, a.strides)
+    copy[...] = a
+    return copy
+
+
 def strided(a: Array) -> Array:
     """The same values as every second element of a larger array, which holds NaN in between."""
     if not a.ndim:

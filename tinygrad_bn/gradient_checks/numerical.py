@@ -17,7 +17,7 @@ from .extrapolation import UNIT
 from .subject import untouched
 
 METHODS = ("ridders", "central", "complex")
-TINY = 2.0**-100  # a complex step: its square is lost beside any x
+COMPLEX_STEP = 2.0**-100  # its square is lost beside any x
 
 
 class Numerical(NamedTuple):
@@ -41,16 +41,17 @@ def numerical_gradient(
         Tensors that require grad, in float64.
     dy: what the outputs are weighted with, of their shapes; None (default) is 1, for one output of one element.
     method: "ridders" (default): several steps for each output, extrapolated (Ridders 1982); errors about 1e-12.
-        "central": (f(x + eps) - f(x - eps)) / (2 eps), the error bar from twice that step; about 1e-9. A kink
-        within the steps is not seen.
+        "central": (f(x + eps) - f(x - eps)) / (2 eps), the error bar from twice that step; about 1e-9. At a kink both
+        give the mean of the derivatives from the left and from the right.
         "complex": Im f(x + i h) / h with h = 2^-100, which subtracts nothing; a few 1e-16. Only for NumPy code that
         takes complex numbers and uses no abs, maximum, comparison or conjugate; compared with "central".
     eps: the step of "central", default 6e-6 max(1, |x|); for "ridders" the middle one of three, by default found for
         each element.
 
     Returns Numerical(value, error) for a single array or Tensor, else a list with one for each of them.
-    Errors: TypeError, ValueError for arguments, and where the code does not allow for complex numbers. A RuntimeWarning
-    where no output moves: fn must use its argument, the array that was given is not changed.
+    Errors: TypeError, ValueError for arguments, and where the code does not allow for complex numbers; GradcheckError
+    where fn writes into its argument. A RuntimeWarning where no output moves: fn must use its argument, the array that
+    was given is not changed.
 
     >>> value, error = tb.numerical_gradient(lambda x: (x**3).sum(), np.array([1.0, 2.0]))
     >>> bool(np.abs(value - [3, 12]).max() < error.max() < 1e-9)
@@ -69,6 +70,9 @@ def numerical_gradient(
     if not places:
         raise ValueError("inputs must contain an array of floats, or a Tensor that requires grad, got none")
     work = [_array(given[i], i).astype(np.float64) for i in places]
+    for i, a in zip(places, work, strict=True):
+        if not np.isfinite(a).all():
+            raise ValueError(f"inputs[{i}] must be finite, got NaN or inf in it")
     if method == "complex" and any(isinstance(a, Tensor) for a in given):
         raise TypeError("inputs must be arrays for method='complex', got a Tensor: Tensors hold no complex numbers")
 
@@ -85,10 +89,14 @@ def numerical_gradient(
                     f"fn must return a number, an array, a Tensor or a tuple of them, got {type(o).__name__}: of a "
                     "loss and its gradients return the loss only, lambda w: loss(w)[0]"
                 )
-        return [o.data if isinstance(o, Tensor) else o for o in outs]
+        found = [np.asarray(o.data if isinstance(o, Tensor) else o) for o in outs]
+        for o in found:
+            if o.dtype.kind not in ("fc" if np.iscomplexobj(arrays[0]) else "f"):
+                raise TypeError(f"fn must return floats, got {o.dtype}")
+        return found
 
     with untouched("fn", [f"inputs[{i}]" for i in places], work):
-        outs = [np.asarray(o) for o in outputs(work)]
+        outs = outputs(work)
     base, weights = flat(outs), _weights(dy, outs)
     ridders = Differences(lambda: flat(outputs(work)), base, np.zeros(base.size), eps)
     results = []
@@ -96,7 +104,7 @@ def numerical_gradient(
         value, error, scale, moved = np.empty(a.shape), np.empty(a.shape), typical(a), False
         for e in np.ndindex(a.shape):
             if method == "ridders":
-                column = ridders.column(ridders.samples(a, e), scale)
+                column = ridders.column(ridders.samples([(a, e)]), scale)
                 value[e] = weights[column.outputs] @ column.value
                 error[e] = np.abs(weights[column.outputs]) @ column.error
                 moved |= bool(column.outputs.size)
@@ -128,7 +136,11 @@ def _weights(dy: Any, outs: list[Array]) -> Array:
             shapes = ", ".join(str(o.shape) for o in outs)
             raise ValueError(f"dy must be given for outputs of shape {shapes} (not one element)")
         return np.ones(1)
-    given = [dy] if not isinstance(dy, (tuple, list)) or len(outs) == 1 != len(dy) else list(dy)
+    given = list(dy) if isinstance(dy, (tuple, list)) else [dy]
+    if len(outs) == 1 and not (len(given) == 1 and isinstance(given[0], (Tensor, np.ndarray))):
+        given = [dy]  # a list of numbers for the only output
+    if any(np.iscomplexobj(d) for d in given):
+        raise TypeError("dy must hold real numbers, got complex ones")
     try:
         arrays = [np.asarray(d.data if isinstance(d, Tensor) else d, np.float64) for d in given]
     except (TypeError, ValueError, OverflowError) as error:
@@ -142,6 +154,8 @@ def _central(values: Any, a: Array, e: Any, weights: Array, eps: float | None) -
     """The difference, its error bar, and whether any output moved."""
     center = a[e]
     h = 6e-6 * max(1.0, abs(center)) if eps is None else eps  # the cube root of the rounding
+    if center + h == center:
+        raise ValueError(f"eps must be larger than the rounding of an element of {center:.3g}, got {eps:.3g}")
     sums, rounding, moves = [], 0.0, False
     with np.errstate(all="ignore"):
         for step in (h, 2 * h):
@@ -161,7 +175,7 @@ def _complex(
 ) -> tuple[float, float]:
     arrays = [w.astype(np.complex128) for w in work]
     moved = next(c for c, w in zip(arrays, work, strict=True) if w is a)
-    moved[e] += 1j * TINY
+    moved[e] += 1j * COMPLEX_STEP
     refusal = "fn does not allow for method='complex'"
     try:
         with np.errstate(all="ignore"):
@@ -169,10 +183,10 @@ def _complex(
             parts = np.concatenate([np.ravel(np.asarray(o, np.complex128)).imag for o in outs])
     except Exception as error:
         raise ValueError(f"{refusal}: {type(error).__name__}: {error}") from error
-    value = float(weights @ parts / TINY)
+    value = float(weights @ parts / COMPLEX_STEP)
     if not abs(value - central) <= 10 * bar + 1e-6 * abs(central):
         raise ValueError(
             f"{refusal}: at element {tuple(int(k) for k in e)} it gives {value:.6g}, and differences {central:.6g} +- "
             f"{bar:.1g}: abs, maximum, comparisons and conjugates lose the imaginary part"
         )
-    return value, 4 * UNIT * float(np.abs(weights) @ np.abs(parts) / TINY)
+    return value, 4 * UNIT * float(np.abs(weights) @ np.abs(parts) / COMPLEX_STEP)

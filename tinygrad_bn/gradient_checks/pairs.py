@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ from ..engine.tensors import Tensor
 from . import calls
 from .checking import Check, settings
 from .differences import flat
-from .report import GradcheckError, Report
+from .layouts import alike
+from .report import GradcheckError, Report, reported
 from .subject import Words
 
 CONTAINERS = (dict, list, tuple)
@@ -26,17 +26,27 @@ def _is_floats(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
-def _double(value: Any, name: str) -> Any:
-    """Arrays of floats as float64, also in containers; the rest as it is."""
+def _double(value: Any, name: str, known: dict[int, Array]) -> Any:
+    """Copies of arrays of floats as float64, also in containers; the rest as it is. The same one is one again."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} must be an array, got a Tensor: gradcheck(fn, inputs) checks what runs on Tensors")
     if _is_floats(value):
-        return plain_array(value, name).astype(np.float64)
+        if id(value) not in known:
+            plain = plain_array(value, name)
+            known[id(value)] = alike(plain) if plain.dtype == np.float64 else plain.astype(np.float64)
+        return known[id(value)]
     if isinstance(value, dict):
-        return {k: _double(v, f"{name}[{k!r}]") for k, v in value.items()}
+        return _changed(value, {k: _double(v, f"{name}[{k!r}]", known) for k, v in value.items()})
     if type(value) in (list, tuple):
-        return type(value)(_double(v, f"{name}[{i}]") for i, v in enumerate(value))
+        return type(value)(_double(v, f"{name}[{i}]", known) for i, v in enumerate(value))
     return value
+
+
+def _changed(value: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    """A copy of a dict, or of a kind of dict, with other values."""
+    changed = copy.copy(value)
+    changed.update(items)
+    return changed
 
 
 Path = tuple[Any, ...]  # the number or name of an argument, and keys into containers
@@ -64,7 +74,7 @@ def _with(value: Any, path: Path, new: Any) -> Any:
     if not path:
         return new
     if isinstance(value, dict):
-        return {**value, path[0]: _with(value[path[0]], path[1:], new)}
+        return _changed(value, {path[0]: _with(value[path[0]], path[1:], new)})
     parts = list(value)
     parts[path[0]] = _with(parts[path[0]], path[1:], new)
     return tuple(parts) if isinstance(value, tuple) else parts
@@ -111,7 +121,10 @@ class _Pair:
         self.labels = dict(zip(self.keys, names, strict=True))
         values = inputs.values() if self.named else inputs
         try:
-            self.given = {k: _double(v, f"input {self.labels[k]}") for k, v in zip(self.keys, values, strict=True)}
+            known: dict[int, Array] = {}
+            self.given = {
+                k: _double(v, f"input {self.labels[k]}", known) for k, v in zip(self.keys, values, strict=True)
+            }
         except RecursionError as error:
             raise ValueError("inputs must not hold themselves") from error
         if not any(_leaves(v, ()) for v in self.given.values()):
@@ -208,7 +221,13 @@ class _Pair:
         if gradients is None:
             raise GradcheckError(f"{self.words.backward} returned None: no gradient to check")
         matches = self._matched(gradients)
-        found = {path: pick for path, pick in matches if _at(gradients, pick) is not None}
+        found: dict[Path, Path] = {}
+        for path, pick in matches:
+            if path in found:
+                names = f"{found[path][-1]!r} and {pick[-1]!r}"
+                raise ValueError(f"{self.words.backward} gave two gradients of {self._name(path)}: {names}")
+            if _at(gradients, pick) is not None:
+                found[path] = pick
         if not found:
             raise GradcheckError(f"{self.words.backward} gave no gradient of any input: nothing was checked")
         for path, pick in found.items():
@@ -220,14 +239,21 @@ class _Pair:
         # What has no gradient, in a container where others have one, must have no influence.
         partly = {path[:-1] for path in found if len(path) > 1}
         every = [p for k in self.keys for p in _leaves(self.given[k], (k,))]
-        self.left_out = [p for p in every if len(p) == 1 and p not in found]
         self.paths = [p for p in every if p in found or p[:-1] in partly]
+        self.left_out = [p for p in every if p not in self.paths and not self._is_setting(p)]
         self.picks = [found.get(p) for p in self.paths]
         self.names = [self._name(p) for p in self.paths]
         self.arrays: list[Array] = [self._given(p) for p in self.paths]
         for name, a in zip(self.names, self.arrays, strict=True):
             if not np.isfinite(a).all():
                 raise ValueError(f"{name} must be finite, got NaN or inf in it")
+
+    def _is_setting(self, path: Path) -> bool:
+        """Whether the array stands beside other things in a container: running statistics and a mode, say."""
+        around = _at(self.given[path[0]], path[1:-1]) if len(path) > 1 else {}
+        return not all(
+            isinstance(v, (*CONTAINERS, np.ndarray)) for v in (around.values() if isinstance(around, dict) else around)
+        )
 
     def _given(self, path: Path) -> Any:
         return _at(self.given[path[0]], path[1:])
@@ -239,7 +265,10 @@ class _Pair:
         before, matter = flat(self.values(self.arrays)), []
         given = self.given
         for path in self.left_out:
-            self.given = {**given, path[0]: calls.nudged(given[path[0]])}
+            self.given = {
+                **given,
+                path[0]: _with(given[path[0]], path[1:], calls.nudged(_at(given[path[0]], path[1:]))),
+            }
             try:
                 after = flat(self.values(self.arrays))
             except Exception:  # another value is not taken: it cannot be said
@@ -351,7 +380,8 @@ class _Pair:
 def _fresh(value: Any, but: list[Path]) -> Any:
     """A copy of what is passed on, without that of the arrays that are checked."""
     if isinstance(value, dict):
-        return {k: v if (k,) in but else _fresh(v, [p[1:] for p in but if p[0] == k]) for k, v in value.items()}
+        items = {k: v if (k,) in but else _fresh(v, [p[1:] for p in but if p[0] == k]) for k, v in value.items()}
+        return _changed(value, items)
     if type(value) in (list, tuple):
         parts = enumerate(value)
         return type(value)([v if (i,) in but else _fresh(v, [p[1:] for p in but if p[0] == i]) for i, v in parts])
@@ -398,6 +428,16 @@ def _of_pytorch(forward: Any) -> Any:
     owner = forward if isinstance(forward, type) else getattr(forward, "__self__", None)
     is_one = isinstance(owner, type) and any(k.__module__ == "torch.autograd.function" for k in owner.__mro__)
     return owner if is_one else None
+
+
+def _bound(function: Any, inputs: Mapping[str, Any]) -> list[Any]:
+    """Arguments by name in the order of a Function's forward, which apply takes by position only."""
+    try:
+        bound = inspect.signature(function.forward).bind(None, **inputs)
+    except TypeError as error:
+        raise TypeError(f"inputs must name the arguments of {function.__name__}.forward: {error}") from None
+    bound.apply_defaults()
+    return list(bound.args[1:])
 
 
 def _through_pytorch(function: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -487,7 +527,7 @@ def check_pair(
         if backward is not None:
             raise TypeError("backward must be None for a torch.autograd.Function, which has its own")
         if isinstance(inputs, Mapping):
-            inputs = [inputs[n] for n in inspect.signature(function.forward).parameters if n in inputs]
+            inputs = _bound(function, inputs)
         forward, backward = _through_pytorch(function)
     if hasattr(forward, "rule") and backward is None:
         raise TypeError("forward must be a NumPy function, got an op made by differentiable: gradcheck(op, inputs)")
@@ -501,15 +541,19 @@ def check_pair(
     check_flag("report", report)
     if stateful and backward is None:
         raise ValueError("stateful=True needs a backward, got None")
-    pair = _Pair(forward, backward, inputs, stateful)
-    found = calls.checked(Check(pair, chosen))
-    notes, matter = pair.unchecked()
-    found.notes += notes
-    if matter:
-        warnings.warn(
-            f"the outputs depend on {', '.join(matter)}, of which {pair.words.backward} gives no gradient: not checked "
-            "(where none is wanted, bind it: lambda x: forward(x, b))",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return found.verdict(report)
+
+    def check() -> Report:
+        pair = _Pair(forward, backward, inputs, stateful)
+        found = calls.checked(Check(pair, chosen))
+        notes, matter = pair.unchecked()
+        found.notes += notes
+        if matter:
+            said = (
+                f"the outputs depend on {', '.join(matter)}, of which {pair.words.backward} gives no gradient: not "
+                "checked (where none is needed, bind it: lambda x: forward(x, b))"
+            )
+            found.notes.append(said)
+            found.warnings.append(said)
+        return found
+
+    return reported(check).verdict(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,10 +64,12 @@ class InputReport:
 class Report:
     """What a check found: for each input a table, and in words what is wrong and what else is worth knowing.
 
-    inputs: an InputReport each. problems: why the check fails; empty where it passes. notes: kinks that were accepted,
-    elements that cannot be told, inputs that were not checked; warnings: those of them that are given as a
-    RuntimeWarning where no report is asked for. legend: what the values are of. True in an if where the
-    check passes; str() gives the tables.
+    inputs: one each, with .name and arrays of the input's shape: .analytic, .numerical, .error (the error bar),
+        .tolerance, .right, .kink, .vague (the error bar is too wide to tell).
+    problems: why the check fails; empty where it passes. notes: kinks that were accepted, elements that cannot be told,
+        inputs that were not checked. warnings: those of them that are given as a RuntimeWarning where no report is
+        asked for. legend: what the values are of.
+    True in an if where the check passes; str() gives the tables.
     """
 
     inputs: list[InputReport] = field(default_factory=list)
@@ -93,6 +96,14 @@ class Report:
             legend = [self.legend] if any("numerical" in problem for problem in self.problems) else []
             raise GradcheckError("\n".join([*dict.fromkeys(self.problems), *legend]))
         return True
+
+
+def reported(check: Callable[[], Report]) -> Report:
+    """What check returns; where it could not go on, its error as the problem."""
+    try:
+        return check()
+    except GradcheckError as error:
+        return Report(problems=[str(error)])
 
 
 def mistake(right: Array, a: Array, b: Array, a_name: str, b_name: str, tolerance: Array, bar: str = "") -> str:
