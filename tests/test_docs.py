@@ -11,7 +11,7 @@ import doc_links
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-TOOLS = DOCS / "looking-inside.md"
+TOOLS, HUNDRED, ANSWERS = DOCS / "looking-inside.md", DOCS / "0-hundred-lines.md", DOCS / "answers.md"
 CHAPTERS = sorted(page for page in DOCS.glob("*.md") if "```python" in page.read_text(encoding="utf-8"))
 
 
@@ -72,7 +72,8 @@ def run_blocks(page, tmp_path):
         for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
             pytest.importorskip(package, reason="pip install -e '.[demos]'")
     script = tmp_path / "blocks.py"
-    script.write_text("\n\n".join(blocks(page)), encoding="utf-8")
+    before = blocks(HUNDRED) if page == ANSWERS else []  # the answers begin with chapter 0's, whose engine they use
+    script.write_text("\n\n".join(before + blocks(page)), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "MPLBACKEND": "Agg"}
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -80,7 +81,7 @@ def run_blocks(page, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in CHAPTERS if page != TOOLS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted({*CHAPTERS} - {TOOLS, HUNDRED}), ids=lambda page: page.name)
 def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
     run_blocks(page, tmp_path)
 
@@ -110,3 +111,25 @@ def test_looking_inside_shows_what_its_blocks_print_and_draw(tmp_path):
     assert without_norms(printed.splitlines())[: len(shown)] == without_norms(shown)
     assert drawn(tmp_path / "graph.svg") == drawn(DOCS / "graph.svg")
     assert len(drawn(DOCS / "graph.svg")[1]) == 11
+
+
+def test_the_engine_of_chapter_0_has_as_many_lines_as_it_says():
+    """The blocks up to the check, counted without blank lines and comments."""
+    engine = "\n".join(blocks(HUNDRED)[:5]).splitlines()
+    lines = [line for line in engine if line.strip() and not line.strip().startswith("#")]
+    assert lines[0] == "import itertools" and "def gradcheck" in "\n".join(lines[-20:])
+    assert not any("tinygrad_bn" in line for line in lines)
+    text = HUNDRED.read_text(encoding="utf-8")
+    assert len(lines) == int(re.search(r"first five blocks: (\d+) lines", text)[1]) <= 110
+
+
+@pytest.mark.slow
+def test_chapter_0_draws_the_figure_it_shows(tmp_path):
+    """All of it but the norms of gradients, which end differently on other machines."""
+    run_blocks(HUNDRED, tmp_path)
+    name = "hundred_lines.svg"
+    new, shown = ((folder / name).read_text(encoding="utf-8") for folder in (tmp_path, DOCS))
+    assert re.sub(r"= [\d.]+", "=", new) == re.sub(r"= [\d.]+", "=", shown)
+    assert "prefers-color-scheme: dark" in shown and "<title>The graph of one training step" in shown
+    text = HUNDRED.read_text(encoding="utf-8")
+    assert re.search(rf"!\[.+\]\({name}\)", text)
