@@ -206,7 +206,7 @@ def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Itera
             if g is None:
                 continue
             if type(g) is not np.ndarray and not isinstance(g, (np.ndarray, Tensor)):
-                g = np.asarray(g)
+                g = guards.gradient(n, g)
             shape = n.args[i]._data.shape
             if g.shape != shape:
                 g = _sum_to(g, shape, n.op.__name__)

@@ -149,6 +149,8 @@ def explain(error: Exception, op: str, names: list[str], args: list[Any]) -> Non
 def result(op: Any, y: Any, dtype: Any, arrays: list[Any]) -> Any:
     """What an op gave, as an array of the dtype of its tensors."""
     if type(y) is not np.ndarray:
+        if isinstance(y, Tensor):
+            raise TypeError(f"the rule of {op.__name__} must compute with arrays, it gave a Tensor as its result")
         if isinstance(y, (tuple, list, dict)):
             got = f"{type(y).__name__} of {len(y)}"
             raise TypeError(f"the result of {op.__name__} must be one array, got a {got}: make an op for each")
@@ -163,6 +165,14 @@ def result(op: Any, y: Any, dtype: Any, arrays: list[Any]) -> Any:
             remedy = "an op must keep the dtype of its tensors, y.astype(x.dtype) restores it"
         raise TypeError(f"{op.__name__} on {dtype} tensors gave {y.dtype}: {remedy}")
     return y
+
+
+def gradient(n: Any, g: Any) -> Array:
+    """What a pullback gave in place of an array, as one: numbers, and lists of them."""
+    array = np.asarray(g) if isinstance(g, (int, float, np.generic, list)) else None
+    if array is None or array.dtype.kind not in "biufc":
+        raise TypeError(f"the pullback of {n.op.__name__} must give arrays, got {type(g).__name__}")
+    return array
 
 
 def check_gradients(n: Any, gradients: tuple[Any, ...]) -> None:

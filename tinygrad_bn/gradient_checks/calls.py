@@ -11,6 +11,7 @@ import numpy as np
 from ..checks import Array
 from .checking import Check
 from .differences import Differences, flat, typical
+from .extrapolation import UNIT
 from .layouts import LAYOUTS
 from .report import GradcheckError, Report, mistake
 from .subject import Pull
@@ -33,6 +34,18 @@ def rolled(a: Array) -> Array:
     return np.roll(a.ravel(), 1).reshape(a.shape) if a.size > 1 else np.asarray(np.negative(a))
 
 
+def fewer(a: Array) -> Array:
+    """One sample less."""
+    return a[:-1] if a.ndim and len(a) > 2 else a
+
+
+REPEATED: dict[str, Callable[[Array], Array]] = {
+    "one number": lambda d: np.broadcast_to(d.ravel()[:1].reshape((1,) * d.ndim), d.shape) if d.size else d,
+    "one row": lambda d: np.broadcast_to(d[:1], d.shape) if d.ndim > 1 else d,
+    "one column": lambda d: np.broadcast_to(d[..., :1], d.shape) if d.ndim > 1 else d,
+}
+
+
 class Calls:
     """Asks for the gradient as an engine may; stops after the first kind of call whose answers differ."""
 
@@ -45,8 +58,8 @@ class Calls:
     def run(self) -> None:
         steps: list[Callable[[], None]] = [self._again]
         if self.subject.linear:
-            steps += [self._multiples, self._parts, self._layouts_of_dy, self._constant]
-        steps += [self._alone, self._between, self._layouts_of_inputs, self._anew]
+            steps += [self._multiples, self._parts, self._layouts_of_dy, self._repeated]
+        steps += [self._alone, self._between, self._in_place, self._layouts_of_inputs, self._anew]
         for step in steps:
             before = len(self.report.problems)
             step()
@@ -98,8 +111,7 @@ class Calls:
             *((f"{dy} times {f:.2g}", f) for f in (2.0**20, 2.0**-20, 2.0**-60)),
         ):
             found = self._tried(what, partial(self._pulled, factor))
-            with np.errstate(over="ignore"):  # of what was infinite, and is reported
-                expected = [factor * np.nan_to_num(g) for g in self.first]
+            expected = [factor * np.nan_to_num(g) for g in self.first]
             self._compare(what, found, expected, abs(factor) or 1.0)
 
     def _parts(self) -> None:
@@ -119,16 +131,19 @@ class Calls:
             found = self._tried(what, partial(self._pulled, 1.0, change))
             self._compare(what, found, self.first)
 
-    def _constant(self) -> None:
-        """The gradient of a sum is one number, repeated without memory of its own."""
-        outs = self.check.outs
-        what = f"a {self.words.dy} of ones that all lie in one place, as sum() gives"
-        expected = self._tried(f"{self.words.dy} = 1", lambda: self.pull([np.ones(o.shape) for o in outs]))
-        found = self._tried(what, lambda: self.pull([np.broadcast_to(np.float64(1.0), o.shape) for o in outs]))
-        if expected is not None and found is not None:
-            allowed = self.check.allowed(np.ones(self.row.size))
-            for name, f, e, t in zip(self.subject.names, found, expected, allowed, strict=True):
-                self._expect(name, what, f, e, t)
+    def _repeated(self) -> None:
+        """The gradient of a sum is repeated without memory of its own: one number, or one row or column."""
+        for how, view in REPEATED.items():
+            dy = [view(d) for d in self._dy()]
+            if all(d.size < 2 or all(d.strides) for d in dy):
+                continue
+            what = f"a {self.words.dy} that is {how} repeated in place, as the gradient of a sum is"
+            expected = self._tried(what, partial(self.pull, [d.copy() for d in dy]))
+            found = self._tried(what, partial(self.pull, dy))
+            if expected is not None and found is not None:
+                allowed = self.check.allowed(flat(dy))
+                for name, f, e, t in zip(self.subject.names, found, expected, allowed, strict=True):
+                    self._expect(name, what, f, e, t)
 
     def _alone(self) -> None:
         """The gradient of one input, without those of the others."""
@@ -142,25 +157,14 @@ class Calls:
     def _between(self) -> None:
         """A call with other values in between: its gradient is right there, and the earlier one stays what it was."""
         what = f"an earlier call, after one with other values{self.words.state}"
-
-        def later(change: Callable[[Array], Array]) -> list[Gradients]:
-            _, pull = self.subject.record(self.check.arrays)
-            others = [change(a) for a in self.check.arrays]
-            try:
-                outs, other = self.subject.record(others)
-                outs = [np.array(o) for o in outs]
-            except Exception:  # outside of its domain there: then nothing came in between
-                return []
-            before = pull(self._dy())
-            if self.right and flat(outs).size == self.row.size:
-                self._right_there(others, flat(outs), other(self._dy()))
-            return [before, pull(self._dy())]
-
         came = False
-        for change in (nudged, rolled, barely):
+        for change in (nudged, rolled, fewer, barely):
             if change is barely and came:
                 return
-            gradients = self._tried(what, partial(later, change)) or []
+            others = [np.array(change(a)) for a in self.check.arrays]
+            if change is fewer and all(a.shape == b.shape for a, b in zip(others, self.check.arrays, strict=True)):
+                continue
+            gradients = self._tried(what, partial(self._after, others, self.check.arrays)) or []
             came |= bool(gradients)
             for found in gradients:
                 self._compare(what, found, self.first)
@@ -169,28 +173,54 @@ class Calls:
         if not came:
             self.report.notes.append(f"not checked: {what}: {self.words.forward} raises at all other values")
 
+    def _in_place(self) -> None:
+        """The same arrays with other values in them, as after a step of an optimizer."""
+        arrays = [a.copy() for a in self.check.arrays]
+
+        def changed() -> list[Gradients]:
+            self.subject.record(arrays)[1](self._dy())
+            for a in arrays:
+                a[...] = nudged(a)
+            return self._after(arrays, None)
+
+        self._tried("a call after the inputs were changed in place", changed)
+
+    def _after(self, others: Gradients, arrays: Gradients | None) -> list[Gradients]:
+        """The gradients of a call at arrays, before and after the gradient of one at others, which must be right."""
+        pull = self.subject.record(arrays)[1] if arrays is not None else None
+        try:
+            outs, other = self.subject.record(others)
+            base = flat([np.array(o) for o in outs])
+        except Exception:  # outside of its domain, or it takes no other shape: then nothing came in between
+            return []
+        before = [pull(self._dy())] if pull is not None else []
+        same_shapes = all(a.shape == b.shape for a, b in zip(others, self.check.arrays, strict=True))
+        if self.right and same_shapes and base.size == self.row.size:
+            self._right_there(others, base, other(self._dy()))
+        return [*before, pull(self._dy())] if pull is not None else []
+
     def _right_there(self, arrays: Gradients, base: Array, gradients: Gradients) -> None:
         """The gradient at other values, in one direction for each input: a backward may have read something else."""
         if not np.isfinite(base).all():
             return
-        work = [a.copy() for a in arrays]
-        differences = Differences(lambda: flat(self.subject.values(work)), base, self.check.noise, None)
+        work, row = [a.copy() for a in arrays], self.row
+        noise = np.atleast_1d(np.abs(row) @ np.maximum(self.check.noise, UNIT * np.abs(base)))
+        one = Differences(
+            lambda: np.atleast_1d(row @ flat(self.subject.values(work))), np.atleast_1d(row @ base), noise, None
+        )
         for name, a, g, allowed in zip(self.subject.names, work, gradients, self.allowed, strict=True):
             largest = np.abs(a).max(initial=0)
             if not largest:
                 continue
             direction = self.check.cotangents.rng.choice([-1.0, 1.0], a.shape) * np.abs(a) / largest
-            samples = differences.samples([(a, ...)], direction)
-            found, sides = differences.closely(samples, typical(a))
-            with np.errstate(all="ignore"):
-                weights = self.row[found.outputs]
-                numerical, bar = float(weights @ found.value), float(np.abs(weights) @ found.error)
-                bar += float(np.abs(self.row) @ (np.abs(sides.right - sides.left)))  # a kink, or a step
-                # what is looked for is a gradient of other values, which is far off
-                bar = 4 * bar + 1e-5 * float(np.abs(weights) @ np.abs(found.value) + np.abs(g * direction).sum())
-                bar += float((allowed * np.abs(direction)).sum())
-                analytic = float((g * direction).sum())
-                right = abs(analytic - numerical) <= bar
+            found, sides = one.closely(one.samples([(a, ...)], direction), typical(a))
+            numerical, bar = float(found.value.sum()), float(found.error.sum())
+            bar += float(np.abs(sides.right - sides.left).sum())  # a kink, or a step
+            analytic = float((g * direction).sum())
+            # what is looked for is a gradient of other values, which is far off
+            bar = 4 * bar + 1e-5 * (abs(numerical) + float(np.abs(g * direction).sum()))
+            bar += float((allowed * np.abs(direction)).sum())
+            right = abs(analytic - numerical) <= bar
             if not right and np.isfinite(bar):
                 self.report.problems.append(
                     f"{name}: the gradient is wrong after a call with other values: {analytic:.6g} along a direction, "
@@ -203,24 +233,32 @@ class Calls:
             arrays = [change(a) for a in self.check.arrays]
             if all(a.strides == b.strides for a, b in zip(arrays, self.check.arrays, strict=True)):
                 continue
-            try:
-                outs, pull = self.subject.record(arrays)
-            except GradcheckError:
-                raise
-            except Exception as error:  # it says so, and computes nothing wrong
-                self.report.notes.append(f"inputs {layout} are refused: {type(error).__name__}: {error}")
-                continue
-            if self.check.same_outputs(flat(outs)):
-                self._compare(
-                    f"inputs {layout}", self._tried(f"inputs {layout}", partial(pull, self._dy())), self.first
-                )
-            else:
-                self.report.problems.append(f"inputs {layout} give other outputs than the same values in C order")
+            self._in_layout(f"inputs {layout}", arrays, np.asarray)
+            if self.subject.linear:
+                self._in_layout(f"inputs and {self.words.dy} {layout}", arrays, change)
+            if len(arrays) > 1:
+                self._in_layout(f"the first input {layout}", [arrays[0], *self.check.arrays[1:]], np.asarray)
+
+    def _in_layout(self, what: str, arrays: Gradients, change: Callable[[Array], Array]) -> None:
+        try:
+            outs, pull = self.subject.record(arrays)
+        except GradcheckError:
+            raise
+        except Exception as error:  # it says so, and computes nothing wrong
+            self.report.notes.append(f"{what} are refused: {type(error).__name__}: {error}")
+            return
+        if self.check.same_outputs(flat(outs)):
+            self._compare(what, self._tried(what, lambda: pull([change(d) for d in self._dy()])), self.first)
+        else:
+            self.report.problems.append(f"{what} give other outputs than the same values in C order")
 
     def _anew(self) -> None:
         what = "a new call, after many"
-        found = self._tried(what, lambda: self.subject.record(self.check.arrays)[1](self._dy()))
-        self._compare(what, found, self.first)
+        outs, pull = self.subject.record(self.check.arrays)
+        if self.check.same_outputs(flat(outs)):
+            self._compare(what, self._tried(what, lambda: pull(self._dy())), self.first)
+        else:
+            self.report.problems.append(f"{self.words.forward} gives other outputs after many calls than at first")
 
 
 def checked(check: Check) -> Report:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..checks import Array
 from .extrapolation import UNIT, WINDOW, Windows, extrapolate
+from .report import GradcheckError
 
 GOOD = 1e-10  # an error bar that needs no other steps, relative to the derivative
 STRIDE = 2  # of the exponents: each step is a quarter of the one before
@@ -82,12 +83,18 @@ class Samples:
         for work, index, start in self.parts:
             work[index] = start + h * self.direction
         try:
-            return self.values()
+            values = self.values()
         except Exception:  # outside of its domain a function may say so
             return np.full(self.size, np.nan)
         finally:
             for work, index, start in self.parts:
                 work[index] = start
+        if values.size != self.size:
+            raise GradcheckError(
+                f"the outputs have {values.size} elements where an input differs by {h:.1g}, and {self.size} where it "
+                "does not: their shape must not depend on values"
+            )
+        return values
 
     def at(self, exponent: int) -> tuple[Array, Array, float, float]:
         """f(x + h), f(x - h), and the two steps as they were after rounding; h = 2^exponent."""
@@ -151,7 +158,17 @@ class Differences:
         """All steps, for an element that deserves a second look, and the derivatives from either side."""
         ladder = exponents(samples.center, scale)[steps]
         found, _, _ = self._ladder(samples, ladder)
-        return found, self._sides(samples, ladder)
+        sides = self._sides(samples, ladder)
+        self._from_inside(found, sides)
+        return found, sides
+
+    @staticmethod
+    def _from_inside(found: Column, sides: Sides) -> None:
+        """At the edge of the domain only one side has values: its derivative is taken."""
+        for value, error in ((sides.left, sides.left_error), (sides.right, sides.right_error)):
+            unknown = ~np.isfinite(found.error) & np.isfinite(error[found.outputs])
+            found.value[unknown] = value[found.outputs[unknown]]
+            found.error[unknown] = 16 * error[found.outputs[unknown]]  # x^1.5 at 0 is not smooth up to the edge
 
     def _listen(self, samples: Samples, pairs: list[Any]) -> None:
         """How much the outputs round: by what they change when x moves by its last digits, one, two and four units.
@@ -185,8 +202,7 @@ class Differences:
 
     def _bent(self, pairs: list[Any], changes: Array, outputs: Array) -> bool:
         """Whether (f(x + h) + f(x - h) - 2 f(x)) / h stays where h shrinks, as at a kink; also notes what has moved."""
-        moved = np.abs(changes[:, outputs]).max(axis=0, initial=0.0)
-        self.moved_here[outputs] = np.fmax(self.moved_here[outputs], moved)
+        np.fmax(self.moved_here, np.abs(pairs[0][0] - self.base), out=self.moved_here)  # at a minimum both sides agree
         twice = 2 * self.base[outputs]
         first, second = (np.abs(p[outputs] + m[outputs] - twice) for p, m, _, _ in pairs[-2:])
         far = second > 2.0**10 * (self.rounding[outputs] + SMALLEST_NORMAL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..engine.tensors import Tensor
 from . import calls
 from .checking import Check, Settings, settings
 from .differences import flat, typical
+from .layouts import LAYOUTS
 from .report import GradcheckError, Report, mistake, reported
 from .subject import Cotangents, Pull, Words, untouched
 
@@ -91,12 +92,14 @@ def _check_settings(fn: Any, eps: Any, atol: Any, rtol: Any, seed: Any) -> Setti
 
 
 def _checked(inputs: Any, dtypes: tuple[Any, ...] = (np.dtype(np.float64),)) -> tuple[list[Any], list[int]]:
+    if isinstance(inputs, Mapping):
+        raise TypeError("inputs must be a Tensor or a sequence of arguments, got a dict: list(inputs.values())")
     inputs = [inputs] if isinstance(inputs, Tensor) else check_iterable("inputs", inputs, "arguments")
     checked = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
     if not checked:
         raise ValueError(
-            "inputs must contain a Tensor with requires_grad=True, got none; for NumPy code with a backward of its own "
-            "there is check_pair(forward, backward, inputs)"
+            "inputs must contain a Tensor with requires_grad=True, got none (Tensors inside of lists in it are not "
+            "looked for); for NumPy code with a backward of its own there is check_pair(forward, backward, inputs)"
         )
     for i in checked:
         if inputs[i].dtype not in dtypes:
@@ -214,6 +217,7 @@ def gradcheck(
 
     What is checked is the gradient that this package computes for fn. A ``backward`` function of your own runs only if
     ``differentiable`` lifts it; plain NumPy pairs of forward and backward are for ``check_pair``.
+    While it runs the inputs' data is moved: leave them alone in other threads.
     Returns True, or a Report. Errors: GradcheckError naming each wrong input, how many of its elements are wrong, the
     worst with both values and the error bar, and the factor where all that are wrong have one in common; also for what
     is not finite, and for an op that writes into its inputs or into dy. TypeError, ValueError for arguments.
@@ -261,6 +265,7 @@ def _in_both_widths(fn: Any, inputs: list[Any], checked: list[int], chosen: Sett
     roundings = float((np.abs(flat(outs) - check.base) / moved).max(initial=0) / SINGLE)
     if roundings > 1000:
         found.problems.append(f"fn gives other outputs in float32 than in float64, {roundings:.3g} roundings away")
+    tolerances: list[Array] = []
     for i, name in enumerate(single.names):
         with np.errstate(all="ignore"):
             size = check.terms(row[None], check.columns[i])[2][0].reshape(double[i].shape)
@@ -271,10 +276,35 @@ def _in_both_widths(fn: Any, inputs: list[Any], checked: list[int], chosen: Sett
             size = size + 1e-3 * size.max(initial=0) + 0.5 * near
             allowed = SINGLE * (64 + 16 * min(roundings, 1000)) * size
             right = np.abs(gradients[i] - double[i]) <= allowed
+        tolerances.append(allowed)
         if not right.all():
             words = mistake(right, gradients[i].astype(np.float64), double[i], "float32", "float64", allowed)
             found.problems.append(f"{name}: the gradient in float32 differs from the one in float64: {words}")
+    if not found.problems:
+        dy = [d.astype(np.float32) for d in check.cotangents.shaped(row)]
+        found.problems += _calls_in_float32(single.names, pull, dy, gradients, tolerances)
     return found
+
+
+def _calls_in_float32(
+    names: list[str], pull: Pull, dy: list[Array], first: list[Array], tolerances: list[Array]
+) -> list[str]:
+    """A float32 kernel has a memory of its own: the calls of calls.py, with dy only."""
+    multiples: tuple[tuple[str, float], ...] = (
+        *(("the same dy a second time", 1.0), ("dy = 0", 0.0), ("-dy", -1.0)),
+        *(("dy times 1024", 1024.0), ("dy / 1024", 1 / 1024)),
+    )
+    tries = [(what, factor, [np.float32(factor) * d for d in dy]) for what, factor in multiples]
+    tries += [(f"dy {layout}", 1.0, [change(d) for d in dy]) for layout, change in LAYOUTS.items()]
+    for what, factor, changed in tries:
+        found = pull([np.asarray(d) for d in changed])
+        for name, g, e, tolerance in zip(names, found, first, tolerances, strict=True):
+            with np.errstate(all="ignore"):
+                right = np.abs(g - factor * e) <= abs(factor) * tolerance + 2.0**-126
+            if not right.all():
+                words = mistake(right, g.astype(np.float64), factor * e, "found", "expected", tolerance)
+                return [f"{name}: another gradient in float32 for {what}: {words}"]
+    return []
 
 
 def gradgradcheck(
@@ -312,6 +342,8 @@ def _in_second_order(fn: Any, inputs: list[Any], checked: list[int], chosen: Set
     names, arrays = plain.subject.names, plain.arrays
     with enable_grad(), _no_function_of_pytorch():
         outs = _outputs(fn, inputs)
+    if not any(t.requires_grad for t in outs):
+        raise GradcheckError("no output of fn depends on an input that requires grad")
     drawn = Cotangents([t.data for t in outs], np.ones(sum(t.size for t in outs)), chosen.seed + 1)
     cotangents = [Tensor(c, requires_grad=True) for c in drawn.shaped(drawn.draw())]
 
@@ -328,8 +360,6 @@ def _in_second_order(fn: Any, inputs: list[Any], checked: list[int], chosen: Set
             return gradient(*args)
 
     used = [(t, c.data) for t, c in zip(outs, cotangents, strict=True) if t.requires_grad]
-    if not used:
-        raise GradcheckError("no output of fn depends on an input that requires grad")
     results, targets = [t for t, _ in used], [inputs[i] for i in checked]
     seeds, doubled_seeds = [c for _, c in used], [np.asarray(2 * c) for _, c in used]
     with untouched("a pullback", [*names, *["dy"] * len(seeds)], [*arrays, *seeds]):

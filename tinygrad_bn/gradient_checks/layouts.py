@@ -25,7 +25,7 @@ def strided(a: Array) -> Array:
     """The same values as every second element of a larger array, which holds NaN in between."""
     if not a.ndim:
         return a.copy()
-    wide = np.full((*a.shape[:-1], 2 * a.shape[-1]), np.nan)
+    wide = np.full((*a.shape[:-1], 2 * a.shape[-1]), np.nan, a.dtype)
     wide[..., ::2] = a
     return wide[..., ::2]
 
@@ -35,8 +35,14 @@ def reversed_memory(a: Array) -> Array:
     return np.flip(np.flip(a).copy()) if a.ndim else a.copy()
 
 
+def channels_last(a: Array) -> Array:
+    """The same values in memory with the second axis last, as images are often stored."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) if a.ndim > 2 else a.copy()
+
+
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "in Fortran order": lambda a: np.array(a, order="F"),
     "with strides": strided,
     "with negative strides": reversed_memory,
+    "with the second axis last in memory": channels_last,
 }

@@ -195,7 +195,8 @@ class _Pair:
             or (isinstance(out, np.ndarray) and out.dtype.kind in "iub")
         ):
             return []
-        raise TypeError(f"forward must return arrays of floats, got {type(out).__name__}")
+        remedy = ": stateful=True is for a layer that keeps its cache itself" if self.stateful else ""
+        raise TypeError(f"forward must return arrays of floats, got {type(out).__name__}{remedy}")
 
     def _shaped(self, out: Any, dy: list[Array]) -> Any:
         """dy in the structure of the outputs."""
