@@ -1,6 +1,7 @@
 """What people do between training steps: copies, pickles, exchanged layers, edited groups, arrays in any layout.
 
-The references are SGD's formula in NumPy, and the arrays themselves. tests/random_lives.py draws such things at random.
+The references are SGD's formula in NumPy, and the arrays themselves. harness/random_lives.py draws such things at
+random.
 """
 
 import copy

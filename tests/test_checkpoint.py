@@ -879,8 +879,9 @@ def test_training_resumed_at_any_step_ends_in_the_same_bits(tmp_path, loader_see
 @pytest.mark.slow
 def test_killed_20_times_while_it_saves(tmp_path):
     """SIGKILL at random moments: the checkpoint is always readable, the end is the uninterrupted run's to the bit."""
-    script, path, rng = Path(__file__).with_name("resumable_training.py"), tmp_path / "checkpoint.npz", random.Random(0)
-    paths = [str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]  # this package, installed or not
+    root, path, rng = Path(__file__).parents[1], tmp_path / "checkpoint.npz", random.Random(0)
+    script = root / "tests" / "harness" / "resumable_training.py"
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]  # this package, installed or not
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     start = lambda n: subprocess.Popen([sys.executable, str(script), str(tmp_path), str(n)], env=environment)
     reached, in_the_middle = 0, 0

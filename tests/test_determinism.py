@@ -1,7 +1,7 @@
 """Same seed, same bits: over repeated runs, processes, and any number of threads, ours and OpenBLAS's.
 
-Nets with every norm are trained on arrays that several threads share (deterministic_training.py). Whatever may change
-the order of the work is changed: the number of threads, the order of the chunks, where the data lie in memory.
+Nets with every norm are trained on arrays that several threads share (harness/deterministic_training.py). Whatever may
+change the order of the work is changed: the number of threads, the order of the chunks, where the data lie in memory.
 """
 
 import itertools
@@ -86,7 +86,7 @@ def in_a_process(ours, theirs, *options):
     variables = {"TINYGRAD_BN_NUM_THREADS": ours, "OPENBLAS_NUM_THREADS": theirs}
     environment = {key: value for key, value in os.environ.items() if key not in variables}
     environment |= {key: str(value) for key, value in variables.items() if value is not None}
-    command = [sys.executable, str(root / "tests" / "deterministic_training.py"), *map(str, options)]
+    command = [sys.executable, str(root / "tests" / "harness" / "deterministic_training.py"), *map(str, options)]
     command += ["--openblas", str(theirs)] if theirs else []
     done = subprocess.run(command, env={**environment, "PYTHONPATH": str(root)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ CHAPTERS = sorted(page for page in DOCS.glob("*.md") if "```python" in page.read
 
 def test_no_link_is_stale():
     stale = doc_links.stale()
-    assert not stale, f"python tests/doc_links.py mends what has only moved: {stale}"
+    assert not stale, f"python tests/harness/doc_links.py mends what has only moved: {stale}"
 
 
 def test_no_link_leads_nowhere():

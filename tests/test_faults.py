@@ -2,7 +2,7 @@
 
 Each time: the error names the file and says what became of it, and what was there before is there to the byte.
 Kills and damaged files are in test_checkpoint.py, damaged files of kernels in test_startup.py, those of the demos in
-test_demo_faults.py.
+demos/test_demo_faults.py.
 """
 
 import errno

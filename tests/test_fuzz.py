@@ -1,6 +1,6 @@
-"""The fuzzer (fuzzing.py): everything public is called with bad input, and is either correct or refuses it.
+"""The fuzzer (harness/fuzzing.py): everything public is called with bad input, and is either correct or refuses it.
 
-A failure is printed with the command that repeats it: PYTHONPATH=. python tests/fuzzing.py --only NAME NUMBER
+A failure is printed with the command that repeats it: PYTHONPATH=. python tests/harness/fuzzing.py --only NAME NUMBER
 """
 
 import os
@@ -49,7 +49,7 @@ def test_a_name_that_is_new_would_be_missed(monkeypatch):
 
 @pytest.mark.parametrize("name", ["NewLayer", "NewLayer2d"])
 def test_a_layer_that_is_new_says_where_its_arguments_go(name):
-    with pytest.raises(NotImplementedError, match=rf"nn\.{name} .* add .* made\(\) in tests/fuzz_targets\.py"):
+    with pytest.raises(NotImplementedError, match=rf"nn\.{name} .* add .* made\(\) in tests/harness/fuzz_targets\.py"):
         fuzz_targets.made(name, World(name, 0))
 
 
@@ -202,7 +202,7 @@ def in_a_process(*options, **environment):
     """fuzzing.py with a kernel cache of its own: the check of bounds is compiled in."""
     with tempfile.TemporaryDirectory() as cache:
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": cache, **environment}
-        command = [sys.executable, str(ROOT / "tests" / "fuzzing.py"), *map(str, options)]
+        command = [sys.executable, str(ROOT / "tests" / "harness" / "fuzzing.py"), *map(str, options)]
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout.splitlines()[-1]
@@ -244,7 +244,7 @@ def test_large_arrays_with_bounds_checked():
 
 @pytest.mark.long
 def test_a_seed_that_nobody_has_seen(figure):
-    """It is in the message where it fails: python tests/fuzzing.py --calls 20000 --seed ... runs it again."""
+    """It is in the message where it fails: python tests/harness/fuzzing.py --calls 20000 --seed ... runs it again."""
     seed = secrets.randbits(20)
     figure(f"fuzzer, fresh seed {seed}", in_a_process("--calls", 20_000, "--seed", seed))
 

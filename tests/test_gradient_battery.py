@@ -1,4 +1,4 @@
-"""gradcheck on the wrong and right backwards of gradient_battery.py, each at its inputs; the hidden ones over cases.
+"""gradcheck on the wrong and right backwards of harness/gradient_battery.py, each at its inputs; hidden ones on cases.
 
 The same for PyTorch's check: parity/test_torch_gradcheck.py.
 """

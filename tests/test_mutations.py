@@ -1,8 +1,8 @@
-"""Wrong edits of the package (mutations.py), each of which the tests must notice; the long part runs them all."""
+"""Wrong edits of the package (harness/mutations.py), each of which tests must notice; the long part runs them all."""
 
 import mutations
 import pytest
-from mutations import EDITS, ROOT, Edit
+from mutations import EDITS, Edit
 
 LEAST = 60
 
@@ -19,7 +19,7 @@ def test_each_edit_fits_and_is_python(file):
     for edit in EDITS:
         if edit.file == file:
             compile(mutations.mutated(edit), file, "exec")
-            assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in edit.tests)
+            assert all(mutations.file_of(name) for name in edit.tests)
 
 
 @pytest.mark.parametrize("old", ["no such text", "import"])

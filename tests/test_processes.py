@@ -267,7 +267,7 @@ def test_a_read_only_installation_without_a_home_trains(tmp_path, kind):
     taken = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_", "PYTHON", "HOME", "TMP"))}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", STEP, str(site / "tinygrad_bn"), str(Path(__file__).parent)],
+            [sys.executable, "-c", STEP, str(site / "tinygrad_bn"), str(ROOT / "tests" / "harness")],
             env={**taken, "PYTHONPATH": str(site), **{k: v.format(site) for k, v in HOMES[kind].items()}},
             cwd=site,
             preexec_fn=give_up_privileges,

@@ -1,4 +1,4 @@
-"""Memory stays flat over many training steps with the collector off (soak.py measures in a process of its own)."""
+"""Memory stays flat over many training steps with the collector off (harness/soak.py measures, in its own process)."""
 
 import json
 import os
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/statm").
 
 def soak(*options):
     root = Path(__file__).parents[1]
-    command = [sys.executable, str(root / "tests" / "soak.py"), *map(str, options)]
+    command = [sys.executable, str(root / "tests" / "harness" / "soak.py"), *map(str, options)]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

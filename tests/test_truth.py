@@ -1,4 +1,4 @@
-"""Numerical truth: every op's value and gradient against 60 digits (truth_references.py), on the very same inputs.
+"""Numerical truth: every op's value and gradient against 60 digits (harness/truth_references.py), on the same inputs.
 
 The error of an array is its largest error over the magnitude of its largest element: |y - exact| <= 1e-12 max|exact|
 for values, 1e-10 for gradients. What ELEMENTWISE lists is held to it element by element. What is below the
@@ -250,4 +250,4 @@ def test_the_mean_of_equal_values_is_that_value():
 def test_the_table_in_the_docs_has_every_op():
     page = (Path(__file__).parents[1] / "docs" / "accuracy.md").read_text(encoding="utf-8")
     lacking = [name for name in TABLE if f"| `{name}` |" not in page]
-    assert not lacking, f"docs/accuracy.md lacks {lacking}: python tests/make_accuracy.py"
+    assert not lacking, f"docs/accuracy.md lacks {lacking}: python tests/harness/make_accuracy.py"

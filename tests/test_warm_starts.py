@@ -1,7 +1,7 @@
 """Same seed, same bits: whether kernels are compiled, read from the cache, or have been called alone before.
 
 A kernel that others call could exist twice, by itself and within their code. The sums of the two copies run in other
-orders, and the linker takes for both the one that was loaded first. tests/warm_training.py trains every norm.
+orders, and the linker takes for both the one that was loaded first. harness/warm_training.py trains every norm.
 """
 
 import importlib
@@ -28,7 +28,7 @@ compiled_only = pytest.mark.skipif(
 def digests(cache, *alone):
     """Of every norm's training in a new process, which has called these kernels before."""
     root = Path(__file__).parents[1]
-    command = [sys.executable, str(root / "tests" / "warm_training.py"), "--alone", *alone]
+    command = [sys.executable, str(root / "tests" / "harness" / "warm_training.py"), "--alone", *alone]
     environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

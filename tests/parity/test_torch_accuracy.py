@@ -1,6 +1,6 @@
 """In float32, on inputs that are hard on it, no norm's error is above PyTorch's: value, dx, dweight and dbias.
 
-The error is the largest one in the array, against long double (tests/norm_accuracy.py). A float32 result cannot be
+The error is the largest one in the array, against long double (harness/norm_accuracy.py). A float32 result cannot be
 closer than half a unit in its last place except by luck. Where PyTorch has that luck, ours may have the half unit (and
 8 roundings of float64, where terms cancel to almost 0): error <= max(PyTorch's error, that floor). There are no
 exceptions. The table that follows from these numbers is docs/accuracy.md.

@@ -25,6 +25,7 @@ from ..checks import Array, check_int, check_iterable, check_number, check_size
 from ..engine.backward import grad
 from ..engine.recording import enable_grad, is_grad_enabled
 from ..engine.tensors import Tensor
+from . import watch_plots
 from .layers import ReLU, Sigmoid, Tanh
 from .module import Module
 from .normalization import _Running
@@ -619,7 +620,7 @@ class Watch:
             for name in names
         }
 
-    # plots, each a Matplotlib figure
+    # plots, each a Matplotlib figure (watch_plots.py)
 
     def plot_activations(self, index: int = -1) -> Any:
         """The histogram of every layer's output in one record, as a Matplotlib Figure.
@@ -631,7 +632,7 @@ class Watch:
         >>> watch.step()
         >>> watch.plot_activations().savefig("activations.png")
         """
-        return self._plot_histograms("activation", "output", index)
+        return watch_plots.histograms(self._record(index), "activation", "output")
 
     def plot_gradients(self, index: int = -1) -> Any:
         """The histogram of dL/doutput of every layer in one record, as a Matplotlib Figure; logarithmic counts.
@@ -644,7 +645,7 @@ class Watch:
         >>> watch.step()
         >>> watch.plot_gradients().savefig("gradients.png")
         """
-        return self._plot_histograms("gradient", "dL/doutput", index)
+        return watch_plots.histograms(self._record(index), "gradient", "dL/doutput")
 
     def plot_saturation(self) -> Any:
         """saturation() along the steps, in percent, as a Matplotlib Figure.
@@ -657,7 +658,7 @@ class Watch:
         >>> watch.plot_saturation().savefig("saturation.png")
         """
         series = {name: 100 * share for name, share in self.saturation().items()}
-        return self._plot_lines(series, self.steps, f"outputs with |f'| < {self.flat:g} (%)")
+        return watch_plots.lines(series, self.steps, f"outputs with |f'| < {self.flat:g} (%)")
 
     def plot_drift(self) -> Any:
         """drift() along the steps, as a Matplotlib Figure.
@@ -671,7 +672,7 @@ class Watch:
         >>> watch.plot_drift().savefig("drift.png")
         """
         label = f"drift of the means in {self.every} step{'s' * (self.every != 1)} (standard deviations)"
-        return self._plot_lines(self.drift(), self.steps[1:], label)
+        return watch_plots.lines(self.drift(), self.steps[1:], label)
 
     def plot_updates(self) -> Any:
         """updates() along the steps on a logarithmic axis, as a Matplotlib Figure.
@@ -687,44 +688,7 @@ class Watch:
         >>> watch.step()
         >>> watch.plot_updates().savefig("updates.png")
         """
-        figure = self._plot_lines(self.updates(), self.steps, "||update|| / ||weights||")
-        (axes,) = figure.axes
-        axes.set_yscale("log")
-        axes.axhline(1e-3, color="gray", linestyle=":", zorder=0)
-        return figure
-
-    def _plot_histograms(self, kind: str, label: str, index: int) -> Any:
-        record = self._record(index)
-        shown = {name: getattr(layer, kind) for name, layer in record.layers.items()}
-        shown = {name: histogram for name, histogram in shown.items() if histogram is not None}
-        if not shown:
-            raise ValueError("no gradient has reached a layer's output: call backward() before the Watch's step()")
-        columns = min(4, len(shown))
-        rows = -(-len(shown) // columns)
-        figure, axes = _pyplot().subplots(
-            rows, columns, figsize=(3 * columns, 2 * rows + 0.4), squeeze=False, layout="constrained"
-        )
-        for panel in axes.flat[len(shown) :]:
-            panel.set_axis_off()
-        for panel, (name, h) in zip(axes.flat, shown.items(), strict=False):
-            panel.stairs(h.counts, h.edges, fill=True)
-            others = f", {h.others} not finite" if h.others else ""
-            panel.set_title(f"{name} {record.layers[name].type}{others}", fontsize="medium")
-            if kind == "gradient":  # most are near 0: the rest shows on a logarithmic axis only
-                panel.set_yscale("log")
-            panel.yaxis.set_visible(False)
-        figure.supxlabel(f"{label} in step {record.step}", fontsize="medium")
-        return figure
-
-    def _plot_lines(self, series: dict[str, Array], steps: list[int], label: str) -> Any:
-        if not series:
-            raise ValueError(f"nothing was recorded to plot: {label}")
-        figure, axes = _pyplot().subplots(layout="constrained")
-        for name, values in series.items():
-            axes.plot(steps, values, label=name, marker="." if len(steps) < 50 else None)
-        axes.set(xlabel="step", ylabel=label)
-        figure.legend(loc="outside right upper", fontsize="small")
-        return figure
+        return watch_plots.ratios(self.updates(), self.steps, "||update|| / ||weights||")
 
 
 def update_ratio(before: Array, after: Array) -> float:
@@ -745,11 +709,3 @@ def update_ratio(before: Array, after: Array) -> float:
     p = before.astype(np.float64)
     with np.errstate(all="ignore"):
         return float(np.divide(np.linalg.norm(after - p), np.linalg.norm(p)))
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("plots need Matplotlib: pip install 'tinygrad_bn[demos]'") from error
-    return plt

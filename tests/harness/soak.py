@@ -1,6 +1,6 @@
 """A net with batch norm, trained for long without Python's cycle collector: does memory grow, do steps get slower?
 
-    python tests/soak.py --steps 1000000
+    python tests/harness/soak.py --steps 1000000
 
 prints a line per block of steps (step, resident memory in MB, CPU time per step in microseconds, loss), then JSON: the
 slope of the memory in MB per 100,000 steps, the CPU time per step of the last quarter over that of the second, and the

@@ -11,7 +11,7 @@ for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
 from demos import train_cnn  # noqa: E402
 from tinygrad_bn import load, save  # noqa: E402
 
-MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 
 
 def accuracy(text: str) -> float:

@@ -26,7 +26,8 @@ from demos import grid, runs  # noqa: E402
 from demos import laboratory as lab  # noqa: E402
 
 HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+ROOT = HERE.parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)])}
 QUIET = {"start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 # jobs in a script's background ignore Ctrl-C, and so would all that they start
 QUIET["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -4,7 +4,7 @@ Each entry is a rule, a function of arrays that returns (result, pullback), made
 state. At its own inputs, one set per entry, and over cases (``shapes``, ``values``). ``hidden``: why the mistake cannot
 be seen at the entry's inputs; then only cases may find it.
 
-    python -m tests.gradient_battery        the table, with PyTorch's check beside it where it is installed
+    python -m tests.harness.gradient_battery        the table, with PyTorch's check beside it where it is installed
 """
 
 from __future__ import annotations

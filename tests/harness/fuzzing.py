@@ -1,7 +1,7 @@
 """A fuzzer: calls of everything public (fuzz_targets.py) with valid arguments of which one or two were corrupted.
 
-    python tests/fuzzing.py --calls 50000 --seed 0        the figures, and every failure with what reproduces it
-    python tests/fuzzing.py --only F.batch_norm 17        one case: its arguments and what became of it
+    python tests/harness/fuzzing.py --calls 50000 --seed 0        the figures, and every failure with what reproduces it
+    python tests/harness/fuzzing.py --only F.batch_norm 17        one case: its arguments and what became of it
 
 A case is a target's name and a number: the same two give the same call. A call must be correct or refused.
 
@@ -663,7 +663,7 @@ def fuzz(targets: dict[str, Builder], calls: int, seed: int, most_failures: int 
                 outcome = run(targets[name], name, number)
             except Exception as failure:  # not only Failure: an oracle that stumbles over a result is told as well
                 outcome = "FAILED"
-                report.failures.append(f"python tests/fuzzing.py --only {name} {number}: {failure!r:.1500}")
+                report.failures.append(f"python tests/harness/fuzzing.py --only {name} {number}: {failure!r:.1500}")
             if outcome == "left out":
                 continue
             report.counts[outcome] += 1

@@ -1,6 +1,6 @@
 """Train an MLP and a CNN with every norm; sum up each run in a SHA-256 of all parameters, buffers, losses, outputs.
 
-    python tests/deterministic_training.py --steps 3 [--double] [--openblas 4] [--nets "MLP BatchNorm" ...]
+    python tests/harness/deterministic_training.py --steps 3 [--double] [--openblas 4] [--nets "MLP BatchNorm" ...]
 
 prints JSON: the digest of each run; how often work was shared out, by the file of the kernels; how many threads worked.
 The arrays are large enough for the paths that use several threads.

@@ -1,4 +1,4 @@
-"""The tables of docs/accuracy.md: python tests/make_accuracy.py, about five minutes on one core (extra [parity]).
+"""The tables of docs/accuracy.md: python tests/harness/make_accuracy.py, five minutes on one core (extra [parity]).
 
 What stands between <!-- TABLE name --> and <!-- END --> is written anew.
 """
@@ -8,9 +8,9 @@ import re
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
-PAGE = FOLDER.parent / "docs" / "accuracy.md"
-sys.path[:0] = [str(FOLDER.parent), str(FOLDER)]
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "accuracy.md"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import norm_accuracy as norms  # noqa: E402
 import numpy as np  # noqa: E402

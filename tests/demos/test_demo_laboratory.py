@@ -25,6 +25,7 @@ from demos import datasets, grid, plots, statistics  # noqa: E402
 from demos import laboratory as lab  # noqa: E402
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 def configurations(*arms, seeds=3, **more):
@@ -314,7 +315,7 @@ def test_help_says_what_to_install_with_and_without_it():
     def shown(without):
         code = f"import runpy, sys; sys.modules.update(dict.fromkeys({without})); sys.argv[1:] = ['--help']; "
         code += "runpy.run_module('demos', run_name='__main__', alter_sys=True)"
-        process = subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, capture_output=True, text=True)
+        process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         return process.returncode, process.stdout, process.stderr
 
     code, out, err = shown([])
@@ -540,7 +541,7 @@ def test_a_sweep_that_is_told_to_end_says_what_is_kept(number, to, code, word, t
     process = subprocess.Popen(
         [sys.executable, "-m", "toy_demo", "--workers", "2", "--out", str(tmp_path)],
         cwd=HERE,
-        env={**os.environ, "TOY_SLEEP": "60", "PYTHONPATH": str(HERE.parent)},
+        env={**os.environ, "TOY_SLEEP": "60", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

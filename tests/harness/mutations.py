@@ -1,6 +1,6 @@
 """Mutations: wrong edits of the package, one at a time, each of which the tests must notice.
 
-    python tests/mutations.py [--only WORD]     (an hour; with WORD the edits whose file or description holds it)
+    python tests/harness/mutations.py [--only WORD]    (an hour; with WORD the edits whose file or description holds it)
 
 Each edit is a mistake that is easily made in a backward, or beside it: a sign, a dropped term, another axis, another
 normalizer. A copy of the package gets the edit, and the tests of that part run on it: first without compilation, which
@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NEEDED = ("tinygrad_bn", "tests", "docs/accuracy.md", "setup.cfg")
 TIME = 3600  # seconds after which a run of the tests counts as hanging
 AT_ONCE = 2
@@ -1004,9 +1004,15 @@ def mutated(edit: Edit) -> str:
     return text.replace(edit.old, edit.new)
 
 
+def file_of(name: str) -> str:
+    """The path of test_NAME.py, which is in tests/ or in a folder there."""
+    (file,) = (ROOT / "tests").rglob(f"test_{name}.py")
+    return file.relative_to(ROOT).as_posix()
+
+
 def run_tests(folder: Path, tests: tuple[str, ...], compiled: bool, *options: str) -> Result:
     """pytest on the copy in this folder."""
-    files = [f"tests/test_{name}.py" for name in tests if compiled or name not in ONLY_COMPILED]
+    files = [file_of(name) for name in tests if compiled or name not in ONLY_COMPILED]
     if not files:
         return Result("survived", "")
     chosen = "not long" if compiled else "not long and not slow"

@@ -4,8 +4,8 @@ A link to a line carries that line, or a part of it, as its title:
 
     [the three terms](../tinygrad_bn/ops/norm_kernels.py#L62 "dx[i] = dy[i] * factor")
 
-`stale` says which links no longer point at their code; `python tests/doc_links.py` mends the numbers where the code is
-still found exactly once in the file, and names the links that need a person.
+`stale` says which links no longer point at their code; `python tests/harness/doc_links.py` mends the numbers where the
+code is still found exactly once in the file, and names the links that need a person.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\((?P<path>[^)#\s]+)#L(?P<line>\d+)(?P<rest>\s+\"(?P<code>(?:[^\"\\]|\\.)*)\")?\)")
 
 

@@ -1,6 +1,6 @@
 """Draws docs/error_against_step.png, of chapter 4: how far differences are off, for each step (needs Matplotlib).
 
-python tests/make_step_figure.py
+python tests/harness/make_step_figure.py
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygrad_bn.gradient_checks.extrapolation import extrapolate
 
-FILE = Path(__file__).parents[1] / "docs" / "error_against_step.png"
+FILE = Path(__file__).parents[2] / "docs" / "error_against_step.png"
 X, RIGHT = 1.0, np.cos(1.0)
 STEPS = 2.0 ** -np.arange(0, 46)
 

@@ -26,7 +26,7 @@ for package in ("scipy", "tqdm", "matplotlib", "threadpoolctl"):
     pytest.importorskip(package, reason="demos extra")
 resource = pytest.importorskip("resource", reason="limits of POSIX systems")
 import toy_demo  # noqa: E402
-from test_demo_runs import ENVIRONMENT, HERE, main, rows  # noqa: E402
+from test_demo_runs import ENVIRONMENT, HERE, ROOT, main, rows  # noqa: E402
 from test_faults import room_for  # noqa: E402
 
 from demos import __main__ as commands  # noqa: E402
@@ -380,7 +380,7 @@ def test_a_checkpoint_is_written_though_nobody_reads(tmp_path):
     command = [sys.executable, *TRAIN, str(tmp_path / "run.npz")]
     done = subprocess.run(
         ["bash", "-c", line, *command],
-        cwd=HERE.parent,
+        cwd=ROOT,
         env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1"},
         capture_output=True,
         text=True,

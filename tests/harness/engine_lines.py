@@ -1,6 +1,6 @@
 """How long the mechanism is: lines of the engine without docstrings, comments and blanks.
 
-python tests/engine_lines.py
+python tests/harness/engine_lines.py
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import tokenize
 from pathlib import Path
 
-ENGINE = Path(__file__).parents[1] / "tinygrad_bn" / "engine"
+ENGINE = Path(__file__).parents[2] / "tinygrad_bn" / "engine"
 
 
 def code_lines(source: str) -> set[int]:

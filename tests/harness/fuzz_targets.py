@@ -1061,7 +1061,8 @@ def made(name: str, w: World) -> Made:
         return args, flags(w, "bias"), (n, 2 * c, h)
     if not name.startswith(("BatchNorm", "InstanceNorm", "GhostBatchNorm", "BatchRenorm", "DecorrelatedBatchNorm")):
         raise NotImplementedError(
-            f"nn.{name} has no row: add its arguments and the shape of an input to made() in tests/fuzz_targets.py"
+            f"nn.{name} has no row: add its arguments and the shape of an input to made() "
+            "in tests/harness/fuzz_targets.py"
         )
     shape = (n + 3, c, *axes_of(name, w))
     if name.startswith("Ghost"):

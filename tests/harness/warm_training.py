@@ -1,6 +1,6 @@
 """Train a small net with every norm, in float32 and float64; print a SHA-256 of each run as JSON.
 
-    python tests/warm_training.py [--alone channel_sums move ...]
+    python tests/harness/warm_training.py [--alone channel_sums move ...]
 
 --alone: call these kernels first, each by itself on small arrays of the types that the nets use; "all" is all of them.
 What the process compiles and what it reads from Numba's cache is decided by NUMBA_CACHE_DIR, and what lies there.
