@@ -208,11 +208,16 @@ class Differences:
         far = second > 2.0**10 * (self.rounding[outputs] + SMALLEST_NORMAL)
         return bool(((4 * second > 0.7 * first) & far).any())  # the second step is a quarter
 
-    def _windows(self, changes: Array, widths: Array, sizes: Array, center: float, order: int) -> Windows:
-        """sizes: of the outputs at each step. center: the size of x."""
-        windows = Windows(changes, widths, np.maximum(self.rounding, UNIT * sizes), order)
-        windows.settle(8 * UNIT * max(1.0, center), self.base)
-        return windows
+    def _windows(self, changes: Array, widths: Array, sizes: Array, center: float, order: int) -> tuple[Array, Windows]:
+        """The outputs that change, and the windows of their differences.
+
+        sizes: of the outputs at each step. center: the size of x.
+        """
+        outputs = np.flatnonzero((changes != 0).any(axis=0))
+        rounding = np.maximum(self.rounding[outputs], UNIT * sizes[:, outputs])
+        windows = Windows(changes[:, outputs], widths, rounding, order)
+        windows.settle(8 * UNIT * max(1.0, center), self.base[outputs])
+        return outputs, windows
 
     def _ladder(self, samples: Samples, ladder: list[int]) -> tuple[Column, int, float]:
         pairs = [samples.at(k) for k in ladder]
@@ -220,24 +225,24 @@ class Differences:
         changes = np.array([plus - minus for plus, minus, _, _ in pairs])
         widths = np.array([[up + down] for _, _, up, down in pairs])
         sizes = np.array([np.maximum(np.abs(plus), np.abs(minus)) for plus, minus, _, _ in pairs])
-        windows = self._windows(changes, widths, sizes, samples.center, 2)
-        outputs = np.flatnonzero((changes != 0).any(axis=0))
-        value, error = (a[outputs] for a in windows.best())
+        outputs, windows = self._windows(changes, widths, sizes, samples.center, 2)
+        value, error = windows.best()
         size = np.maximum(np.abs(value), self.largest_here[outputs])
         size[size == 0] = 1
-        worst = (windows.error[:, outputs] / size).max(axis=1, initial=0)
+        worst = (windows.error / size).max(axis=1, initial=0)
         start = int(worst.argmin())
         bent = self._bent(pairs[: start + WINDOW], changes, outputs)
         return Column(outputs, value, error, 2.0 ** ladder[0], bent), ladder[start], float(worst[start])
 
     def _sides(self, samples: Samples, ladder: list[int]) -> Sides:
         pairs = [samples.at(k) for k in ladder]
-        found: list[Array] = []
-        for side, sign in ((1, -1), (0, 1)):
+        found = np.zeros((4, self.base.size))
+        for row, side, sign in ((0, 1, -1), (2, 0, 1)):
             changes = sign * np.array([pair[side] - self.base for pair in pairs])
             widths = np.array([[pair[2 + side]] for pair in pairs])
             sizes = np.abs(np.array([pair[side] for pair in pairs]))
-            found += self._windows(changes, widths, sizes, samples.center, 1).best()
+            outputs, windows = self._windows(changes, widths, sizes, samples.center, 1)
+            found[row : row + 2, outputs] = windows.best()
         return Sides(*found)
 
 
