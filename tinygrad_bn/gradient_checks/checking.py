@@ -336,6 +336,7 @@ class Check:
             size = np.abs(rows) @ np.maximum(np.abs(sides.left), np.abs(sides.right))
             bar = np.abs(rows) @ (sides.left_error + sides.right_error)
             room = self.atol + bar + self.rtol * (size + np.abs(analytic).sum(axis=1))
+            room += SMALLEST_NORMAL * np.abs(rows).sum(axis=1)
             outside = (moved < low - room) | (moved > high + room)
         if outside.any() and np.isfinite(room).all():
             k, names = int(outside.argmax()), " and ".join(self.subject.names[i] for i, _, _ in kinks)

@@ -159,14 +159,15 @@ class Differences:
         ladder = exponents(samples.center, scale)[steps]
         found, _, _ = self._ladder(samples, ladder)
         sides = self._sides(samples, ladder)
-        self._from_inside(found, sides)
+        self._from_inside(samples, found, sides)
         return found, sides
 
     @staticmethod
-    def _from_inside(found: Column, sides: Sides) -> None:
-        """At the edge of the domain only one side has values: its derivative is taken."""
+    def _from_inside(samples: Samples, found: Column, sides: Sides) -> None:
+        """At the edge of the domain only one side has values: its derivative is taken. Infinity is a value."""
+        infinite = np.isinf([value for pair in samples.known.values() for value in pair[:2]]).any(axis=0)
         for value, error in ((sides.left, sides.left_error), (sides.right, sides.right_error)):
-            unknown = ~np.isfinite(found.error) & np.isfinite(error[found.outputs])
+            unknown = ~np.isfinite(found.error) & np.isfinite(error[found.outputs]) & ~infinite[found.outputs]
             found.value[unknown] = value[found.outputs[unknown]]
             found.error[unknown] = 16 * error[found.outputs[unknown]]  # x^1.5 at 0 is not smooth up to the edge
 

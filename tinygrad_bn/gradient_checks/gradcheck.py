@@ -198,8 +198,8 @@ def gradcheck(
         passes where |analytic - numerical| <= atol + error bar + rtol sum_o |dy_o f_o'|
 
     f_o'(x) are derivatives of each output by itself, extrapolated from central differences with several steps, with an
-    error bar for each (typically 1e-12; see ``numerical_gradient``). Nothing is added to the tolerance that does not
-    scale with the function: a gradient of 1e-20 is checked like one of 1.
+    error bar for each (typically 1e-12; see ``numerical_gradient``). The tolerance scales with the function: a gradient
+    of 1e-20 is checked like one of 1. What an input does not move at all may be off by the rounding of the others.
 
     fn: takes the inputs, returns a Tensor or a tuple of them; deterministic, up to the rounding of reordered sums.
     inputs: a Tensor or a sequence; those that require grad are checked. eps: None (default) finds the steps for each
@@ -211,8 +211,9 @@ def gradcheck(
     output is constant, and a backward that gives zeros passes.
     At a kink (ReLU at 0, equal values under a maximum), any value between the derivatives from the left and from the
     right passes; the report says so.
-    Then the gradient is asked for as an engine may: with dy = 0, -dy, 2^20 dy, 2^-20 dy, dy in two parts, dy and inputs
-    in other memory layouts, a second time, after a call with other values, and once more at the end.
+    Then the gradient is asked for as an engine may: with dy = 0, -dy, 2^20 dy, 2^-20 dy, 2^-60 dy, dy in two parts or
+    repeated in place; with dy, the inputs or both in other memory layouts; a second time; for one input by itself;
+    after a call with other values, with fewer samples, with the same arrays changed; and once more at the end.
     float32 inputs: fn is checked at float64 copies of them, and its float32 gradient is compared with the float64 one.
 
     What is checked is the gradient that this package computes for fn. A ``backward`` function of your own runs only if

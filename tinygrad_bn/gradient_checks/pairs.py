@@ -510,7 +510,8 @@ def check_pair(
         stateful=True). Parameters are checked where they are inputs and their gradients are returned.
     rtol, atol, eps (None: found for each element), seed, report: as in gradcheck, and so is what is checked: every
         element of every input; then dout = 0, -dout, scaled, in parts, in other memory layouts, a second time with the
-        same cache, and after a forward with other values, whose gradient must be right as well.
+        same cache (of a stateful layer, after forward again), and after a forward with other values, whose gradient
+        must be right as well.
     Returns True, or a Report. Errors: GradcheckError as gradcheck, naming inputs as forward's signature does;
     TypeError, ValueError for arguments.
 
