@@ -165,7 +165,8 @@ class Differences:
     @staticmethod
     def _from_inside(samples: Samples, found: Column, sides: Sides) -> None:
         """At the edge of the domain only one side has values: its derivative is taken. Infinity is a value."""
-        infinite = np.isinf([value for pair in samples.known.values() for value in pair[:2]]).any(axis=0)
+        values = np.array([value for pair in samples.known.values() for value in pair[:2]])
+        infinite = np.isinf(values).any(axis=0)
         for value, error in ((sides.left, sides.left_error), (sides.right, sides.right_error)):
             unknown = ~np.isfinite(found.error) & np.isfinite(error[found.outputs]) & ~infinite[found.outputs]
             found.value[unknown] = value[found.outputs[unknown]]

@@ -382,11 +382,7 @@ def _in_second_order(fn: Any, inputs: list[Any], checked: list[int], chosen: Set
         problems = differences(what, again, once, ("recorded", "plain"), 1)
     if problems:
         return Report(problems=problems, legend=plain.report.legend)
-    found = gradcheck(
-        first, [*inputs, *cotangents], chosen.eps, chosen.atol, chosen.rtol, seed=chosen.seed, report=True
-    )
-    assert isinstance(found, Report)
-    return found
+    return calls.checked(Check(_Tensors(first, *_checked([*inputs, *cotangents])), chosen))
 
 
 def _differ(what: str, found: Array, expected: Array, names: tuple[str, str], allowed: Array) -> list[str]:
