@@ -6,7 +6,6 @@ with their equations and with finite differences. Then NaN, infinity and 1e200 (
 input or in dy: what the reference has finite must be finite and equal, what it has not must not be finite.
 """
 
-import inspect
 import math
 from contextlib import contextmanager
 
@@ -353,13 +352,12 @@ def definition_of(name):
     """Within it the formula runs in place of the op; yields a list of its calls."""
     op, calls = getattr(MODULES[name], name), []
     definition = DEFINITIONS.get(name, op.definition)
-    keeps = {"keep": None} if "keep" in inspect.signature(definition).parameters else {}
 
-    def formula(*args, keep=None, **constants):
+    def formula(*args, track=None, **constants):
         calls.append(args)
-        if keep is not None:  # the batch statistics, which a formula does not hand out
-            op.rule(*(a.data if isinstance(a, tb.Tensor) else a for a in args), keep=keep, **constants)
-        return definition(*args, **constants, **keeps)
+        if track is not None:  # the batch statistics, which a formula does not hand out
+            op.rule(*(a.data if isinstance(a, tb.Tensor) else a for a in args), track=track, **constants)
+        return definition(*args, **constants)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (MODULES[name], F, ops.norms, ops.norm_variants):

@@ -35,15 +35,15 @@ def largest(x):
 
 def ghosts(x, w, b):
     parts = [slice(0, 3), slice(3, 7)]
-    return ops.norm_kernels.channel_norm.rule(x, w, b, mean=None, var=None, eps=1e-3, keep=None, parts=parts)
+    return ops.norm_kernels.channel_norm.rule(x, w, b, mean=None, var=None, eps=1e-3, parts=parts)
 
 
 def whiten(x):
-    return ops.whitening.whiten.rule(x, eps=1e-2, method="zca", keep=None)
+    return ops.whitening.whiten.rule(x, eps=1e-2, method="zca")
 
 
 def pca(x):
-    return ops.whitening.whiten.rule(x, eps=1e-2, method="pca", keep=None)
+    return ops.whitening.whiten.rule(x, eps=1e-2, method="pca")
 
 
 def positive(a):
@@ -102,7 +102,7 @@ def change(i, how):
 def one_ghost(pullback, dy, x, w, b):
     """The backward of the whole batch in place of the ghosts'."""
     rule = ops.norm_kernels.channel_norm.rule
-    return rule(x, w, b, mean=None, var=None, eps=1e-3, keep=None)[1](dy)
+    return rule(x, w, b, mean=None, var=None, eps=1e-3)[1](dy)
 
 
 def spread_evenly(pullback, dy, x):

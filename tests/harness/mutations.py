@@ -107,7 +107,7 @@ edits(
     ("/ n, shape", "/ math.prod(shape), shape", "mean: divided by the number of all elements"),
     ("centered * (2.0 * over)", "centered * over", "var: the factor 2 is missing"),
     ("centered * (2.0 * over)", "centered * (2.0 / _count(x, axis))", "var: the gradient ignores ddof"),
-    ("_count(x, axis) - check_int", "_count(x, axis) - 0 * check_int", "var: value and gradient ignore ddof"),
+    ("_count(x, axis) - ddof", "_count(x, axis) - 0 * ddof", "var: value and gradient ignore ddof"),
     ("centered = centered - total(centered, axis, keepdims=True) / n", "pass", "var: rounding of a large mean stays"),
     ("chosen / total(chosen, axis, keepdims=True)", "chosen", "max: each of equal elements gets all of dy"),
 )
@@ -296,18 +296,18 @@ edits(
         "momentum is the weight of the old statistics",
     ),
     (
-        "update(running_var, var[0], momentum, m / (m - 1))",
-        "update(running_var, var[0], momentum)",
+        "running.move(mean[0], var[0], m / (m - 1))",
+        "running.move(mean[0], var[0])",
         "biased running var",
     ),
     (
-        "mean=plain(running_mean), var=plain(running_var), eps=eps",
-        "mean=None, var=None, eps=eps",
+        "mean=mean, var=var, eps=eps)",
+        "mean=None, var=None, eps=eps)",
         "batch norm: eval mode with batch statistics",
     ),
     ("m = len(x) * math.prod(x.shape[2:])\n", "m = len(x)\n", "batch norm: positions are not counted"),
-    ("mean.mean(axis=0), momentum)", "mean[0], momentum)", "instance norm: running mean of the first sample"),
-    ("momentum, L / (L - 1))", "momentum)", "instance norm: biased running var"),
+    ("running.move(mean.mean(axis=0),", "running.move(mean[0],", "instance norm: running mean of the first sample"),
+    ("var.mean(axis=0), L / (L - 1))", "var.mean(axis=0))", "instance norm: biased running var"),
     ("shape=(N, G, C // G, L), eps", "shape=(N, C // G, G, L), eps", "group norm: groups of G channels"),
     ("float(np.finfo(x.dtype).eps)", "float(np.finfo(np.float32).eps)", "RMS norm: eps of float32 for float64"),
 )
@@ -318,15 +318,15 @@ edits(
     ("var * (m / (m - 1))[:, None]", "var", "ghosts: biased running var"),
     ("np.average(mean, axis=0, weights=m)", "mean.mean(axis=0)", "ghosts: each counts the same, whatever its size"),
     ("(samples - starts[-1]) * values == 1", "samples - starts[-1] == 1", "ghosts: a single image left over joins"),
-    ("(mean - plain(running_mean)) / sigma", "(plain(running_mean) - mean) / sigma", "renorm: the sign of d"),
-    ("1 / r_max, r_max).astype", "0, r_max).astype", "renorm: r has no lower limit"),
+    ("(mean - old_mean) / sigma", "(old_mean - mean) / sigma", "renorm: the sign of d"),
+    ("sigma, 1 / r_max, r_max)", "sigma, 0, r_max)", "renorm: r has no lower limit"),
     ("shift = d if weight is None else weight * d", "shift = d", "renorm: d without gamma"),
     (
-        "mean, var = means[0], variances[0]\n",
-        "mean, var = means[0], variances[0]\n    update(running_mean, mean, momentum)\n    momentum = 0.0\n",
+        "mean, var, (old_mean, old_var) = means[0], variances[0], running.constants()",
+        "mean, var = means[0], variances[0]; running.move(mean, var); old_mean, old_var = running.constants()",
         "renorm: d from the statistics after this batch",
     ),
-    ("update(running_mean, mean.reshape(C), momentum)", "pass", "decorrelation: no running mean"),
+    ("running.move(mean.reshape(C), matrix)", "pass", "decorrelation: nothing moves"),
 )
 
 edits(
@@ -815,7 +815,11 @@ edits(
         "1 / (int(self.num_batches_tracked) + 2)",
         "cumulative average: off by one",
     ),
-    ("if self._moves() and self.num_batches_tracked is not None:", "if False:", "batches are not counted"),
+    (
+        "            fresh(self._count)\n        return y\n\n    def normalize",
+        "            pass\n        return y\n\n    def normalize",
+        "batches are not counted",
+    ),
     (
         "use_input = self.training or not self.track_running_stats",
         "use_input = True",

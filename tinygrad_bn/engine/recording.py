@@ -95,6 +95,14 @@ def enable_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Ca
     return grad_enabled(True) if function is None else grad_enabled(True)(function)
 
 
+def fresh(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args): what is new in each forward and has no gradient, such as a dropout mask or a count of batches.
+
+    Whoever runs a recorded forward again has to call it again, so it has a name of its own.
+    """
+    return function(*args)
+
+
 def is_grad_enabled() -> bool:
     """Whether the current thread records: True but inside a ``no_grad()``.
 

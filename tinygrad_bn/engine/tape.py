@@ -84,12 +84,17 @@ class Node:
 def differentiable(rule: Callable[P, Any]) -> Callable[P, Tensor]: ...
 @overload  # @differentiable(definition=...)
 def differentiable(
-    *, definition: Callable[..., Any] | None = None
+    *, definition: Callable[..., Any] | None = None, check: Callable[..., None] | None = None
 ) -> Callable[[Callable[P, Any]], Callable[P, Tensor]]: ...
 @overload  # differentiable(rule, definition=...)
-def differentiable(rule: Callable[P, Any], *, definition: Callable[..., Any] | None) -> Callable[P, Tensor]: ...
 def differentiable(
-    rule: Callable[..., Any] | None = None, *, definition: Callable[..., Any] | None = None
+    rule: Callable[P, Any], *, definition: Callable[..., Any] | None = None, check: Callable[..., None] | None = None
+) -> Callable[P, Tensor]: ...
+def differentiable(
+    rule: Callable[..., Any] | None = None,
+    *,
+    definition: Callable[..., Any] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[..., Any]:
     """Lift a function from arrays to (result, pullback) to tensors; each call records one node.
 
@@ -103,6 +108,8 @@ def differentiable(
     definition: the same formula composed of primitives. It takes the same arguments (as tensors) and returns one
         tensor. It is what create_graph=True differentiates, so a rule made of array kernels needs it; a rule written
         with operators and NumPy functions that tensors know does not (None): it is called once more, on tensors.
+    check: called before the rule with the same arguments, to raise for those that do not fit (default None). So the
+        rule is left with the formula.
 
     Called with arrays alone, the op computes an array and records nothing: rules may call other ops.
     Type hints on the rule say what the op takes: help() and type checkers show them, and that a Tensor is returned.
@@ -121,10 +128,11 @@ def differentiable(
     >>> tb.grad(scaled(x, tb.tensor([5.0])), x)
     (array([5.], dtype=float32),)
     """
-    if definition is not None and not callable(definition):
-        raise TypeError(f"definition must be callable or None, got {type(definition).__name__}")
+    for name, function in (("definition", definition), ("check", check)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be callable or None, got {type(function).__name__}")
     if rule is None:
-        return functools.partial(differentiable, definition=definition)
+        return functools.partial(differentiable, definition=definition, check=check)
     try:
         signature = inspect.signature(rule)
     except (TypeError, ValueError):  # not callable, or a builtin that does not say what it takes
@@ -161,6 +169,8 @@ def differentiable(
 
         # 2. The result, and how gradients get back.
         try:
+            if check is not None:
+                check(*arrays, **kwargs)
             answer = rule(*arrays, **kwargs)
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             guards.explain(error, op.__name__, [name for name, _ in positional], arrays)

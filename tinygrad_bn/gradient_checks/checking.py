@@ -229,7 +229,7 @@ class Check:
     def _close_looks(self, i: int, t: _Table) -> None:
         t.kink, t.bent = np.zeros((2, t.right.shape[1]), bool)
         bent = np.array([c.bent for c in self.columns[i]], bool)
-        bent |= (t.error > BLURRED * t.size).any(axis=0)  # the steps of the last element may not suit this one
+        bent |= (t.error > BLURRED * t.size)[:RANDOM].any(axis=0)  # the steps of the last element may not suit this one
         wrong = np.flatnonzero(~t.right.all(axis=0))
         places = [*wrong, *np.flatnonzero(bent & t.right.all(axis=0))[:CLOSE_LOOKS]]
         for count, k in enumerate(places):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import FLOATS, Array, check_flag, check_int, check_size
 from ..engine.guards import check_input
+from ..engine.recording import fresh
 from ..engine.tensors import Tensor
 from ..ops.norms import check_eps, check_momentum, check_writable
 from . import functional as F
@@ -114,6 +115,11 @@ class _Running(_Norm):
             return self.momentum
         return 0.0 if self.num_batches_tracked is None else 1 / (int(self.num_batches_tracked) + 1)
 
+    def _count(self) -> None:
+        """One batch more."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+
     def _running(self) -> tuple[Any, Any]:
         """The two statistics; decorrelated batch norm has a matrix in the variance's place."""
         mean, spread = (getattr(self, name) for name in self._statistics)
@@ -169,8 +175,8 @@ class _BatchNorm(_Running):
         if self._moves():
             check_writable(num_batches_tracked=self.num_batches_tracked)
         y = self.normalize(x, training, self._momentum())
-        if self._moves() and self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
+        if self._moves():
+            fresh(self._count)
         return y
 
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
@@ -270,8 +276,8 @@ class _InstanceNorm(_Running):
         mean, var = self._given(use_input)
         y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input, self._momentum(), self.eps)
         # the average needs the count; otherwise it stays 0, as PyTorch's does
-        if self._moves() and self.momentum is None and self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
+        if self._moves() and self.momentum is None:
+            fresh(self._count)
         return y.reshape(y.shape[1:]) if single else y
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checks import Array, check_flag, check_generator, check_int, check_number
 from ..engine.guards import check_input
+from ..engine.recording import fresh
 from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 from ..runtime.jit import contiguous, kernel, kernel_as_written
@@ -230,11 +231,15 @@ def softmax_definition(x: Any, dim: int = -1) -> Any:
     return np.exp(log_softmax_definition(x, dim))
 
 
-def _softmax(x: Any, dim: int, log: bool) -> Any:
+def check_softmax(x: Any, dim: Any = -1) -> None:
+    """An axis of x; a number is taken for an axis of one, as in PyTorch."""
     check_input(x)
-    n = max(x.ndim, 1)  # a number is taken for an axis of one, as in PyTorch
+    n = max(x.ndim, 1)
     if not -n <= check_int("dim", dim, None, None) < n:
         raise ValueError(f"dim must be in [{-n}, {n - 1}] for shape {x.shape}, got {dim!r}")
+
+
+def _softmax(x: Any, dim: int, log: bool) -> Any:
     if x.ndim == 0:
         y, pullback_of_one = _softmax(x.reshape(1), 0, log)
         return y.reshape(()), lambda dy: pullback_of_one(dy.reshape(1)).reshape(())
@@ -252,7 +257,7 @@ def _softmax(x: Any, dim: int, log: bool) -> Any:
     return np.moveaxis(y, -1, dim), pullback
 
 
-@differentiable(definition=softmax_definition)
+@differentiable(definition=softmax_definition, check=check_softmax)
 def softmax(x: Tensor, dim: int = -1) -> Any:
     """y_j = exp(x_j) / sum_k exp(x_k) along dim;  dx = y (dy - sum_k dy_k y_k)
 
@@ -266,7 +271,7 @@ def softmax(x: Tensor, dim: int = -1) -> Any:
     return _softmax(x, dim, False)
 
 
-@differentiable(definition=log_softmax_definition)
+@differentiable(definition=log_softmax_definition, check=check_softmax)
 def log_softmax(x: Tensor, dim: int = -1) -> Any:
     """y_j = x_j - log sum_k exp(x_k) along dim;  dx = dy - exp(y) sum_k dy_k
 
@@ -297,6 +302,12 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: np.rand
     check_generator(generator)
     if not check_flag("training", training) or p == 0:
         return x
-    kept = (generator or default_generator()).random(x.shape, dtype=np.float32) >= p
-    factors: Array = kept.astype(x.dtype) * x.dtype.type(1 / (1 - p) if p < 1 else 0)
-    return x * factors
+    mask: Array = fresh(dropout_mask, generator, x.shape, x.dtype, p)
+    return x * mask
+
+
+def dropout_mask(generator: np.random.Generator | None, shape: tuple[int, ...], dtype: Any, p: float) -> Array:
+    """0 with probability p, else 1 / (1 - p)."""
+    kept = (generator or default_generator()).random(shape, dtype=np.float32) >= p
+    mask: Array = kept.astype(dtype) * dtype.type(1 / (1 - p) if p < 1 else 0)
+    return mask

@@ -55,8 +55,15 @@ def negative(a: Any) -> Any:
     return -a, lambda dy: -dy
 
 
+def check_power(a: Any, b: Any) -> None:
+    """Two numbers or arrays of them."""
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, (Tensor, np.ndarray, int, float, np.generic)):
+            raise TypeError(f"{name} must be a Tensor, an array or a number, got {type(value).__name__}")
+
+
 @implements(np.power)
-@differentiable
+@differentiable(check=check_power)
 def power(a: Any, b: Any) -> Any:
     """a ** b;  da = b a^(b-1) dy,  db = log(a) a^b dy
 
@@ -73,9 +80,6 @@ def power(a: Any, b: Any) -> Any:
         with np.errstate(divide="ignore", invalid="ignore"):  # log 0 where b < 0
             return dy * np.where(zero, 0, a**b * np.log(np.where(zero, 1, a)))
 
-    for name, value in (("a", a), ("b", b)):
-        if not isinstance(value, (Tensor, np.ndarray, int, float, np.generic)):
-            raise TypeError(f"{name} must be a Tensor, an array or a number, got {type(value).__name__}")
     if isinstance(b, (int, float)):  # x**2: no arrays of exponents
         if b == 0:
             return a**b, lambda dy: np.where(np.isnan(dy) | True, 0, dy)  # zeros, whatever dy holds
@@ -187,8 +191,17 @@ def minimum(a: Tensor | Array | float, b: Tensor | Array | float) -> Any:
     )
 
 
+def check_where(condition: Any, a: Any, b: Any) -> None:
+    """A condition of booleans, and numbers to choose from."""
+    if isinstance(condition, Tensor) or as_array(condition).dtype.kind != "b":
+        raise TypeError(f"condition must be a boolean array, got {getattr(condition, 'dtype', type(condition))}")
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, Tensor) and as_array(value).dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be a Tensor, an array of numbers or a number, got {value!r:.40}")
+
+
 @implements(np.where)
-@differentiable
+@differentiable(check=check_where)
 def where(condition: Array, a: Tensor | Array | float, b: Tensor | Array | float) -> Any:
     """a where condition (a boolean array) holds, b elsewhere.
 
@@ -198,11 +211,6 @@ def where(condition: Array, a: Tensor | Array | float, b: Tensor | Array | float
     >>> tb.where(x > 0, x, 10 * x)
     tensor([-10.,   2.])
     """
-    if isinstance(condition, Tensor) or as_array(condition).dtype.kind != "b":
-        raise TypeError(f"condition must be a boolean array, got {getattr(condition, 'dtype', type(condition))}")
-    for name, value in (("a", a), ("b", b)):
-        if not isinstance(value, Tensor) and as_array(value).dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be a Tensor, an array of numbers or a number, got {value!r:.40}")
     return np.where(condition, a, b), lambda dy: (
         None,
         lambda: np.where(condition, dy, 0),
@@ -210,8 +218,17 @@ def where(condition: Array, a: Tensor | Array | float, b: Tensor | Array | float
     )
 
 
+def check_clip(x: Any, min: Any = None, max: Any = None) -> None:
+    """Numbers or None, and not both None."""
+    for name, bound in (("min", min), ("max", max)):
+        if bound is not None and not isinstance(bound, (int, float)):
+            raise TypeError(f"{name} must be a number or None, got {type(bound).__name__}")
+    if min is None and max is None:
+        raise ValueError("clip needs min or max, got None for both")
+
+
 @implements(np.clip)
-@differentiable
+@differentiable(check=check_clip)
 def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Any:
     """min(max(x, min), max) for numbers min and max; the gradient passes where min <= x <= max (and where x is NaN).
 
@@ -220,11 +237,6 @@ def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Any:
     >>> tb.clip(tb.tensor([-2.0, 0.5, 3.0]), 0, 1)
     tensor([0. , 0.5, 1. ])
     """
-    for name, bound in (("min", min), ("max", max)):
-        if bound is not None and not isinstance(bound, (int, float)):
-            raise TypeError(f"{name} must be a number or None, got {type(bound).__name__}")
-    if min is None and max is None:
-        raise ValueError("clip needs min or max, got None for both")
 
     def pullback(dy: Any) -> Any:
         outside: Any = np.zeros(x.shape, bool)

@@ -16,8 +16,17 @@ from ..runtime.blas import one_thread, product
 from ..runtime.jit import contiguous, kernel
 
 
+def check_matmul(a: Any, b: Any) -> None:
+    """Arrays with axes; whether they fit, NumPy says."""
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, (Tensor, np.ndarray)):
+            raise TypeError(f"{name} must be a Tensor or an array, got {type(value).__name__}")
+    if a.ndim == 0 or b.ndim == 0:
+        raise ValueError(f"matmul needs arrays with axes, got shapes {a.shape} and {b.shape}")
+
+
 @implements(np.matmul)
-@differentiable
+@differentiable(check=check_matmul)
 @one_thread
 def matmul(a: Tensor | Array, b: Tensor | Array) -> Any:
     """Y = A B;  dA = dY B^T,  dB = A^T dY
@@ -30,11 +39,6 @@ def matmul(a: Tensor | Array, b: Tensor | Array) -> Any:
     >>> tb.matmul(a, tb.tensor([1.0, 10.0]))  # 1 + 20, 3 + 40
     tensor([21., 43.])
     """
-    for name, value in (("a", a), ("b", b)):
-        if not isinstance(value, (Tensor, np.ndarray)):
-            raise TypeError(f"{name} must be a Tensor or an array, got {type(value).__name__}")
-    if a.ndim == 0 or b.ndim == 0:
-        raise ValueError(f"matmul needs arrays with axes, got shapes {a.shape} and {b.shape}")
     row = a.reshape((1, *a.shape)) if a.ndim == 1 else a
     column = b.reshape((*b.shape, 1)) if b.ndim == 1 else b
 
@@ -80,7 +84,20 @@ def linear_definition(x: Any, weight: Any, bias: Any = None) -> Any:
     return y if bias is None else y + bias
 
 
-@differentiable(definition=linear_definition)
+def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
+    """A weight with rows of the length of x's last axis, and a bias for each."""
+    check_input(x)
+    if not isinstance(weight, (Tensor, np.ndarray)):
+        raise TypeError(f"weight must be a Tensor, got {type(weight).__name__}")
+    if weight.ndim != 2:
+        raise ValueError(f"weight must have shape (out_features, in_features), got {weight.shape}")
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"x must have shape (..., {weight.shape[1]}) for this weight, got {x.shape}")
+    check_array("weight", weight, weight.shape, x.dtype)
+    check_array("bias", bias, weight.shape[:1], x.dtype)
+
+
+@differentiable(definition=linear_definition, check=check_linear)
 @one_thread
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """Y = X W^T + b;  dX = dY W,  dW = dY^T X,  db = sum of dY over the samples
@@ -92,15 +109,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     >>> F.linear(x, weight, bias)
     tensor([[ 1.,  2., 13.]])
     """
-    check_input(x)
-    if not isinstance(weight, (Tensor, np.ndarray)):
-        raise TypeError(f"weight must be a Tensor, got {type(weight).__name__}")
-    if weight.ndim != 2:
-        raise ValueError(f"weight must have shape (out_features, in_features), got {weight.shape}")
-    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x must have shape (..., {weight.shape[1]}) for this weight, got {x.shape}")
-    check_array("weight", weight, weight.shape, x.dtype)
-    check_array("bias", bias, weight.shape[:1], x.dtype)
     outputs, inputs = weight.shape
     shape, rows = x.shape, math.prod(x.shape[:-1])
     x = x.reshape(rows, inputs)

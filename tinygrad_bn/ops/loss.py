@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checks import Array, as_array, check_int, plain_array
 from ..engine.guards import check_input
+from ..engine.recording import fresh
 from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 from ..runtime.jit import contiguous, kernel, kernel_as_written
@@ -158,7 +159,7 @@ def cross_entropy(x: Tensor, target: Array, *, ignore_index: int = -100, reducti
     (1.3863, array([[ 0.25,  0.25, -0.75,  0.25]]))
     """
     check_reduction(reduction)
-    classes = check_classes(x, target, ignore_index)
+    classes = fresh(check_classes, x, target, ignore_index)
     loss = _cross_entropy(_by_position(x), classes, ignore_index, reduction)
     return loss.reshape((x.shape[0], *x.shape[2:])) if reduction == "none" and x.ndim > 2 else loss
 
@@ -174,7 +175,7 @@ def nll_loss(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: s
     tensor(2.5)
     """
     check_reduction(reduction)
-    classes, shape = check_classes(x, target, ignore_index), (x.shape[0], *x.shape[2:])
+    classes, shape = fresh(check_classes, x, target, ignore_index), (x.shape[0], *x.shape[2:])
     kept = classes != ignore_index
     rows = np.arange(len(classes))
     loss = where(kept, -_by_position(x)[rows, np.where(kept, classes, 0)], 0)

@@ -392,7 +392,7 @@ def channel_shape(x: Any) -> tuple[int, ...]:
 
 
 def channel_norm_definition(
-    x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any, parts: Any = None
+    x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, track: Any = None, parts: Any = None
 ) -> Any:
     shape = channel_shape(x)
     if mean is None:
@@ -407,7 +407,9 @@ def channel_norm_definition(
     return affine(x_hat, weight, bias, shape)
 
 
-def row_norm_definition(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered: bool, keep: Any) -> Any:
+def row_norm_definition(
+    x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered: bool, track: Any = None
+) -> Any:
     x_hat = normalize(x.reshape(shape), (2, 3), eps, centered)
     return affine(x_hat, weight, bias, (1, shape[1], shape[2], 1)).reshape(x.shape)
 
@@ -427,12 +429,12 @@ def _total(parts: Array, dtype: Any) -> Array:
 
 @differentiable(definition=channel_norm_definition)
 def channel_norm(
-    x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, keep: Any, parts: Any = None
+    x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, track: Any = None, parts: Any = None
 ) -> Any:
     """Normalize channels of (N, C, ...) with their own statistics, or with a given mean and var (constants, float64).
 
     parts: None, or slices of the samples, each of which has statistics of its own (ghost batches).
-    keep: None, or a list to which (mean, var) of x are appended, a row per part.
+    track: called with the mean and the biased variance of x, a row per part; None (default) with nothing.
     """
     shape = x.shape
     N, C = shape[:2]
@@ -449,8 +451,8 @@ def channel_norm(
     small = x.size < LARGE
     for k, p in enumerate(parts):
         (channel_forward if small else large_forward)(x[p], gamma, beta, eps, own, mean[k], var[k], rstd[k], y[p])
-    if own and keep is not None:
-        keep.append((mean, var))
+    if own and track is not None:
+        track(mean, var)
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy).reshape(x.shape)
@@ -474,8 +476,8 @@ def channel_norm(
 
 
 @differentiable(definition=row_norm_definition)
-def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered: bool, keep: Any) -> Any:
-    """Normalize the rows of x seen as shape (N, G, J, L) over (J, L). keep: None, or a list that gets (mean, var)."""
+def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered: bool, track: Any = None) -> Any:
+    """Normalize the rows of x seen as shape (N, G, J, L) over (J, L). track: None, or called with mean and var."""
     given = x.shape
     N, G, J, L = shape
     x = contiguous(x).reshape(shape)
@@ -486,8 +488,8 @@ def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered
     y = np.empty_like(x)
     jobs = list(enumerate(spans(N, G * J * L)))
     for_each(lambda job: row_forward(x, gamma, beta, eps, centered, *job[1], mean, rstd, var, y), jobs)
-    if keep is not None:
-        keep.append((mean, var))
+    if track is not None:
+        track(mean, var)
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy).reshape(shape)

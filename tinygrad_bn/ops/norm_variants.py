@@ -7,26 +7,22 @@ differ in how x_hat is made from a training batch.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from ..checks import Array, check_flag, check_int, check_number
+from ..checks import Array, check_int, check_number
 from ..engine.guards import check_array
 from ..engine.tensors import Tensor
-from .norm_kernels import affine, channel_shape
+from .norm_kernels import affine, channel_norm, channel_shape
 from .norms import (
     ONE_ROW,
+    Running,
+    check_channel_norm,
     check_channels,
     check_eps,
     check_momentum,
     check_rank,
-    check_running_norm,
-    check_writable,
     more_than_one,
-    plain,
-    update,
-    with_batch_statistics,
     with_running_statistics,
 )
 from .whitening import MATRIX, apply_matrix, grouped, ungrouped, whiten
@@ -69,9 +65,10 @@ def ghost_batch_norm(
     array([-1.,  1., -1.,  1.], dtype=float32)
     """
     ghost_size = check_int("ghost_size", ghost_size, 1)
-    eps = check_running_norm(x, 2, running_mean, running_var, weight, bias, "training", training, momentum, eps)
-    if not training:
-        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    running = Running(running_mean, running_var, momentum)
+    eps = check_channel_norm(x, 2, running, weight, bias, eps)
+    if not running.check("training", training):
+        return with_running_statistics(x, running, weight, bias, eps)
     L = math.prod(x.shape[2:])
     parts = ghost_batches(len(x), ghost_size, L)
     m = np.array([(p.stop - p.start) * L for p in parts], dtype=np.float64)
@@ -80,11 +77,13 @@ def ghost_batch_norm(
             f"x must have more than 1 value per channel and ghost when training, got shape {x.shape} "
             f"with ghost_size={ghost_size}"
         )
-    y, mean, var = with_batch_statistics(x, weight, bias, eps, parts)
-    if m.sum() > 0:
-        update(running_mean, np.average(mean, axis=0, weights=m), momentum)
-        update(running_var, np.average(var * (m / (m - 1))[:, None], axis=0, weights=m), momentum)
-    return y
+
+    def track(mean: Array, var: Array) -> None:
+        if m.sum() > 0:
+            unbiased = var * (m / (m - 1))[:, None]
+            running.move(np.average(mean, axis=0, weights=m), np.average(unbiased, axis=0, weights=m))
+
+    return channel_norm(x, weight, bias, mean=None, var=None, eps=eps, track=track, parts=parts)
 
 
 def batch_renorm(
@@ -119,20 +118,24 @@ def batch_renorm(
     r_max, d_max = check_number("r_max", r_max, 1), check_number("d_max", d_max, 0)
     if running_mean is None or running_var is None:
         raise ValueError("running_mean and running_var must be given, got None")
-    eps = check_running_norm(x, 2, running_mean, running_var, weight, bias, "training", training, momentum, eps)
-    if not training:
-        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    running = Running(running_mean, running_var, momentum)
+    eps = check_channel_norm(x, 2, running, weight, bias, eps)
+    if not running.check("training", training):
+        return with_running_statistics(x, running, weight, bias, eps)
     m = len(x) * math.prod(x.shape[2:])
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    x_hat, means, variances = with_batch_statistics(x, None, None, eps)
-    mean, var = means[0], variances[0]
-    with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
-        sigma = np.sqrt(plain(running_var) + eps)
-        r = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max).astype(x.dtype)
-        d = np.clip((mean - plain(running_mean)) / sigma, -d_max, d_max).astype(x.dtype)
-    if m > 0:
-        update(running_mean, mean, momentum)
-        update(running_var, var, momentum, m / (m - 1))
+    r, d = np.empty((2, x.shape[1]), x.dtype)
+
+    def track(means: Array, variances: Array) -> None:
+        mean, var, (old_mean, old_var) = means[0], variances[0], running.constants()
+        with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
+            sigma = np.sqrt(old_var + eps)
+            r[:] = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max)
+            d[:] = np.clip((mean - old_mean) / sigma, -d_max, d_max)
+        if m > 0:
+            running.move(mean, var, m / (m - 1))
+
+    x_hat = channel_norm(x, None, None, mean=None, var=None, eps=eps, track=track)
     scale = r if weight is None else weight * r  # gamma (x_hat r + d) + beta with one product per element
     shift = d if weight is None else weight * d
     return affine(x_hat, scale, shift if bias is None else shift + bias, channel_shape(x))
@@ -181,18 +184,15 @@ def decorrelated_batch_norm(
     groups = C // max(size, 1)
     check_channels(x, running_mean=running_mean, weight=weight, bias=bias)
     check_array("running_matrix", running_matrix, (groups, size, size), x.dtype)
-    rows = grouped(x, groups)
-    if check_flag("training", training):
-        check_writable(running_mean=running_mean, running_matrix=running_matrix)
-        m = rows.shape[2]
-        more_than_one(max(m, 1), x.shape, "channel", ONE_ROW)  # an empty batch has no covariance either
-        keep: list[Any] = []
-        x_hat = whiten(rows, eps=eps, method=method, keep=keep)
-        mean, matrix = keep[0]
-        update(running_mean, mean.reshape(C), momentum)
-        update(running_matrix, matrix, momentum)
+    rows, running = grouped(x, groups), Running(running_mean, running_matrix, momentum)
+    if running.check("training", training, "running_matrix"):
+        more_than_one(max(rows.shape[2], 1), x.shape, "channel", ONE_ROW)  # an empty batch has no covariance either
+
+        def track(mean: Array, matrix: Array) -> None:
+            running.move(mean.reshape(C), matrix)
+
+        x_hat = whiten(rows, eps=eps, method=method, track=track)
     else:
-        if running_mean is None or running_matrix is None:
-            raise ValueError("running_mean and running_matrix must be given when training=False, got None")
-        x_hat = apply_matrix(rows, plain(running_mean).reshape(groups, size), plain(running_matrix))
+        mean, matrix = running.constants()
+        x_hat = apply_matrix(rows, mean.reshape(groups, size), matrix)
     return affine(ungrouped(x_hat, x.shape), weight, bias, channel_shape(x))

@@ -56,6 +56,33 @@ def move(running, batch, momentum, factor):
         running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]
 
 
+class Running:
+    """The running statistics of a norm: arrays or Tensors, or None; and the weight of a new batch.
+
+    The second one, spread, is a variance per channel, or a matrix.
+    """
+
+    def __init__(self, mean: Any, spread: Any, momentum: Any) -> None:
+        self.mean, self.spread, self.momentum = mean, spread, momentum
+
+    def check(self, flag: str, own: Any, second: str = "running_var") -> bool:
+        """own, whether the statistics of x are taken and these here moved; flag: its name among the arguments."""
+        if check_flag(flag, own):
+            check_writable(running_mean=self.mean, **{second: self.spread})
+        elif self.mean is None or self.spread is None:
+            raise ValueError(f"running_mean and {second} must be given when {flag}=False, got None")
+        return bool(own)
+
+    def move(self, mean: Array, spread: Array, factor: float = 1.0) -> None:
+        """Towards the statistics of a batch, in place; factor: of spread, m / (m - 1) makes a variance unbiased."""
+        update(self.mean, mean, self.momentum)
+        update(self.spread, spread, self.momentum, factor)
+
+    def constants(self) -> tuple[Array, Array]:
+        """Copies in float64."""
+        return plain(self.mean), plain(self.spread)
+
+
 def update(running: Any, batch: Array, momentum: float, factor: float = 1.0) -> None:
     """running = (1 - momentum) running + momentum factor batch, in place; running is an array, a Tensor or None."""
     if running is None:
@@ -74,44 +101,19 @@ def plain(a: Any) -> Array:
     return (a.data if isinstance(a, Tensor) else a).astype(np.float64)
 
 
-def check_running_norm(
-    x: Tensor,
-    least: int,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any,
-    bias: Any,
-    flag: str,
-    own: bool,
-    momentum: float,
-    eps: float,
-) -> float:
-    """What the norms with running statistics per channel check alike; returns eps.
-
-    least: how many axes x has at least. own: whether the statistics of x are taken, and the running ones changed;
-    flag: its name among the arguments.
-    """
+def check_channel_norm(x: Any, least: int, running: Running, weight: Any, bias: Any, eps: Any) -> float:
+    """What the norms with running statistics per channel check alike; returns eps. least: how many axes x has."""
     check_rank(x, least)
-    eps = check_eps(eps)
-    check_momentum(momentum)
-    check_channels(x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if check_flag(flag, own):
-        check_writable(running_mean=running_mean, running_var=running_var)
-    elif running_mean is None or running_var is None:
-        raise ValueError(f"running_mean and running_var must be given when {flag}=False, got None")
-    return eps
+    number = check_eps(eps)
+    check_momentum(running.momentum)
+    check_channels(x, running_mean=running.mean, running_var=running.spread, weight=weight, bias=bias)
+    return number
 
 
-def with_running_statistics(x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, eps: float) -> Tensor:
+def with_running_statistics(x: Any, running: Running, weight: Any, bias: Any, eps: float) -> Tensor:
     """Eval mode: the running statistics are constants."""
-    return channel_norm(x, weight, bias, mean=plain(running_mean), var=plain(running_var), eps=eps, keep=None)
-
-
-def with_batch_statistics(x: Any, weight: Any, bias: Any, eps: float, parts: Any = None) -> tuple[Tensor, Array, Array]:
-    """Train mode: y, and the mean and biased variance of each channel, a row per part (default: one, all samples)."""
-    keep: list[Any] = []
-    y = channel_norm(x, weight, bias, mean=None, var=None, eps=eps, keep=keep, parts=parts)
-    return y, *keep[0]
+    mean, var = running.constants()
+    return channel_norm(x, weight, bias, mean=mean, var=var, eps=eps)
 
 
 ONE_ROW = "for inference call net.eval(); in training, DataLoader's drop_last=True leaves out a last batch of one"
@@ -150,16 +152,18 @@ def batch_norm(
     >>> mean  # 0.9 times 0 + 0.1 times (2, 10)
     array([0.2, 1. ], dtype=float32)
     """
-    eps = check_running_norm(x, 2, running_mean, running_var, weight, bias, "training", training, momentum, eps)
-    if not training:
-        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    running = Running(running_mean, running_var, momentum)
+    eps = check_channel_norm(x, 2, running, weight, bias, eps)
+    if not running.check("training", training):
+        return with_running_statistics(x, running, weight, bias, eps)
     m = len(x) * math.prod(x.shape[2:])
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    y, mean, var = with_batch_statistics(x, weight, bias, eps)
-    if m > 0:
-        update(running_mean, mean[0], momentum)
-        update(running_var, var[0], momentum, m / (m - 1))
-    return y
+
+    def track(mean: Array, var: Array) -> None:
+        if m > 0:
+            running.move(mean[0], var[0], m / (m - 1))
+
+    return channel_norm(x, weight, bias, mean=None, var=None, eps=eps, track=track)
 
 
 def instance_norm(
@@ -183,19 +187,18 @@ def instance_norm(
     tensor([[[-1.,  1.],
              [-1.,  1.]]])
     """
-    own = use_input_stats
-    eps = check_running_norm(x, 3, running_mean, running_var, weight, bias, "use_input_stats", own, momentum, eps)
-    if not own:
-        return with_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    running = Running(running_mean, running_var, momentum)
+    eps = check_channel_norm(x, 3, running, weight, bias, eps)
+    if not running.check("use_input_stats", use_input_stats):
+        return with_running_statistics(x, running, weight, bias, eps)
     (N, C), L = x.shape[:2], math.prod(x.shape[2:])
     more_than_one(L, x.shape, "instance and channel")
-    keep: list[Any] = []
-    y = row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, keep=keep)
-    if x.size:
-        mean, var = keep[0]
-        update(running_mean, mean.mean(axis=0), momentum)
-        update(running_var, var.mean(axis=0), momentum, L / (L - 1))
-    return y
+
+    def track(mean: Array, var: Array) -> None:
+        if x.size:
+            running.move(mean.mean(axis=0), var.mean(axis=0), L / (L - 1))
+
+    return row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, track=track)
 
 
 def group_norm(
@@ -216,7 +219,7 @@ def group_norm(
         raise ValueError(f"num_groups must divide the {C} channels, got {num_groups}")
     check_channels(x, weight=weight, bias=bias)
     more_than_one(N * (C // G) * L, x.shape, "group")  # N is counted: PyTorch's rule
-    return row_norm(x, weight, bias, shape=(N, G, C // G, L), eps=eps, centered=True, keep=None)
+    return row_norm(x, weight, bias, shape=(N, G, C // G, L), eps=eps, centered=True)
 
 
 def _check_normalized_shape(x: Any, normalized_shape: Any) -> tuple[int, ...]:
@@ -254,7 +257,7 @@ def layer_norm(
     eps, shape = check_eps(eps), _check_normalized_shape(x, normalized_shape)
     check_array("weight", weight, shape, x.dtype)
     check_array("bias", bias, shape, x.dtype)
-    return row_norm(x, weight, bias, shape=_rows(x, shape), eps=eps, centered=True, keep=None)
+    return row_norm(x, weight, bias, shape=_rows(x, shape), eps=eps, centered=True)
 
 
 def rms_norm(
@@ -273,7 +276,7 @@ def rms_norm(
     eps = float(np.finfo(x.dtype).eps) if eps is None else check_eps(eps)
     shape = _check_normalized_shape(x, normalized_shape)
     check_array("weight", weight, shape, x.dtype)
-    return row_norm(x, weight, None, shape=_rows(x, shape), eps=eps, centered=False, keep=None)
+    return row_norm(x, weight, None, shape=_rows(x, shape), eps=eps, centered=False)
 
 
 def _rows(x: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

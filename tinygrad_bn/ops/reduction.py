@@ -16,13 +16,19 @@ from ..runtime.sums import total
 MOST_AXES = 64  # NumPy's limit
 
 
-def _check(axis: Any, keepdims: Any) -> None:
+def check_reduction(x: Any, axis: Any = None, keepdims: Any = False) -> None:
     """NumPy's own errors do not say which argument they are about, and some values it takes for True."""
     if axis is not None and not (type(axis) is int and -MOST_AXES <= axis < MOST_AXES):
         for a in axis if isinstance(axis, tuple) else (axis,):
             check_int("axis", a, -MOST_AXES, MOST_AXES - 1)
     if keepdims is not True and keepdims is not False:
         check_flag("keepdims", keepdims)
+
+
+def check_variance(x: Any, axis: Any = None, ddof: Any = 0, keepdims: Any = False) -> None:
+    """As for the others; ddof is an int."""
+    check_reduction(x, axis, keepdims)
+    check_int("ddof", ddof)
 
 
 def _kept(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
@@ -39,32 +45,29 @@ def _count(x: Any, axis: Any) -> int:
 
 
 @implements(np.sum)
-@differentiable
+@differentiable(check=check_reduction)
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum over the axes; every summand gets dy."""
-    _check(axis, keepdims)
     shape = x.shape
     return total(x, axis, keepdims), lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)), shape)
 
 
 @implements(np.mean)
-@differentiable
+@differentiable(check=check_reduction)
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean over the axes; every element gets dy / n."""
-    _check(axis, keepdims)
     n, shape = _count(x, axis), x.shape
     return total(x, axis, keepdims) / n, lambda dy: np.broadcast_to(dy.reshape(_kept(shape, axis)) / n, shape)
 
 
 @implements(np.var)
-@differentiable
+@differentiable(check=check_variance)
 def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """sum((x - mean)^2) / (n - ddof);  dx = 2 (x - mean) / (n - ddof) dy, biased (ddof=0) by default
 
     With n <= ddof there is nothing to divide by: NaN, as in NumPy and PyTorch.
     """
-    _check(axis, keepdims)
-    shape, degrees = x.shape, _count(x, axis) - check_int("ddof", ddof)
+    shape, degrees = x.shape, _count(x, axis) - ddof
     over = 1.0 / degrees if degrees > 0 else math.nan
     n = degrees + ddof
     centered = x - total(x, axis, keepdims=True) / n
@@ -74,7 +77,7 @@ def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
 
 
 @implements(np.std)
-@differentiable
+@differentiable(check=check_variance)
 def std(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """sqrt(var);  dx = (x - mean) / ((n - ddof) std) dy, and 0 where std is 0 (as in PyTorch)"""
     variance, pullback_of_var = var.rule(x, axis, ddof, keepdims)  # type: ignore[attr-defined]
@@ -97,18 +100,16 @@ def _extreme(x: Any, y: Any, axis: Any) -> Any:
 
 
 @implements(np.max, np.amax)
-@differentiable
+@differentiable(check=check_reduction)
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The largest element; equal ones share the gradient evenly (as PyTorch's amax)."""
-    _check(axis, keepdims)
     return _extreme(x, x.max(axis=axis, keepdims=keepdims), axis)
 
 
 @implements(np.min, np.amin)
-@differentiable
+@differentiable(check=check_reduction)
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The smallest element; equal ones share the gradient evenly (as PyTorch's amin)."""
-    _check(axis, keepdims)
     return _extreme(x, x.min(axis=axis, keepdims=keepdims), axis)
 
 
@@ -118,7 +119,7 @@ def _place(function: Any) -> Any:
     def place(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         if axis is not None:
             check_int("axis", axis)
-        _check(axis, keepdims)
+        check_reduction(x, axis, keepdims)
         return function(x.data if isinstance(x, Tensor) else x, axis=axis, keepdims=keepdims)
 
     return place

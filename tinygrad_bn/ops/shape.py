@@ -63,30 +63,56 @@ def squeeze(x: Tensor, axis: Any = None) -> Tensor:
     return x.reshape(tuple(n for i, n in enumerate(x.shape) if i not in gone))
 
 
+def _all_axes(axes: Any) -> tuple[int, ...]:
+    return tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
+
+
+def check_transpose(x: Any, axes: Any = None) -> None:
+    """Each axis once."""
+    if axes is not None:
+        axes = tuple(check_int("axes", a) for a in _all_axes(axes))
+        if sorted(a + x.ndim if a < 0 else a for a in axes) != list(range(x.ndim)):
+            raise ValueError(f"axes must name each of the {x.ndim} axes once, got {axes}")
+
+
 @implements(np.transpose)
-@differentiable
+@differentiable(check=check_transpose)
 def transpose(x: Any, axes: Any = None) -> Any:
     """Axes in another order, reversed by default."""
     if axes is None:
         return np.transpose(x), lambda dy: np.transpose(dy)
-    axes = tuple(check_int("axes", a) for a in (axes if isinstance(axes, (tuple, list)) else (axes,)))
-    if sorted(a + x.ndim if a < 0 else a for a in axes) != list(range(x.ndim)):
-        raise ValueError(f"axes must name each of the {x.ndim} axes once, got {axes}")
+    axes = _all_axes(axes)
     back = tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
     return np.transpose(x, axes), lambda dy: np.transpose(dy, back)
 
 
+def check_swapaxes(x: Any, axis1: Any, axis2: Any) -> None:
+    """Two ints; whether x has such axes, NumPy says."""
+    check_int("axis1", axis1)
+    check_int("axis2", axis2)
+
+
 @implements(np.swapaxes)
-@differentiable
+@differentiable(check=check_swapaxes)
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """Two axes exchanged."""
-    if type(axis1) is not int or type(axis2) is not int:
-        axis1, axis2 = check_int("axis1", axis1), check_int("axis2", axis2)
     return np.swapaxes(x, axis1, axis2), lambda dy: np.swapaxes(dy, axis1, axis2)
 
 
+def check_broadcast(x: Any, shape: Any) -> None:
+    """A shape that x can be repeated to."""
+    shape = tuple(check_size("shape", n, 0) for n in _all_axes(shape))
+    try:
+        np.broadcast_shapes(x.shape, shape)
+        fits = len(shape) >= x.ndim and all(n in (1, m) for n, m in zip(x.shape[::-1], shape[::-1], strict=False))
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"shape must be one that {x.shape} broadcasts to, got {shape}")
+
+
 @implements(np.broadcast_to)
-@differentiable
+@differentiable(check=check_broadcast)
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Any:
     """x repeated along new and length-1 axes; the engine sums the gradient back.
 
@@ -97,26 +123,28 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Any:
     >>> x.grad  # each was used three times
     array([3., 3.], dtype=float32)
     """
-    shape = tuple(check_size("shape", n, 0) for n in (shape if isinstance(shape, (tuple, list)) else (shape,)))
-    try:
-        y = np.broadcast_to(x, shape)
-    except ValueError:
-        raise ValueError(f"shape must be one that {x.shape} broadcasts to, got {shape}") from None
-    return y, lambda dy: dy
+    return np.broadcast_to(x, shape), lambda dy: dy
+
+
+def check_getitem(x: Any, *, index: Any) -> None:
+    """No tensors in an index, and not too many axes for np.add.at."""
+    check_index(index)
+    parts = index if isinstance(index, tuple) else (index,)
+    most = x.ndim + sum(1 if p is None else np.ndim(p) for p in parts if not isinstance(p, slice))
+    if most > MOST_AXES and not _only_slices(parts):
+        axes = np.ndim(x[index])
+        if x.ndim > MOST_AXES or axes > MOST_AXES:
+            raise ValueError(f"index must not go from, or to, more than {MOST_AXES} axes, got {x.ndim} and {axes}")
 
 
 @implements("getitem")
-@differentiable
+@differentiable(check=check_getitem)
 def getitem(x: Any, *, index: Any) -> Any:
     """x[index] for slices, integers, None, ..., boolean masks and integer arrays."""
-    check_index(index)
-    parts = index if isinstance(index, tuple) else (index,)
+    parts, shape = index if isinstance(index, tuple) else (index,), x.shape
     if any(isinstance(p, (list, np.ndarray)) for p in parts):  # the caller may change them before backward()
         index = copy.deepcopy(index)
-    shape, y = x.shape, x[index]
-    if (np.ndim(y) > MOST_AXES or x.ndim > MOST_AXES) and not _only_slices(parts):
-        raise ValueError(f"index must not go from, or to, more than {MOST_AXES} axes, got {x.ndim} and {np.ndim(y)}")
-    return y, lambda dy: put(dy, index=index, shape=shape)
+    return x[index], lambda dy: put(dy, index=index, shape=shape)
 
 
 def _only_slices(parts: tuple[Any, ...]) -> bool:
@@ -189,15 +217,8 @@ def stack(arrays: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
     return concatenate([a.reshape((*a.shape[:at], 1, *a.shape[at:])) for a in arrays], axis=at)
 
 
-@differentiable
-def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
-    """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad.
-
-    value: a number (default 0). Errors: TypeError, ValueError for what is not a pair per axis or no number.
-
-    >>> tb.pad(tb.tensor([1.0, 2.0]), [(1, 2)])
-    tensor([0., 1., 2., 0., 0.])
-    """
+def check_pad(x: Any, pad_width: Any, *, value: Any = 0.0) -> None:
+    """A pair of lengths for each axis, and a number."""
     if not isinstance(pad_width, (list, tuple)) or not all(isinstance(p, (list, tuple)) for p in pad_width):
         raise TypeError(f"pad_width must be a sequence of pairs of ints, got {pad_width!r}")
     if len(pad_width) != x.ndim or any(len(p) != 2 for p in pad_width):
@@ -206,6 +227,17 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) 
         raise TypeError(f"value must be a number, got {type(value).__name__}")
     for before, after in pad_width:
         check_size("pad_width", before, 0), check_size("pad_width", after, 0)
+
+
+@differentiable(check=check_pad)
+def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
+    """value, a constant, added around x; pad_width has a pair (before, after) per axis, as in np.pad.
+
+    value: a number (default 0). Errors: TypeError, ValueError for what is not a pair per axis or no number.
+
+    >>> tb.pad(tb.tensor([1.0, 2.0]), [(1, 2)])
+    tensor([0., 1., 2., 0., 0.])
+    """
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     if isinstance(x, Tensor):  # the rule runs on tensors, for second derivatives
         y: Any = pad(x, pad_width, value=value)

@@ -117,7 +117,7 @@ def pca_matrix(sigma: Any) -> Any:
 MATRIX = {"zca": inverse_sqrt, "pca": pca_matrix}
 
 
-def whiten_definition(x: Any, *, eps: float, method: str, keep: Any) -> Any:
+def whiten_definition(x: Any, *, eps: float, method: str, track: Any = None) -> Any:
     d, m = x.shape[-2:]
     centered = x - x.mean(axis=-1, keepdims=True)
     centered = centered - centered.mean(axis=-1, keepdims=True)  # what rounding a large mean has left
@@ -127,12 +127,12 @@ def whiten_definition(x: Any, *, eps: float, method: str, keep: Any) -> Any:
 
 @differentiable(definition=whiten_definition)
 @one_thread
-def whiten(x: Any, *, eps: float, method: str, keep: Any) -> Any:
+def whiten(x: Any, *, eps: float, method: str, track: Any = None) -> Any:
     """The features of x (..., d, m) whitened over m; computed in float64, also for float32.
 
     With C = X - mean:  dW = dY C^T,  dC = W^T dY + 2 dSigma C / m,  dX = dC - mean(dC). In between, dSigma is the
     gradient through W(Sigma), a small matrix: the engine itself is asked for it.
-    keep: None, or a list to which (mean, W) are appended.
+    track: None, or called with the mean and W.
     """
     d, m = x.shape[-2:]
     mean = x.mean(axis=-1, keepdims=True, dtype=np.float64)
@@ -140,8 +140,8 @@ def whiten(x: Any, *, eps: float, method: str, keep: Any) -> Any:
     sigma = Tensor(c @ _t(c) / m + eps * np.eye(d), requires_grad=True)
     matrix = MATRIX[method](sigma)
     w = matrix.data
-    if keep is not None:
-        keep.append((mean[..., 0], w))
+    if track is not None:
+        track(mean[..., 0], w)
 
     def pullback(dy: Any) -> Any:
         dy = dy.astype(np.float64)
