@@ -14,7 +14,7 @@ import pytest
 
 import tinygrad_bn as tb
 from tinygrad_bn import nn, optim
-from tinygrad_bn.engine.tensors import overlaps
+from tinygrad_bn.runtime.memory import overlaps
 
 X = np.random.default_rng(0).standard_normal((4, 3))
 

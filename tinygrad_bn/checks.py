@@ -6,8 +6,10 @@ A bool is not taken for a number, though Python counts it among the integers.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,88 @@ def check_iterable(name: str, values: Any, what: str) -> list[Any]:
         return list(values)
     except TypeError as error:  # an array without axes is an Iterable, and cannot be iterated over
         raise TypeError(f"{name} must be an iterable of {what}, got {_got(values)}") from error
+
+
+# Arrays of floats, which tensors are made of
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """A Python bool; not one of NumPy's."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return value
+
+
+def _converts(dtype: np.dtype[Any]) -> bool:
+    """Whether tensor() takes arrays of this dtype: floats of 32 or 64 bits in any byte order, integers, booleans."""
+    return dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
+
+
+def _remedy(dtype: np.dtype[Any]) -> str:
+    """How data of this dtype become a tensor's; "" if they hold no real numbers."""
+    converts = "tensor(data)" if _converts(dtype) else "data.astype(np.float32)" if dtype.kind == "f" else ""
+    return f": {converts} converts" if converts else ""
+
+
+def check_floats(name: str, data: Any) -> Array:
+    """A plain array of float32 or float64."""
+    if not isinstance(data, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(data).__name__}; tensor(data) converts")
+    data = plain_array(data)
+    if data.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32 or float64, got {data.dtype}{_remedy(data.dtype)}")
+    return np.asarray(data)
+
+
+def check_alike(name: str, value: Any, array: Array) -> Array:
+    """A plain array of the dtype and shape of another."""
+    if not isinstance(value, np.ndarray) or value.dtype != array.dtype or value.shape != array.shape:
+        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name} must be a {array.dtype} array of shape {array.shape}, got {got}")
+    return plain_array(value)
+
+
+def as_floats(data: Any, dtype: Any) -> Array:
+    """A new array of floats from what tensor() takes."""
+    dtype = None if dtype is None else float_dtype(dtype)
+    try:
+        array = np.asarray(plain_array(data) if isinstance(data, np.ndarray) else data)
+    except ValueError:
+        raise ValueError("data must be a rectangular nest of numbers, got rows of different lengths") from None
+    except RuntimeError as error:  # a tensor in a list
+        raise TypeError(f"data must be a nest of numbers: {error}") from None
+    if not _converts(array.dtype):
+        got = f"{array.dtype}{_remedy(array.dtype)}"
+        raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {got}")
+    native = array.dtype.newbyteorder("=")
+    keeps = isinstance(data, (np.ndarray, np.generic)) and native in FLOATS
+    return np.array(array, dtype=dtype or (native if keeps else np.float32))
+
+
+_RUN_LATER: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (inspect.isgeneratorfunction, "a generator"),
+    (inspect.iscoroutinefunction, "a coroutine"),
+    (inspect.isasyncgenfunction, "an asynchronous generator"),
+)
+
+
+def check_decorated(function: Any) -> None:
+    """What no_grad() and enable_grad() can decorate: a function whose body runs when it is called."""
+    name = getattr(function, "__name__", repr(function))
+    call = getattr(type(function), "__call__", None)  # noqa: B004 (the class's, of an object that can be called)
+    for test, kind in _RUN_LATER:
+        if test(function) or test(call):  # its body would run outside of the with block
+            raise TypeError(f"{name} is {kind}: use the with statement inside of it, around what does not wait")
+    if isinstance(function, (type, staticmethod, classmethod, property)) or not callable(function):
+        raise TypeError(
+            f"function must be a function for no_grad() or enable_grad() to decorate, got a "
+            f"{type(function).__name__}, {name:.40}: decorate the functions in a class"
+        )
+
+
+def not_on_tensors(function: Any, how: str = "") -> TypeError:
+    """For a NumPy function that no op stands for."""
+    name = getattr(function, "__name__", str(function))
+    return TypeError(
+        f"np.{name}{how} is not defined on tensors; apply it to t.data, or write an op with @differentiable"
+    )

@@ -308,6 +308,8 @@ edits(
     ("m = len(x) * math.prod(x.shape[2:])\n", "m = len(x)\n", "batch norm: positions are not counted"),
     ("running.move(mean.mean(axis=0),", "running.move(mean[0],", "instance norm: running mean of the first sample"),
     ("var.mean(axis=0), L / (L - 1))", "var.mean(axis=0))", "instance norm: biased running var"),
+    ("if check_flag(flag, own):", "if check_flag(flag, own) and False:", "read-only statistics are trained"),
+    ("elif self.mean is None or self.spread is None:", "elif False:", "eval mode without statistics"),
     ("shape=(N, G, C // G, L), eps", "shape=(N, C // G, G, L), eps", "group norm: groups of G channels"),
     ("float(np.finfo(x.dtype).eps)", "float(np.finfo(np.float32).eps)", "RMS norm: eps of float32 for float64"),
 )
@@ -319,7 +321,11 @@ edits(
     ("np.average(mean, axis=0, weights=m)", "mean.mean(axis=0)", "ghosts: each counts the same, whatever its size"),
     ("(samples - starts[-1]) * values == 1", "samples - starts[-1] == 1", "ghosts: a single image left over joins"),
     ("(mean - old_mean) / sigma", "(old_mean - mean) / sigma", "renorm: the sign of d"),
-    ("sigma, 1 / r_max, r_max)", "sigma, 0, r_max)", "renorm: r has no lower limit"),
+    (
+        "r[:] = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max)",
+        "r[:] = np.clip(np.sqrt(var + eps) / sigma, 0, r_max)",
+        "renorm: r has no lower limit",
+    ),
     ("shift = d if weight is None else weight * d", "shift = d", "renorm: d without gamma"),
     (
         "mean, var, (old_mean, old_var) = means[0], variances[0], running.constants()",
@@ -355,7 +361,26 @@ edits(
         "grad_mode.outside.pop()\n        grad_mode.enabled = True",
         "no_grad ends an outer no_grad",
     ),
+)
+
+edits(
+    "checks.py",
+    "engine nn bad_input",
     ('(inspect.iscoroutinefunction, "a coroutine"),', "", "no_grad takes coroutines"),
+    ("value.shape != array.shape:", "False:", "t.data takes an array of another shape"),
+    ("if data.dtype not in FLOATS:", "if False:", "tensors of integers"),
+)
+
+edits(
+    "runtime/memory.py",
+    "between_steps engine nn",
+    ("while isinstance(base.base, np.ndarray):", "while False:", "copies of views have memory of their own"),
+    (
+        "np.ndarray(shape, dtype, array if array.flags.c_contiguous else array.T, offset, strides)",
+        "array.reshape(shape)",
+        "a copied view is the whole",
+    ),
+    ("and not overlaps(data):", "and True:", "a copy of a repeated number repeats it"),
 )
 
 edits(
@@ -364,13 +389,6 @@ edits(
     ("result._version = self._version\n", "pass\n", "detach: changes of one are not seen by the other"),
     ('"grad": gradient}', '"grad": None}', "a copy loses its gradient"),
     ('"version": self._version,', '"version": [0],', "copies of what shares its changes do not share them"),
-    ("while isinstance(whole.base, np.ndarray):", "while False:", "copies of views have memory of their own"),
-    (
-        "np.ndarray(shape, dtype, array if array.flags.c_contiguous else array.T, offset, strides)",
-        "array.reshape(shape)",
-        "a copied view is the whole",
-    ),
-    ("and not overlaps(data):", "and True:", "a copy of a repeated number repeats it"),
     (
         'if self._node is not None:\n            raise RuntimeError("only leaves',
         'if False:\n            raise RuntimeError("only leaves',
@@ -410,8 +428,8 @@ edits(
     ),
     ("if not retain:\n", "if retain:\n", "retain_graph: the opposite"),
     (
-        "return table[key] if alone else table[key].copy()",
-        "return table[key]",
+        "return g if alone else g.copy()",
+        "return g",
         ".grad shares memory with what the pullback keeps",
     ),
     ("dy = g = None  # the table", "pass  # the table", "every gradient is copied"),
@@ -449,15 +467,33 @@ edits(
     ("a = a.item()  # NumPy's", "pass  # NumPy's", "NumPy's scalars widen float32"),
     ("if y.dtype != dtype:", "if False:", "an op may change the dtype"),
     ("if len(gradients) > len(n.args):", "if False:", "more gradients than arguments pass"),
+    ("if extra < 0 or any(", "if extra < 0 and any(", "a gradient of another shape is summed"),
+    ("        check(*args, **kwargs)\n", "", "checks of ops are not made"),
+    ("    if g.dtype != n.dtype:", "    if False:", "gradients of another dtype pass"),
+    ("        if not t._requires_grad:", "        if False:", "grad: inputs that require none"),
+    ("if counter[0] != seen:\n        return", "return", "a definition of another function"),
+    ("if recorded and grad_mode.enabled:", "if False:", "a leaf is changed in place while it is recorded"),
+    (
+        "if g is None:\n            raise RuntimeError",
+        "if False:\n            raise RuntimeError",
+        "grad: unused inputs pass",
+    ),
     ('raise kind(f"{op}({kinds}): {error}") from error', "return", "errors do not name the operands"),
 )
 
 edits(
     "engine/operators.py",
     "properties random_graphs engine gradients",
-    ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
-    ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
-    ("OPS[np.power](other, self)", "OPS[np.power](self, other)", "a ** t is t ** a"),
+    (
+        "(lambda self, other: OPS[function](other, self))",
+        "(lambda self, other: OPS[function](self, other))",
+        "a - t is t - a",
+    ),
+    (
+        "return (lambda self, other: OPS[function](self, other)),",
+        "return (lambda self, other: OPS[function](other, self)),",
+        "t - a is a - t",
+    ),
     ("OPS[np.var](self, axis=axis, ddof=ddof,", "OPS[np.var](self, axis=axis, ddof=0,", "var: ddof is ignored"),
     ("OPS[np.std](self, axis=axis, ddof=ddof,", "OPS[np.std](self, axis=axis, ddof=0,", "std: ddof is ignored"),
 )
@@ -916,7 +952,7 @@ edits(
 edits(
     "engine/backward.py",
     "engine",
-    ("and table[key].flags.writeable", "", "a gradient that is delivered is read-only"),
+    ("and g.flags.writeable", "", "a gradient that is delivered is read-only"),
     ("if item._requires_grad or targets is not None:", "if True:", "what no longer requires grad gets a gradient"),
 )
 edits(

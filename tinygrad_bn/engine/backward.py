@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import Array, check_flag, check_iterable, plain_array
+from ..checks import Array, check_flag
 from ..runtime.blas import one_thread
 from ..runtime.sums import total
 from . import guards, versions
@@ -25,32 +25,27 @@ from .tensors import Tensor
 
 
 def _references(table: dict[int, Any], key: int) -> int:
-    """How many places refer to the array in the table, or to the array that it is a view of.
-
-    A view counts only if it is another shape of a whole array; of a part of one, anyone may hold the rest.
-    """
     g = table[key]
-    whole = g.base
-    if whole is None:
-        return getrefcount(g)
-    if type(whole) is np.ndarray and whole.base is None and whole.size == g.size:
-        return max(getrefcount(g), getrefcount(whole))
-    return 1 << 30
+    return getrefcount(g)
 
 
-ALONE = _references({0: np.empty(4)}, 0)  # to an array that only a table holds
+ALONE = _references({0: np.empty(4)}, 0)  # to an array that only a table holds, as _delivered counts them
 
 
 def _delivered(table: dict[int, Any], key: int, create_graph: bool) -> Any:
     """The gradient in the table, to be given away: a copy if anyone else holds its memory, or a part of it.
 
     Not dy, nor part of something, nor an array that a closure or a variable elsewhere holds: that shows in its count of
-    references.
+    references. A view is given away if it is another shape of a whole array that nobody else holds either.
     """
+    g = table[key]
     if create_graph:
-        return _copy(table[key])
-    alone = _references(table, key) <= ALONE and table[key].flags.writeable
-    return table[key] if alone else table[key].copy()
+        return _copy(g)
+    alone, whole = getrefcount(g) <= ALONE and g.flags.writeable, g.base
+    if whole is not None and alone:
+        alone = type(whole) is np.ndarray and whole.size == g.size and whole.base is None
+        alone = alone and getrefcount(whole) <= ALONE
+    return g if alone else g.copy()
 
 
 class _Observer(threading.local):  # per thread: trace() in one thread does not print what others do
@@ -79,19 +74,6 @@ def _add(a: Any, b: Any) -> Any:
     return total if type(total) is np.ndarray or isinstance(total, Tensor) else np.asarray(total)
 
 
-def _check_same(node: Node, y: Any, problem: str) -> None:
-    counter, seen, first = node.versions[-1]
-    if counter[0] != seen:
-        return
-    y = y._data if isinstance(y, Tensor) else y
-    scale = np.abs(first).max(where=np.isfinite(first), initial=1.0)  # of what may have cancelled in an element
-    rtol, atol = 1e-4, 1e-5 * float(scale)
-    with np.errstate(invalid="ignore"):  # inf - inf: then allclose is asked, which takes five times as long
-        close = np.shape(y) == first.shape and (np.abs(y - first) <= atol + rtol * np.abs(first)).all()
-    if not close and not np.allclose(y, first, rtol=rtol, atol=atol, equal_nan=True):
-        raise RuntimeError(f"{node.op.__name__} cannot be differentiated twice: {problem}")
-
-
 def pullback_on_tensors(node: Node) -> Pullback:
     """The node's pullback as a formula of tensors, recorded as it is computed: the way to second derivatives.
 
@@ -104,22 +86,14 @@ def pullback_on_tensors(node: Node) -> Pullback:
         try:
             y, pullback_of_tensors = op.rule(*node.args, **node.kwargs)
         except Exception as error:
-            raise RuntimeError(
-                f"{op.__name__} cannot be differentiated twice: write it with NumPy functions that tensors "
-                f"know, or name such a formula with @differentiable(definition=...) ({error})"
-            ) from error
-        _check_same(
-            node,
-            y,
-            "computed again it gave another result: an op must depend on its arguments alone; draw random numbers "
-            "outside of it and pass them in",
-        )
+            raise guards.not_twice(op, error) from error
+        guards.check_repeated(node, y)
         return pullback_of_tensors
 
     def pullback(dy: Any) -> tuple[Any, ...]:
         args = [_alias(a) if isinstance(a, Tensor) else a for a in node.args]
         y = op.definition(*args, **node.kwargs)
-        _check_same(node, y, "its definition gives another result than its rule")
+        guards.check_same(node, y, "its definition gives another result than its rule")
         inputs = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
         gradients = iter(walk([y], [dy], inputs, True, True))
         return tuple(next(gradients) if isinstance(a, Tensor) and a.requires_grad else None for a in args)
@@ -129,31 +103,10 @@ def pullback_on_tensors(node: Node) -> Pullback:
 
 def _sum_to(g: Any, shape: tuple[int, ...], name: str) -> Any:
     """Undo broadcasting: sum g over the axes along which an argument of this shape was repeated."""
+    guards.check_broadcast(g, shape, name)
     extra = g.ndim - len(shape)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
-        raise ValueError(f"the pullback of {name} gave a gradient of shape {g.shape} for an argument of {shape}")
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
     return total(g, axes, keepdims=True).reshape(shape)
-
-
-def _seed(output: Tensor, gradient: Any, name: str) -> Any:
-    """Check the gradient at which a walk starts; 1 where an output of one element came with none."""
-    if not isinstance(output, Tensor):
-        raise TypeError(f"outputs must be Tensors, got {type(output).__name__}")
-    if not output._requires_grad:
-        raise RuntimeError("backward() needs a tensor that was computed from one with requires_grad=True")
-    if gradient is None:
-        if output.size != 1:
-            raise RuntimeError(f"{name} must be given for an output of shape {output.shape} (not one element)")
-        return np.ones_like(output._data)
-    if not isinstance(gradient, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} must be an array or a Tensor, got {type(gradient).__name__}")
-    if type(gradient) is not np.ndarray and isinstance(gradient, np.ndarray):
-        gradient = plain_array(gradient, name)
-    if gradient.shape != output.shape or gradient.dtype != output.dtype:
-        got = f"{gradient.dtype} {gradient.shape}"
-        raise ValueError(f"{name} must be {output.dtype} of shape {output.shape}, got {got}")
-    return gradient
 
 
 def collect(
@@ -201,17 +154,16 @@ def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Itera
     for i, source in n.inputs:
         if needed is None or id(source) in needed:
             g = gradients[i]
-            if callable(g):  # put off until it is needed
-                g = g()
-            if g is None:
-                continue
-            if type(g) is not np.ndarray and not isinstance(g, (np.ndarray, Tensor)):
-                g = guards.gradient(n, g)
+            if type(g) is not np.ndarray:
+                g = g() if callable(g) else g  # lazy gradients are computed here
+                if g is None:
+                    continue
+                g = g if isinstance(g, (np.ndarray, Tensor)) else guards.gradient(n, g)
             shape = n.args[i]._data.shape
             if g.shape != shape:
                 g = _sum_to(g, shape, n.op.__name__)
-            if g.dtype is not n.dtype and g.dtype != n.dtype:
-                raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {n.dtype}")
+            if g.dtype is not n.dtype:
+                guards.check_dtype(n, g)
             yield i, source, g
 
 
@@ -276,11 +228,8 @@ def backward(output: Tensor, gradient: Any, retain_graph: bool, create_graph: bo
     """What Tensor.backward() does: one walk that ends in the .grad of the leaves."""
     check_flag("retain_graph", retain_graph)
     check_flag("create_graph", create_graph)
-    walk([output], [_seed(output, gradient, "gradient")], None, retain_graph or create_graph, create_graph)
-
-
-def _sequence(name: str, tensors: Any) -> list[Tensor]:
-    return [tensors] if isinstance(tensors, Tensor) else check_iterable(name, tensors, "Tensors")
+    seed = guards.seed(output, gradient, "gradient")
+    walk([output], [seed], None, retain_graph or create_graph, create_graph)
 
 
 def grad(
@@ -306,23 +255,9 @@ def grad(
     >>> first.item(), second.item()
     (27.0, 18.0)
     """
-    outputs, inputs = _sequence("outputs", outputs), _sequence("inputs", inputs)
-    for name, flag in (("retain_graph", retain_graph), ("create_graph", create_graph), ("allow_unused", allow_unused)):
-        check_flag(name, flag)
-    if grad_outputs is None or isinstance(grad_outputs, (Tensor, np.ndarray)):
-        grad_outputs = [grad_outputs] * len(outputs) if grad_outputs is None else [grad_outputs]
-    elif not isinstance(grad_outputs, (list, tuple)):
-        raise TypeError(f"grad_outputs must be an array, a sequence of them or None, got {type(grad_outputs).__name__}")
-    if len(grad_outputs) != len(outputs):
-        raise ValueError(f"grad_outputs must have one entry per output ({len(outputs)}), got {len(grad_outputs)}")
-    for i, t in enumerate(inputs):
-        if not isinstance(t, Tensor):
-            raise TypeError(f"inputs[{i}] must be a Tensor, got {type(t).__name__}")
-        if not t._requires_grad:
-            raise ValueError(f"inputs[{i}] must require grad")
-    seeds = [_seed(t, g, "grad_outputs") for t, g in zip(outputs, grad_outputs, strict=True)]
+    guards.check_flags(retain_graph=retain_graph, create_graph=create_graph, allow_unused=allow_unused)
+    outputs, inputs, seeds = guards.ends(outputs, inputs, grad_outputs)
     result = walk(outputs, seeds, inputs, retain_graph or create_graph, create_graph)
-    for i, g in enumerate(result):
-        if g is None and not allow_unused:
-            raise RuntimeError(f"the outputs do not depend on inputs[{i}]; allow_unused=True gives None for it")
+    if not allow_unused:
+        guards.check_used(result)
     return tuple(result)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..checks import FLOATS, Array, plain_array
+from ..checks import FLOATS, Array, as_array, check_flag, check_iterable, plain_array
+from .recording import grad_mode
 from .tensors import Tensor
 
 
@@ -72,12 +74,69 @@ def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> No
         raise TypeError(f"{name} must be {dtype} like the input, got {data.dtype}{remedy}")
 
 
+def check_index(index: Any) -> None:
+    """An index may hold anything but tensors: they hold floats."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(p, Tensor) or (isinstance(p, list) and any(isinstance(i, Tensor) for i in p)) for p in parts):
+        raise TypeError(
+            "an index must be made of integers, slices or integer arrays, got a Tensor, which holds floats: "
+            "keep indices in NumPy arrays, or convert them with t.data.astype(int)"
+        )
+
+
+def change(t: Tensor, value: Any, index: Any) -> Any:
+    """What is put into t in place, as an array or a number."""
+    check_index(index)
+    recorded = t._requires_grad or (isinstance(value, Tensor) and value._requires_grad)
+    if recorded and grad_mode.enabled:
+        raise RuntimeError(
+            "an in-place change of (or by) a tensor that requires grad is not recorded: write y = x + 1 "
+            "instead of x += 1, or change data inside no_grad()"
+        )
+    given = value
+    value = value._data if isinstance(value, Tensor) else value
+    if not isinstance(value, (int, float)):
+        value = plain_array(value, "value") if isinstance(value, np.ndarray) else as_array(value)
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"value must be a Tensor or real numbers, got {type(given).__name__} {given!r:.40}")
+        if value.dtype != t.dtype and isinstance(given, (np.ndarray, Tensor)) and value.dtype.kind == "f":
+            raise TypeError(f"in-place change mixes {t.dtype} with {value.dtype}: value must have the former")
+    if not t._data.flags.writeable:
+        raise ValueError("data of this tensor is read-only: it cannot be changed in place")
+    return value
+
+
 # What an op takes and gives
+
+
+def check_functions(**functions: Any) -> None:
+    """Functions or None, by name."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be callable or None, got {type(function).__name__}")
+
+
+def signature(rule: Any) -> inspect.Signature:
+    """What a rule takes."""
+    try:
+        return inspect.signature(rule)
+    except (TypeError, ValueError):  # not callable, or a builtin that does not say what it takes
+        raise TypeError(f"rule must be a Python function, got {type(rule).__name__} {rule!r:.40}") from None
+
+
+def before(check: Callable[..., None], rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule, after the check has had the same arguments."""
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        check(*args, **kwargs)
+        return rule(*args, **kwargs)
+
+    return checked
 
 
 def admit(
     op: Any, positional: list[tuple[str, Any]], variadic: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], list[Any], list[Any], tuple[Any, ...], list[Any], Any]:
+) -> tuple[tuple[Any, ...], list[Any], list[Any], list[Any], list[Any], Any]:
     """Any arguments of an op, checked: (all in order, their arrays, inputs, constants, versions, the dtype).
 
     positional: name and default of the rule's arguments; variadic: the name after a *. What is taken from kwargs, as
@@ -95,7 +154,7 @@ def admit(
             raise TypeError(f"{op.__name__} takes constants by keyword, got a Tensor as {n}")
     arrays: list[Any] = []
     inputs: list[tuple[int, Any]] = []
-    constants: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    constants: list[tuple[int, tuple[int, ...]]] = []
     versions: list[tuple[list[int], int, Array]] = []
     dtype = None
     for i, a in enumerate(args):
@@ -104,7 +163,7 @@ def admit(
             if a._requires_grad:
                 inputs.append((i, a._node or a))
             else:
-                constants += ((i, a.shape),)
+                constants.append((i, a.shape))
             a = a._data
         elif isinstance(a, np.generic):
             a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
@@ -182,3 +241,118 @@ def check_gradients(n: Any, gradients: tuple[Any, ...]) -> None:
     for i, _ in n.inputs:
         if i >= len(gradients):
             raise ValueError(f"the pullback of {n.op.__name__} gave no gradient for its argument {i}")
+
+
+def check_broadcast(g: Any, shape: tuple[int, ...], name: str) -> None:
+    """A gradient has the shape of its argument, or one that the argument was broadcast to."""
+    extra = g.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
+        raise ValueError(f"the pullback of {name} gave a gradient of shape {g.shape} for an argument of {shape}")
+
+
+def check_dtype(n: Any, g: Any) -> None:
+    """A gradient has the dtype of its argument."""
+    if g.dtype != n.dtype:
+        raise TypeError(f"the pullback of {n.op.__name__} gave a {g.dtype} gradient for {n.dtype}")
+
+
+# Where a walk starts and ends
+
+
+def freed(node: Any) -> RuntimeError:
+    """A graph that a walk has gone through."""
+    return RuntimeError(
+        f"the graph behind {node.op.__name__} was freed by an earlier backward(); "
+        "to go through it again, say retain_graph=True the first time"
+    )
+
+
+def changed(node: Any, array: Array, times: int) -> RuntimeError:
+    """An array that a pullback keeps, changed since."""
+    return RuntimeError(
+        f"an array of shape {array.shape} that the gradient of {node.op.__name__} needs was changed "
+        f"in place {times} time(s) since; change a copy, or call backward() before"
+    )
+
+
+def check_flags(**flags: Any) -> None:
+    """Booleans, by name."""
+    for name, flag in flags.items():
+        check_flag(name, flag)
+
+
+def seed(output: Tensor, gradient: Any, name: str) -> Any:
+    """Check the gradient at which a walk starts; 1 where an output of one element came with none."""
+    if not isinstance(output, Tensor):
+        raise TypeError(f"outputs must be Tensors, got {type(output).__name__}")
+    if not output._requires_grad:
+        raise RuntimeError("backward() needs a tensor that was computed from one with requires_grad=True")
+    if gradient is None:
+        if output.size != 1:
+            raise RuntimeError(f"{name} must be given for an output of shape {output.shape} (not one element)")
+        return np.ones_like(output._data)
+    if not isinstance(gradient, (Tensor, np.ndarray)):
+        raise TypeError(f"{name} must be an array or a Tensor, got {type(gradient).__name__}")
+    if type(gradient) is not np.ndarray and isinstance(gradient, np.ndarray):
+        gradient = plain_array(gradient, name)
+    if gradient.shape != output.shape or gradient.dtype != output.dtype:
+        got = f"{gradient.dtype} {gradient.shape}"
+        raise ValueError(f"{name} must be {output.dtype} of shape {output.shape}, got {got}")
+    return gradient
+
+
+def ends(outputs: Any, inputs: Any, grad_outputs: Any) -> tuple[list[Tensor], list[Tensor], list[Any]]:
+    """The arguments of grad(): outputs, inputs, and the gradient at which each output starts."""
+    outputs, inputs = (
+        [tensors] if isinstance(tensors, Tensor) else check_iterable(name, tensors, "Tensors")
+        for name, tensors in (("outputs", outputs), ("inputs", inputs))
+    )
+    if grad_outputs is None or isinstance(grad_outputs, (Tensor, np.ndarray)):
+        grad_outputs = [grad_outputs] * len(outputs) if grad_outputs is None else [grad_outputs]
+    elif not isinstance(grad_outputs, (list, tuple)):
+        raise TypeError(f"grad_outputs must be an array, a sequence of them or None, got {type(grad_outputs).__name__}")
+    if len(grad_outputs) != len(outputs):
+        raise ValueError(f"grad_outputs must have one entry per output ({len(outputs)}), got {len(grad_outputs)}")
+    for i, t in enumerate(inputs):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"inputs[{i}] must be a Tensor, got {type(t).__name__}")
+        if not t._requires_grad:
+            raise ValueError(f"inputs[{i}] must require grad")
+    return outputs, inputs, [seed(t, g, "grad_outputs") for t, g in zip(outputs, grad_outputs, strict=True)]
+
+
+def check_used(gradients: Sequence[Any]) -> None:
+    """None for an input that the outputs do not depend on."""
+    for i, g in enumerate(gradients):
+        if g is None:
+            raise RuntimeError(f"the outputs do not depend on inputs[{i}]; allow_unused=True gives None for it")
+
+
+# Second derivatives
+
+
+def not_twice(op: Any, error: Exception) -> RuntimeError:
+    """A rule that does not run on tensors, and no definition."""
+    return RuntimeError(
+        f"{op.__name__} cannot be differentiated twice: write it with NumPy functions that tensors "
+        f"know, or name such a formula with @differentiable(definition=...) ({error})"
+    )
+
+
+def check_same(node: Any, y: Any, problem: str) -> None:
+    counter, seen, first = node.versions[-1]
+    if counter[0] != seen:
+        return
+    y = y._data if isinstance(y, Tensor) else y
+    scale = np.abs(first).max(where=np.isfinite(first), initial=1.0)  # of what may have cancelled in an element
+    rtol, atol = 1e-4, 1e-5 * float(scale)
+    with np.errstate(invalid="ignore"):  # inf - inf: then allclose is asked, which takes five times as long
+        close = np.shape(y) == first.shape and (np.abs(y - first) <= atol + rtol * np.abs(first)).all()
+    if not close and not np.allclose(y, first, rtol=rtol, atol=atol, equal_nan=True):
+        raise RuntimeError(f"{node.op.__name__} cannot be differentiated twice: {problem}")
+
+
+def check_repeated(node: Any, y: Any) -> None:
+    """A rule that was run once more gives the same."""
+    problem = "computed again it gave another result: an op must depend on its arguments alone; draw random numbers "
+    check_same(node, y, f"{problem}outside of it and pass them in")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import not_on_tensors
+
 if TYPE_CHECKING:
     from .tensors import Tensor
 
@@ -38,6 +40,11 @@ def implements(*numpy_functions: Any) -> Callable[[Op], Op]:
     return register
 
 
+def _both_ways(function: Any) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """The methods for a + b and, where a is no tensor, b + a."""
+    return (lambda self, other: OPS[function](self, other)), (lambda self, other: OPS[function](other, self))
+
+
 class Operators:
     """The operators and methods of a tensor; each is one line into the table ``OPS``."""
 
@@ -51,57 +58,22 @@ class Operators:
             how = ("" if method == "__call__" else f".{method}") + (
                 f" with {', '.join(sorted(kwargs))}" if kwargs else ""
             )
-            raise TypeError(
-                f"np.{ufunc.__name__}{how} is not defined on tensors; "
-                "apply it to t.data, or write an op with @differentiable"
-            )
+            raise not_on_tensors(ufunc, how)
         return OPS[ufunc](*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function not in OPS:
-            name = getattr(function, "__name__", str(function))
-            raise TypeError(
-                f"np.{name} is not defined on tensors; apply it to t.data, or write an op with @differentiable"
-            )
+            raise not_on_tensors(function)
         return OPS[function](*args, **kwargs)
 
-    # arithmetic
+    # arithmetic, and the same with the operands exchanged
 
-    def __add__(self, other: Any) -> Tensor:
-        return OPS[np.add](self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return OPS[np.add](other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return OPS[np.subtract](self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return OPS[np.subtract](other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return OPS[np.multiply](self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return OPS[np.multiply](other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return OPS[np.divide](self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return OPS[np.divide](other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return OPS[np.power](self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return OPS[np.power](other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return OPS[np.matmul](self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return OPS[np.matmul](other, self)
+    __add__, __radd__ = _both_ways(np.add)
+    __sub__, __rsub__ = _both_ways(np.subtract)
+    __mul__, __rmul__ = _both_ways(np.multiply)
+    __truediv__, __rtruediv__ = _both_ways(np.divide)
+    __pow__, __rpow__ = _both_ways(np.power)
+    __matmul__, __rmatmul__ = _both_ways(np.matmul)
 
     def __neg__(self) -> Tensor:
         return OPS[np.negative](self)
@@ -111,23 +83,12 @@ class Operators:
 
     # comparisons: constants, so they give plain arrays of booleans
 
-    def __eq__(self, other: Any) -> Any:
-        return OPS[np.equal](self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        return OPS[np.not_equal](self, other)
-
-    def __lt__(self, other: Any) -> Any:
-        return OPS[np.less](self, other)
-
-    def __le__(self, other: Any) -> Any:
-        return OPS[np.less_equal](self, other)
-
-    def __gt__(self, other: Any) -> Any:
-        return OPS[np.greater](self, other)
-
-    def __ge__(self, other: Any) -> Any:
-        return OPS[np.greater_equal](self, other)
+    __eq__, _ = _both_ways(np.equal)
+    __ne__, _ = _both_ways(np.not_equal)
+    __lt__, _ = _both_ways(np.less)
+    __le__, _ = _both_ways(np.less_equal)
+    __gt__, _ = _both_ways(np.greater)
+    __ge__, _ = _both_ways(np.greater_equal)
 
     # elementwise functions
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from typing import Any, TypeVar, overload
+
+from ..checks import check_decorated
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,13 +20,6 @@ class _GradMode(threading.local):  # per thread: no_grad() in one thread leaves 
 
 
 grad_mode = _GradMode()
-
-
-_RUN_LATER: tuple[tuple[Callable[[Any], bool], str], ...] = (
-    (inspect.isgeneratorfunction, "a generator"),
-    (inspect.iscoroutinefunction, "a coroutine"),
-    (inspect.isasyncgenfunction, "an asynchronous generator"),
-)
 
 
 class grad_enabled(ContextDecorator):
@@ -42,16 +36,7 @@ class grad_enabled(ContextDecorator):
         grad_mode.enabled = grad_mode.outside.pop()
 
     def __call__(self, function: Function) -> Function:
-        name = getattr(function, "__name__", repr(function))
-        call = getattr(type(function), "__call__", None)  # noqa: B004 (the class's, of an object that can be called)
-        for test, kind in _RUN_LATER:
-            if test(function) or test(call):  # its body would run outside of the with block
-                raise TypeError(f"{name} is {kind}: use the with statement inside of it, around what does not wait")
-        if isinstance(function, (type, staticmethod, classmethod, property)) or not callable(function):
-            raise TypeError(
-                f"function must be a function for no_grad() or enable_grad() to decorate, got a "
-                f"{type(function).__name__}, {name:.40}: decorate the functions in a class"
-            )
+        check_decorated(function)
         return super().__call__(function)
 
 

@@ -18,7 +18,6 @@ Read in this order: ``Node``, ``differentiable``; then backward.py, the walk bac
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import types
 from collections.abc import Callable
@@ -65,7 +64,7 @@ class Node:
         kwargs: dict[str, Any],
         pullback: Pullback,
         inputs: list[tuple[int, Any]],
-        constants: tuple[tuple[int, tuple[int, ...]], ...],
+        constants: list[tuple[int, tuple[int, ...]]],
         versions: list[tuple[list[int], int, Array]],
         y: Array,
     ) -> None:
@@ -128,37 +127,29 @@ def differentiable(
     >>> tb.grad(scaled(x, tb.tensor([5.0])), x)
     (array([5.], dtype=float32),)
     """
-    for name, function in (("definition", definition), ("check", check)):
-        if function is not None and not callable(function):
-            raise TypeError(f"{name} must be callable or None, got {type(function).__name__}")
+    guards.check_functions(definition=definition, check=check)
     if rule is None:
         return functools.partial(differentiable, definition=definition, check=check)
-    try:
-        signature = inspect.signature(rule)
-    except (TypeError, ValueError):  # not callable, or a builtin that does not say what it takes
-        raise TypeError(f"rule must be a Python function, got {type(rule).__name__} {rule!r:.40}") from None
+    signature = guards.signature(rule)
     parameters = list(signature.parameters.values())
     positional = [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    run = rule if check is None else guards.before(check, rule)
     count, variadic = len(positional), [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
 
     @functools.wraps(rule)
     def op(*args: Any, **kwargs: Any) -> Any:
         # 1. Tensors and their arrays. A Tensor proves that its array is one of floats; all else takes a detour.
-        arrays: list[Any] = []
-        inputs: list[tuple[int, Any]] = []
-        constants: tuple[tuple[int, tuple[int, ...]], ...] = ()
-        versions: list[tuple[list[int], int, Array]] = []
+        arrays, inputs, dtype = [], [], None
+        versions, constants = [], []
         usual = len(args) >= count and not (kwargs and any(isinstance(value, Tensor) for value in kwargs.values()))
-        dtype = None
         for i, a in enumerate(args):
             if isinstance(a, Tensor):
-                data = a._data
-                versions.append((a._version, a._version[0], data))
                 if a._requires_grad:
                     inputs.append((i, a._node or a))
                 else:
-                    constants += ((i, data.shape),)
-                a = data
+                    constants.append((i, a._data.shape))
+                versions.append((a._version, a._version[0], a._data))
+                a = a._data
                 if a.dtype is not dtype:
                     usual, dtype = usual and dtype is None, a.dtype
             elif type(a) not in _NUMBERS and not (type(a) is np.ndarray and a.dtype.kind in "biu"):
@@ -169,9 +160,7 @@ def differentiable(
 
         # 2. The result, and how gradients get back.
         try:
-            if check is not None:
-                check(*arrays, **kwargs)
-            answer = rule(*arrays, **kwargs)
+            answer = run(*arrays, **kwargs)
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             guards.explain(error, op.__name__, [name for name, _ in positional], arrays)
             raise

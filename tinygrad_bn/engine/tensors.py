@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from ..checks import FLOATS, Array, as_array, float_dtype, plain_array
+from ..checks import Array, as_floats, check_alike, check_bool, check_floats
+from ..runtime import memory
 from .operators import Operators
-from .recording import grad_mode
 
 if TYPE_CHECKING:
     from .tape import Node
@@ -46,16 +46,8 @@ class Tensor(Operators):
     __slots__ = ("__weakref__", "_data", "_node", "_requires_grad", "_version", "grad")
 
     def __init__(self, data: Array, requires_grad: bool = False) -> None:
-        if not isinstance(data, np.ndarray):
-            raise TypeError(f"data must be a NumPy array, got {type(data).__name__}; tensor(data) converts")
-        if type(data) is not np.ndarray:
-            data = plain_array(data)
-        if data.dtype not in FLOATS:
-            raise TypeError(f"data must be float32 or float64, got {data.dtype}{_remedy(data.dtype)}")
-        if not isinstance(requires_grad, bool):
-            raise TypeError(f"requires_grad must be a bool, got {type(requires_grad).__name__}")
-        self._data: Array = data
-        self._requires_grad = requires_grad
+        self._data = check_floats("data", data)
+        self._requires_grad = check_bool("requires_grad", requires_grad)
         self._node: Node | None = None
         self._version = [0]  # in-place changes so far; a list, because views share one counter
         self.grad: Any = None
@@ -75,10 +67,7 @@ class Tensor(Operators):
 
     @data.setter
     def data(self, value: Array) -> None:
-        if not isinstance(value, np.ndarray) or value.dtype != self.dtype or value.shape != self.shape:
-            got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-            raise TypeError(f"data must be a {self.dtype} array of shape {self.shape}, got {got}")
-        self._data = value if type(value) is np.ndarray else plain_array(value)
+        self._data = check_alike("data", value, self._data)
         self._version[0] += 1
 
     def _assign(self, values: Array) -> None:
@@ -103,11 +92,9 @@ class Tensor(Operators):
 
     @requires_grad.setter
     def requires_grad(self, flag: bool) -> None:
-        if not isinstance(flag, bool):
-            raise TypeError(f"requires_grad must be a bool, got {type(flag).__name__}")
-        if self._node is not None and not flag:
+        if self._node is not None and not check_bool("requires_grad", flag):
             raise RuntimeError("requires_grad of a computed tensor cannot be switched off; use t.detach()")
-        self._requires_grad = flag
+        self._requires_grad = check_bool("requires_grad", flag)
 
     def requires_grad_(self, flag: bool = True) -> Tensor:
         """Set requires_grad to flag (default True); returns the tensor. Errors: TypeError for what is not a bool.
@@ -115,9 +102,7 @@ class Tensor(Operators):
         >>> tb.tensor([1.0]).requires_grad_()
         tensor([1.], requires_grad=True)
         """
-        if not isinstance(flag, bool):
-            raise TypeError(f"flag must be a bool, got {type(flag).__name__}")
-        self.requires_grad = flag
+        self.requires_grad = check_bool("flag", flag)
         return self
 
     @property
@@ -254,23 +239,9 @@ class Tensor(Operators):
     # in-place changes are for data, not for the tape
 
     def _change(self, value: Any, ufunc: Any, index: Any = Ellipsis) -> Tensor:
-        check_index(index)
-        recorded = self._requires_grad or (isinstance(value, Tensor) and value._requires_grad)
-        if recorded and grad_mode.enabled:
-            raise RuntimeError(
-                "an in-place change of (or by) a tensor that requires grad is not recorded: write y = x + 1 "
-                "instead of x += 1, or change data inside no_grad()"
-            )
-        given = value
-        value = value._data if isinstance(value, Tensor) else value
-        if not isinstance(value, (int, float)):
-            value = plain_array(value, "value") if isinstance(value, np.ndarray) else as_array(value)
-            if value.dtype.kind not in "biuf":
-                raise TypeError(f"value must be a Tensor or real numbers, got {type(given).__name__} {given!r:.40}")
-            if value.dtype != self.dtype and isinstance(given, (np.ndarray, Tensor)) and value.dtype.kind == "f":
-                raise TypeError(f"in-place change mixes {self.dtype} with {value.dtype}: value must have the former")
-        if not self._data.flags.writeable:
-            raise ValueError("data of this tensor is read-only: it cannot be changed in place")
+        from . import guards  # which knows tensors
+
+        value = guards.change(self, value, index)
         try:
             if ufunc is None:
                 self._data[index] = value
@@ -344,23 +315,13 @@ class Tensor(Operators):
         """
         if self._node is not None:
             raise RuntimeError("only leaves can be deep-copied or pickled, this tensor was computed: use t.detach()")
-        data, whole = self._data, self._data
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        view = None
-        if type(whole) is np.ndarray and whole.flags.owndata and whole.flags.forc and not overlaps(data):
-            offset = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-            view = data.dtype, offset, data.shape, data.strides
+        array, place = memory.whole(self._data)
         gradient = self.grad._data if isinstance(self.grad, Tensor) else self.grad
-        state = {"array": data if view is None else whole, "view": view, "version": self._version, "grad": gradient}
+        state = {"array": array, "view": place, "version": self._version, "grad": gradient}
         return {**state, "requires_grad": self._requires_grad, "attributes": self._attributes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        array = state["array"]
-        if state["view"] is not None:
-            dtype, offset, shape, strides = state["view"]
-            array = np.ndarray(shape, dtype, array if array.flags.c_contiguous else array.T, offset, strides)
-        Tensor.__init__(self, array)
+        Tensor.__init__(self, memory.part(state["array"], state["view"]))
         self._requires_grad, self._version, self.grad = state["requires_grad"], state["version"], state["grad"]
         for name, value in state["attributes"].items():
             setattr(self, name, value)
@@ -372,45 +333,11 @@ class Tensor(Operators):
         return f"tensor({text}{dtype}{origin})"
 
 
-def overlaps(data: Array) -> bool:
-    """Whether elements share a place in memory: one number repeated, or windows that slide."""
-    reach = data.itemsize
-    for stride, n in sorted((abs(s), n) for s, n in zip(data.strides, data.shape, strict=True) if n > 1):
-        if stride == 0:
-            return True
-        if stride < reach:  # perhaps: only the places themselves can tell
-            places = sum(np.ix_(*(np.arange(n) * s for s, n in zip(data.strides, data.shape, strict=True))))
-            return bool((np.diff(np.sort(places, axis=None)) < data.itemsize).any())
-        reach += (n - 1) * stride
-    return False
-
-
-def check_index(index: Any) -> None:
-    """An index may hold anything but tensors: they hold floats."""
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(p, Tensor) or (isinstance(p, list) and any(isinstance(i, Tensor) for i in p)) for p in parts):
-        raise TypeError(
-            "an index must be made of integers, slices or integer arrays, got a Tensor, which holds floats: "
-            "keep indices in NumPy arrays, or convert them with t.data.astype(int)"
-        )
-
-
 def wrap(data: Array) -> Tensor:
     """Tensor(data), for an array that is known to be right."""
     t = Tensor.__new__(Tensor)
     t._data, t._requires_grad, t._node, t._version, t.grad = data, False, None, [0], None
     return t
-
-
-def _converts(dtype: np.dtype[Any]) -> bool:
-    """Whether tensor() takes arrays of this dtype: floats of 32 or 64 bits in any byte order, integers, booleans."""
-    return dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
-
-
-def _remedy(dtype: np.dtype[Any]) -> str:
-    """How data of this dtype become a tensor's; "" if they hold no real numbers."""
-    converts = "tensor(data)" if _converts(dtype) else "data.astype(np.float32)" if dtype.kind == "f" else ""
-    return f": {converts} converts" if converts else ""
 
 
 def tensor(data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -427,17 +354,4 @@ def tensor(data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool 
     >>> tb.tensor(np.array([0.5]), requires_grad=True)
     tensor([0.5], dtype=float64, requires_grad=True)
     """
-    dtype = None if dtype is None else float_dtype(dtype)
-    data = data._data if isinstance(data, Tensor) else data
-    try:
-        array = np.asarray(plain_array(data) if isinstance(data, np.ndarray) else data)
-    except ValueError:
-        raise ValueError("data must be a rectangular nest of numbers, got rows of different lengths") from None
-    except RuntimeError as error:  # a tensor in a list
-        raise TypeError(f"data must be a nest of numbers: {error}") from None
-    if not _converts(array.dtype):
-        got = f"{array.dtype}{_remedy(array.dtype)}"
-        raise TypeError(f"data must hold floats (32 or 64 bit), integers or booleans, got {got}")
-    native = array.dtype.newbyteorder("=")
-    keeps = isinstance(data, (np.ndarray, np.generic)) and native in FLOATS
-    return Tensor(np.array(array, dtype=dtype or (native if keeps else np.float32)), requires_grad)
+    return Tensor(as_floats(data._data if isinstance(data, Tensor) else data, dtype), requires_grad)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import Array
+from . import guards
 from .tensors import Tensor
 
 if TYPE_CHECKING:
@@ -31,16 +32,10 @@ def check(nodes: Iterable[Node], again: bool = False) -> None:
     """
     for node in nodes:
         if node.pullback is None:
-            raise RuntimeError(
-                f"the graph behind {node.op.__name__} was freed by an earlier backward(); "
-                "to go through it again, say retain_graph=True the first time"
-            )
+            raise guards.freed(node)
         for counter, seen, array in node.versions[:-1] if again else node.versions:
             if counter[0] != seen and (again or keeps(node.pullback, array)):
-                raise RuntimeError(
-                    f"an array of shape {array.shape} that the gradient of {node.op.__name__} needs was changed "
-                    f"in place {counter[0] - seen} time(s) since; change a copy, or call backward() before"
-                )
+                raise guards.changed(node, array, counter[0] - seen)
 
 
 def keeps(pullback: Any, array: Array) -> bool:

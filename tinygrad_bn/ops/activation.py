@@ -302,8 +302,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: np.rand
     check_generator(generator)
     if not check_flag("training", training) or p == 0:
         return x
-    mask: Array = fresh(dropout_mask, generator, x.shape, x.dtype, p)
-    return x * mask
+    dropped: Tensor = x * fresh(dropout_mask, generator, x.shape, x.dtype, p)
+    return dropped
 
 
 def dropout_mask(generator: np.random.Generator | None, shape: tuple[int, ...], dtype: Any, p: float) -> Array:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..checks import Array, check_int, check_size
-from ..engine.guards import check_tensors
+from ..engine.guards import check_index, check_tensors
 from ..engine.operators import implements
 from ..engine.tape import differentiable
-from ..engine.tensors import Tensor, check_index
+from ..engine.tensors import Tensor
 
 MOST_AXES = 32  # beyond it np.add.at, which the gradient of x[index] needs, crashes the process (NumPy 2.4)
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from ..checks import Array, check_flag, check_iterable, check_number, copied
 from ..engine.guards import check_gradient
-from ..engine.tensors import Tensor, overlaps
+from ..engine.tensors import Tensor
 from ..runtime.jit import contiguous, kernel
+from ..runtime.memory import overlaps
 
 
 @kernel
