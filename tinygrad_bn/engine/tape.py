@@ -21,6 +21,7 @@ import functools
 import itertools
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ParamSpec, overload
 
 import numpy as np
@@ -41,37 +42,21 @@ _NUMBERS = frozenset({int, float, bool, types.NoneType})
 _FREED: tuple[tuple[Any, ...], dict[str, Any], list[Any]] = (), {}, []
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
-    """One recorded operation: where a tensor came from, and how to pull a gradient back through it.
+    """One recorded operation: where a tensor came from, and how to pull a gradient back through it."""
 
-    inputs: (i, source) for each args[i] that a gradient flows to; the source is the node that made it, or the leaf.
-    constants: (i, shape) for each other args[i] that is a tensor.
-    shape, dtype: of the result; all its tensors have this dtype.
-    serial: counts up, so that a node is younger than all it was computed from.
-    versions: (counter, what it showed, array) of every tensor involved, the result last; for versions.py.
-    retained: a weak reference to the result, if it asked for its .grad.
-    """
-
-    __slots__ = (
-        *("args", "constants", "dtype", "inputs", "kwargs", "op", "pullback", "retained"),
-        *("serial", "shape", "versions"),
-    )
-
-    def __init__(
-        self,
-        op: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        pullback: Pullback,
-        inputs: list[tuple[int, Any]],
-        constants: list[tuple[int, tuple[int, ...]]],
-        versions: list[tuple[list[int], int, Array]],
-        y: Array,
-    ) -> None:
-        self.op, self.args, self.kwargs, self.pullback = op, args, kwargs, pullback
-        self.inputs, self.constants, self.versions = inputs, constants, versions
-        self.shape, self.dtype, self.serial = y.shape, y.dtype, next(_serials)
-        self.retained: Any = None
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    pullback: Pullback
+    inputs: list[tuple[int, Any]]  # (i, source) for each args[i] that a gradient flows to: the node that made it, or it
+    constants: list[tuple[int, tuple[int, ...]]]  # (i, shape) for each other args[i] that is a tensor
+    versions: list[tuple[list[int], int, Array]]  # (counter, what it showed, array) of all tensors, the result last
+    shape: tuple[int, ...]  # of the result
+    dtype: np.dtype[Any]  # of the result, and of all tensors involved
+    serial: int  # counts up, so that a node is younger than all it was computed from
+    retained: Any = None  # a weak reference to the result, if it asked for its .grad
 
     def free(self) -> None:
         """Let go of the arrays. Where the gradients went stays known: a second walk finds what is missing."""
@@ -180,7 +165,7 @@ def differentiable(
         if inputs and grad_mode.enabled:
             versions.append((out._version, out._version[0], y))
             out._requires_grad = True
-            out._node = Node(op, args, kwargs, pullback, inputs, constants, versions, y)
+            out._node = Node(op, args, kwargs, pullback, inputs, constants, versions, y.shape, dtype, next(_serials))
         return out
 
     # what help() shows: the rule returns a pair, the op a tensor
