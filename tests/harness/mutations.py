@@ -432,7 +432,7 @@ edits(
         "return g",
         ".grad shares memory with what the pullback keeps",
     ),
-    ("dy = g = None  # the table", "pass  # the table", "every gradient is copied"),
+    ("dy = g = None  # our", "pass  # our", "every gradient is copied"),
     (
         "if n.serial > oldest and id(n) in needed]",
         "if n.serial > oldest]",

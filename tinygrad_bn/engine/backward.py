@@ -24,30 +24,6 @@ from .tape import Node, Pullback, differentiable
 from .tensors import Tensor
 
 
-def _references(table: dict[int, Any], key: int) -> int:
-    g = table[key]
-    return getrefcount(g)
-
-
-ALONE = _references({0: np.empty(4)}, 0)  # to an array that only a table holds, as _delivered counts them
-
-
-def _delivered(table: dict[int, Any], key: int, create_graph: bool) -> Any:
-    """The gradient in the table, to be given away: a copy if anyone else holds its memory, or a part of it.
-
-    Not dy, nor part of something, nor an array that a closure or a variable elsewhere holds: that shows in its count of
-    references. A view is given away if it is another shape of a whole array that nobody else holds either.
-    """
-    g = table[key]
-    if create_graph:
-        return _copy(g)
-    alone, whole = getrefcount(g) <= ALONE and g.flags.writeable, g.base
-    if whole is not None and alone:
-        alone = type(whole) is np.ndarray and whole.size == g.size and whole.base is None
-        alone = alone and getrefcount(whole) <= ALONE
-    return g if alone else g.copy()
-
-
 class _Observer(threading.local):  # per thread: trace() in one thread does not print what others do
     report: Callable[..., None] | None = None  # called with (node, dy, i, source, g) for each g that is handed on
 
@@ -70,8 +46,8 @@ def _copy(x: Any) -> Any:
 
 def _add(a: Any, b: Any) -> Any:
     """a + b as an array or a Tensor: NumPy makes a scalar of the sum of two arrays without axes."""
-    total = a + b
-    return total if type(total) is np.ndarray or isinstance(total, Tensor) else np.asarray(total)
+    y = a + b
+    return y if type(y) is np.ndarray or isinstance(y, Tensor) else np.asarray(y)
 
 
 def pullback_on_tensors(node: Node) -> Pullback:
@@ -106,7 +82,7 @@ def _sum_to(g: Any, shape: tuple[int, ...], name: str) -> Any:
     guards.check_broadcast(g, shape, name)
     extra = g.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
-    return total(g, axes, keepdims=True).reshape(shape)
+    return total(g, axes, keepdims=True).reshape(shape)  # in blocks: long float32 sums lose digits
 
 
 def collect(
@@ -126,7 +102,7 @@ def collect(
         item = stack.pop()
         key = id(item)
         if isinstance(item, Tensor):
-            if item._requires_grad or targets is not None:  # it may have been switched off since
+            if item._requires_grad:  # it may have been switched off since the forward
                 leaves[key] = item
         elif key not in found:
             found[key] = item
@@ -181,7 +157,7 @@ def walk(
     for leaf in leaves.values() if targets is None else ():
         if leaf.grad is not None:  # what was put there by hand must not end the walk halfway
             guards.check_gradient(leaf)
-    wanted = {id(t._node or t) for t in targets} if targets else ()
+    kept = {id(t._node or t) for t in targets} if targets else ()  # gradients that are returned stay in the table
     table: dict[int, Any] = {}
     for t, seed in zip(outputs, seeds, strict=True):
         key = id(t._node or t)
@@ -194,8 +170,8 @@ def walk(
     report = observer.report  # None, or trace()'s
     with grad_enabled(create_graph), one_thread:
         for n in nodes:
-            dy = table.get(id(n)) if id(n) in wanted else table.pop(id(n), None)
-            if dy is None:
+            dy = table.get(id(n)) if id(n) in kept else table.pop(id(n), None)
+            if dy is None:  # all pullbacks after it gave None
                 continue
             if targets is None and n.retained is not None:
                 _retain(n, dy, create_graph)
@@ -207,7 +183,7 @@ def walk(
             if not retain:
                 n.free()  # at once: what this op kept is no longer needed, and the arrays of the next ones need room
 
-        dy = g = None  # the table alone holds them
+        dy = g = None  # our own references: _delivered would count them
         if targets is not None:
             keys = [id(t._node or t) for t in targets]
             return [_delivered(table, key, create_graph) if key in table else None for key in keys]
@@ -222,6 +198,30 @@ def _retain(n: Node, dy: Any, create_graph: bool) -> None:
     t = n.retained()
     if t is not None:
         t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
+
+
+def _references(table: dict[int, Any], key: int) -> int:
+    g = table[key]
+    return getrefcount(g)
+
+
+ALONE = _references({0: np.empty(4)}, 0)  # to an array that only a table holds, as _delivered counts them
+
+
+def _delivered(table: dict[int, Any], key: int, create_graph: bool) -> Any:
+    """The array in the table itself if only the table holds it, which its reference count shows; otherwise a copy.
+
+    So nobody else's array becomes a .grad: not dy, nor what a closure keeps. A view is another shape of a whole array
+    that nobody else holds either, or it is copied.
+    """
+    g = table[key]
+    if create_graph:
+        return _copy(g)
+    alone, whole = getrefcount(g) <= ALONE and g.flags.writeable, g.base
+    if whole is not None and alone:
+        alone = type(whole) is np.ndarray and whole.size == g.size and whole.base is None
+        alone = alone and getrefcount(whole) <= ALONE
+    return g if alone else g.copy()
 
 
 def backward(output: Tensor, gradient: Any, retain_graph: bool, create_graph: bool) -> None:

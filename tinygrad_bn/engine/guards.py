@@ -1,7 +1,7 @@
-"""What is refused, and why: nothing in here is needed to understand how gradients flow.
+"""What is refused, and why; and the detour of unusual arguments. Not needed to understand how gradients flow.
 
-A Tensor already proves that its array is a plain one of float32 or float64. These checks are for everything else, and
-for what has to fit together.
+A Tensor already proves that its array is a plain one of float32 or float64, so ops of tensors and numbers check
+nothing. What is given by keyword, left to a default, or an array of floats, is put in order here; the rest is refused.
 """
 
 from __future__ import annotations

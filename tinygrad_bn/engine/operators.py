@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Op = TypeVar("Op", bound=Callable[..., Any])
 Axis = int | tuple[int, ...] | None
 
-OPS: dict[Any, Callable[..., Tensor]] = {}  # NumPy function -> the op on tensors; comparisons give arrays
+OPS: dict[Any, Callable[..., Tensor]] = {}  # NumPy function -> the op on tensors; filled when ops/ is imported
 
 
 def implements(*numpy_functions: Any) -> Callable[[Op], Op]:
@@ -81,7 +81,7 @@ class Operators:
     def __abs__(self) -> Tensor:
         return OPS[np.absolute](self)
 
-    # comparisons: constants, so they give plain arrays of booleans
+    # comparisons: constants, so they give plain arrays of booleans (Python itself exchanges the operands of < and >)
 
     __eq__, _ = _both_ways(np.equal)
     __ne__, _ = _both_ways(np.not_equal)
@@ -296,5 +296,5 @@ class Operators:
         return OPS["flatten"](self, start_dim, end_dim)
 
     def __getitem__(self, index: Any) -> Tensor:
-        # a tensor is no constant, and would be refused as one before the op can say what an index may be
+        # x[tensor] goes into a tuple: so the op is called, and says what an index may be
         return OPS["getitem"](self, index=(index,) if isinstance(index, Operators) else index)

@@ -83,7 +83,7 @@ def enable_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Ca
 def fresh(function: Callable[..., Any], *args: Any) -> Any:
     """function(*args): what is new in each forward and has no gradient, such as a dropout mask or a count of batches.
 
-    Whoever runs a recorded forward again has to call it again, so it has a name of its own.
+    The name marks what a forward does besides ops: whatever replays its ops has to call these again.
     """
     return function(*args)
 

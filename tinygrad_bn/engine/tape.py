@@ -51,7 +51,7 @@ class Node:
     kwargs: dict[str, Any]
     pullback: Pullback
     inputs: list[tuple[int, Any]]  # (i, source) for each args[i] that a gradient flows to: the node that made it, or it
-    constants: list[tuple[int, tuple[int, ...]]]  # (i, shape) for each other args[i] that is a tensor
+    constants: list[tuple[int, tuple[int, ...]]]  # (i, shape) of the other tensors in args, for draw()
     versions: list[tuple[list[int], int, Array]]  # (counter, what it showed, array) of all tensors, the result last
     shape: tuple[int, ...]  # of the result
     dtype: np.dtype[Any]  # of the result, and of all tensors involved
@@ -59,7 +59,7 @@ class Node:
     retained: Any = None  # a weak reference to the result, if it asked for its .grad
 
     def free(self) -> None:
-        """Let go of the arrays. Where the gradients went stays known: a second walk finds what is missing."""
+        """Drop the arrays. ``inputs`` stay, so that a second walk comes to this node, and says that it was freed."""
         self.pullback = None  # type: ignore[assignment]
         self.args, self.kwargs, self.versions = _FREED
 
@@ -123,10 +123,11 @@ def differentiable(
 
     @functools.wraps(rule)
     def op(*args: Any, **kwargs: Any) -> Any:
-        # 1. Tensors and their arrays. A Tensor proves that its array is one of floats; all else takes a detour.
+        # 1. Tensors and their arrays. Those of one dtype and numbers, all given by position, are the simple case;
+        #    keywords, defaults and arrays are put in order in guards.py.
         arrays, inputs, dtype = [], [], None
         versions, constants = [], []
-        usual = len(args) >= count and not (kwargs and any(isinstance(value, Tensor) for value in kwargs.values()))
+        simple = len(args) >= count and not (kwargs and any(isinstance(value, Tensor) for value in kwargs.values()))
         for i, a in enumerate(args):
             if isinstance(a, Tensor):
                 if a._requires_grad:
@@ -136,11 +137,11 @@ def differentiable(
                 versions.append((a._version, a._version[0], a._data))
                 a = a._data
                 if a.dtype is not dtype:
-                    usual, dtype = usual and dtype is None, a.dtype
+                    simple, dtype = simple and dtype is None, a.dtype  # a second dtype is not simple
             elif type(a) not in _NUMBERS and not (type(a) is np.ndarray and a.dtype.kind in "biu"):
-                usual = False
+                simple = False
             arrays.append(a)
-        if not usual or dtype is None:
+        if not simple or dtype is None:
             args, arrays, inputs, constants, versions, dtype = guards.admit(op, positional, variadic, args, kwargs)
 
         # 2. The result, and how gradients get back.

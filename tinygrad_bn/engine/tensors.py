@@ -232,14 +232,14 @@ class Tensor(Operators):
         >>> x.grad
         array([5., 7.], dtype=float32)
         """
-        from .backward import backward  # which is made of tensors
+        from .backward import backward  # not at the top: that file imports Tensor
 
         backward(self, gradient, retain_graph, create_graph)
 
     # in-place changes are for data, not for the tape
 
     def _change(self, value: Any, ufunc: Any, index: Any = Ellipsis) -> Tensor:
-        from . import guards  # which knows tensors
+        from . import guards  # not at the top: that file imports Tensor
 
         value = guards.change(self, value, index)
         try:
@@ -307,7 +307,7 @@ class Tensor(Operators):
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copy.deepcopy and pickle. What shared memory still does so in the copy, and shares its changes.
+        """For copy.deepcopy and pickle. Tensors that share memory share it in the copies, too, and their version.
 
         Both know an array again that they have met: so the whole array goes along that ours is a part of, as with
         PyTorch's storages. A part of an array that lies in memory in pieces, or that is not an array's (a file's, say),

@@ -28,7 +28,8 @@ _HOLD_NO_ARRAYS += (types.NoneType, types.EllipsisType, types.BuiltinFunctionTyp
 def check(nodes: Iterable[Node], again: bool = False) -> None:
     """Raise if a graph was freed, or if an array that a pullback keeps was changed in place since.
 
-    again: the ops are to be computed once more, from their arguments: then none of these may have changed.
+    again: for create_graph=True the ops are computed once more, from their arguments: then none of these may have
+    changed. The last version is the result's, which is then computed anew.
     """
     for node in nodes:
         if node.pullback is None:
