@@ -953,7 +953,7 @@ edits(
     "engine/backward.py",
     "engine",
     ("and g.flags.writeable", "", "a gradient that is delivered is read-only"),
-    ("if item._requires_grad or targets is not None:", "if True:", "what no longer requires grad gets a gradient"),
+    ("if item._requires_grad:  # it may", "if True:  # it may", "what no longer requires grad gets a gradient"),
 )
 edits(
     "ops/norm_kernels.py",
