@@ -468,8 +468,8 @@ edits(
     ("if y.dtype != dtype:", "if False:", "an op may change the dtype"),
     ("if len(gradients) > len(n.args):", "if False:", "more gradients than arguments pass"),
     ("if extra < 0 or any(", "if extra < 0 and any(", "a gradient of another shape is summed"),
-    ("        check(*args, **kwargs)\n", "", "checks of ops are not made"),
-    ("    if g.dtype != n.dtype:", "    if False:", "gradients of another dtype pass"),
+    ("            check(*args, **kwargs)\n", "            pass\n", "checks of ops are not made"),
+    ("    if g.dtype != a.dtype:", "    if False:", "gradients of another dtype pass"),
     ("        if not t._requires_grad:", "        if False:", "grad: inputs that require none"),
     ("if counter[0] != seen:\n        return", "return", "a definition of another function"),
     ("if recorded and grad_mode.enabled:", "if False:", "a leaf is changed in place while it is recorded"),
@@ -484,16 +484,9 @@ edits(
 edits(
     "engine/operators.py",
     "properties random_graphs engine gradients",
-    (
-        "(lambda self, other: OPS[function](other, self))",
-        "(lambda self, other: OPS[function](self, other))",
-        "a - t is t - a",
-    ),
-    (
-        "return (lambda self, other: OPS[function](self, other)),",
-        "return (lambda self, other: OPS[function](other, self)),",
-        "t - a is a - t",
-    ),
+    ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
+    ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
+    ("OPS[np.power](other, self)", "OPS[np.power](self, other)", "a ** t is t ** a"),
     ("OPS[np.var](self, axis=axis, ddof=ddof,", "OPS[np.var](self, axis=axis, ddof=0,", "var: ddof is ignored"),
     ("OPS[np.std](self, axis=axis, ddof=ddof,", "OPS[np.std](self, axis=axis, ddof=0,", "std: ddof is ignored"),
 )

@@ -126,7 +126,7 @@ def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Itera
     if type(gradients) is not tuple:
         gradients = (gradients,)
     if len(gradients) != len(n.args):
-        guards.check_gradients(n, gradients)
+        guards.check_gradients(n, gradients, needed)
     for i, source in n.inputs:
         if needed is None or id(source) in needed:
             g = gradients[i]
@@ -134,12 +134,12 @@ def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Itera
                 g = g() if callable(g) else g  # lazy gradients are computed here
                 if g is None:
                     continue
-                g = g if isinstance(g, (np.ndarray, Tensor)) else guards.gradient(n, g)
-            shape = n.args[i]._data.shape
-            if g.shape != shape:
-                g = _sum_to(g, shape, n.op.__name__)
-            if g.dtype is not n.dtype:
-                guards.check_dtype(n, g)
+                g = g if create_graph and isinstance(g, Tensor) else guards.gradient(n, g)
+            a = n.args[i]._data
+            if g.shape != a.shape:
+                g = _sum_to(g, a.shape, n.op.__name__)
+            if g.dtype is not a.dtype:
+                guards.check_dtype(n, g, a)
             yield i, source, g
 
 
@@ -179,17 +179,20 @@ def walk(
                 key = id(source)
                 if report is not None:
                     report(n, dy, i, source, g)
-                table[key] = _add(table[key], g) if key in table else g
+                if key in table:
+                    table[key] = _add(table[key], g)
+                else:
+                    table[key] = _arrived(g, create_graph) if isinstance(source, Tensor) or key in kept else g
             if not retain:
                 n.free()  # at once: what this op kept is no longer needed, and the arrays of the next ones need room
 
-        dy = g = None  # our own references: _delivered would count them
-        if targets is not None:
-            keys = [id(t._node or t) for t in targets]
-            return [_delivered(table, key, create_graph) if key in table else None for key in keys]
-        for key, leaf in leaves.items():
-            if key in table:
-                leaf.grad = _delivered(table, key, create_graph) if leaf.grad is None else _add(leaf.grad, table[key])
+    dy = g = None  # our own references: _delivered would count them
+    if targets is not None:
+        keys = [id(t._node or t) for t in targets]
+        return [_delivered(table, key, key in keys[:i]) if key in table else None for i, key in enumerate(keys)]
+    for key, leaf in leaves.items():
+        if key in table:
+            leaf.grad = _delivered(table, key) if leaf.grad is None else _add(leaf.grad, table[key])
     return []
 
 
@@ -208,18 +211,25 @@ def _references(table: dict[int, Any], key: int) -> int:
 ALONE = _references({0: np.empty(4)}, 0)  # to an array that only a table holds, as _delivered counts them
 
 
-def _delivered(table: dict[int, Any], key: int, create_graph: bool) -> Any:
+def _arrived(g: Any, create_graph: bool) -> Any:
+    """A gradient that will be given away; a part of a larger array would keep all of that alive until the end."""
+    if create_graph:
+        return _copy(g)
+    return g.copy() if g.base is not None and g.base.size > g.size else g
+
+
+def _delivered(table: dict[int, Any], key: int, again: bool = False) -> Any:
     """The array in the table itself if only the table holds it, which its reference count shows; otherwise a copy.
 
     So nobody else's array becomes a .grad: not dy, nor what a closure keeps. A view is another shape of a whole array
-    that nobody else holds either, or it is copied.
+    that nobody else holds either, or it is copied. again: it was given away before.
     """
     g = table[key]
-    if create_graph:
-        return _copy(g)
+    if isinstance(g, Tensor):
+        return _copy(g) if again else g
     alone, whole = getrefcount(g) <= ALONE and g.flags.writeable, g.base
     if whole is not None and alone:
-        alone = type(whole) is np.ndarray and whole.size == g.size and whole.base is None
+        alone = type(whole) is np.ndarray and whole.size == g.size and whole.base is None and g.flags.c_contiguous
         alone = alone and getrefcount(whole) <= ALONE
     return g if alone else g.copy()
 
@@ -255,8 +265,8 @@ def grad(
     >>> first.item(), second.item()
     (27.0, 18.0)
     """
-    guards.check_flags(retain_graph=retain_graph, create_graph=create_graph, allow_unused=allow_unused)
-    outputs, inputs, seeds = guards.ends(outputs, inputs, grad_outputs)
+    flags = {"retain_graph": retain_graph, "create_graph": create_graph, "allow_unused": allow_unused}
+    outputs, inputs, seeds = guards.ends(outputs, inputs, grad_outputs, flags)
     result = walk(outputs, seeds, inputs, retain_graph or create_graph, create_graph)
     if not allow_unused:
         guards.check_used(result)

@@ -40,11 +40,6 @@ def implements(*numpy_functions: Any) -> Callable[[Op], Op]:
     return register
 
 
-def _both_ways(function: Any) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
-    """The methods for a + b and, where a is no tensor, b + a."""
-    return (lambda self, other: OPS[function](self, other)), (lambda self, other: OPS[function](other, self))
-
-
 class Operators:
     """The operators and methods of a tensor; each is one line into the table ``OPS``."""
 
@@ -66,14 +61,43 @@ class Operators:
             raise not_on_tensors(function)
         return OPS[function](*args, **kwargs)
 
-    # arithmetic, and the same with the operands exchanged
+    # arithmetic
 
-    __add__, __radd__ = _both_ways(np.add)
-    __sub__, __rsub__ = _both_ways(np.subtract)
-    __mul__, __rmul__ = _both_ways(np.multiply)
-    __truediv__, __rtruediv__ = _both_ways(np.divide)
-    __pow__, __rpow__ = _both_ways(np.power)
-    __matmul__, __rmatmul__ = _both_ways(np.matmul)
+    def __add__(self, other: Any) -> Tensor:
+        return OPS[np.add](self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return OPS[np.add](other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return OPS[np.subtract](self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return OPS[np.subtract](other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return OPS[np.multiply](self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return OPS[np.multiply](other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return OPS[np.divide](self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return OPS[np.divide](other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return OPS[np.power](self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return OPS[np.power](other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return OPS[np.matmul](self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return OPS[np.matmul](other, self)
 
     def __neg__(self) -> Tensor:
         return OPS[np.negative](self)
@@ -81,14 +105,25 @@ class Operators:
     def __abs__(self) -> Tensor:
         return OPS[np.absolute](self)
 
-    # comparisons: constants, so they give plain arrays of booleans (Python itself exchanges the operands of < and >)
+    # comparisons: constants, so they give plain arrays of booleans
 
-    __eq__, _ = _both_ways(np.equal)
-    __ne__, _ = _both_ways(np.not_equal)
-    __lt__, _ = _both_ways(np.less)
-    __le__, _ = _both_ways(np.less_equal)
-    __gt__, _ = _both_ways(np.greater)
-    __ge__, _ = _both_ways(np.greater_equal)
+    def __eq__(self, other: Any) -> Any:
+        return OPS[np.equal](self, other)
+
+    def __ne__(self, other: Any) -> Any:
+        return OPS[np.not_equal](self, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return OPS[np.less](self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return OPS[np.less_equal](self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return OPS[np.greater](self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return OPS[np.greater_equal](self, other)
 
     # elementwise functions
 

@@ -322,7 +322,8 @@ class Tensor(Operators):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Tensor.__init__(self, memory.part(state["array"], state["view"]))
-        self._requires_grad, self._version, self.grad = state["requires_grad"], state["version"], state["grad"]
+        version = state["version"] if "version" in state else state["changes"]  # its name in the first edition
+        self._requires_grad, self._version, self.grad = state["requires_grad"], version, state["grad"]
         for name, value in state["attributes"].items():
             setattr(self, name, value)
 

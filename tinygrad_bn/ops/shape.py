@@ -103,12 +103,9 @@ def check_broadcast(x: Any, shape: Any) -> None:
     """A shape that x can be repeated to."""
     shape = tuple(check_size("shape", n, 0) for n in _all_axes(shape))
     try:
-        np.broadcast_shapes(x.shape, shape)
-        fits = len(shape) >= x.ndim and all(n in (1, m) for n, m in zip(x.shape[::-1], shape[::-1], strict=False))
+        np.broadcast_to(x, shape)
     except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"shape must be one that {x.shape} broadcasts to, got {shape}")
+        raise ValueError(f"shape must be one that {x.shape} broadcasts to, got {shape}") from None
 
 
 @implements(np.broadcast_to)
@@ -130,7 +127,7 @@ def check_getitem(x: Any, *, index: Any) -> None:
     """No tensors in an index, and not too many axes for np.add.at."""
     check_index(index)
     parts = index if isinstance(index, tuple) else (index,)
-    most = x.ndim + sum(1 if p is None else np.ndim(p) for p in parts if not isinstance(p, slice))
+    most = x.ndim + sum(max(1, np.ndim(p)) for p in parts)  # at most: None adds an axis, and so does a boolean
     if most > MOST_AXES and not _only_slices(parts):
         axes = np.ndim(x[index])
         if x.ndim > MOST_AXES or axes > MOST_AXES:
