@@ -125,11 +125,10 @@ def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Itera
     gradients = (pullback_on_tensors(n) if create_graph else n.pullback)(dy)
     if type(gradients) is not tuple:
         gradients = (gradients,)
-    if len(gradients) != len(n.args):
-        guards.check_gradients(n, gradients, needed)
+    as_many = len(gradients) == len(n.args)
     for i, source in n.inputs:
         if needed is None or id(source) in needed:
-            g = gradients[i]
+            g = gradients[i] if as_many else guards.one_gradient(n, gradients, i)
             if type(g) is not np.ndarray:
                 g = g() if callable(g) else g  # lazy gradients are computed here
                 if g is None:

@@ -178,7 +178,7 @@ def admit(
             args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
         if isinstance(a, np.ndarray):
             if type(a) is not np.ndarray or a.dtype.kind == "O":
-                name = f"{positional[i][0] if i < count else variadic[0]} of {op.__name__}"
+                name = f"{positional[i][0] if i < count else (*variadic, 'an argument')[0]} of {op.__name__}"
                 a = plain_array(a, name)
                 if a.dtype.kind == "O":
                     raise TypeError(f"{name} must hold numbers, got an array of objects")
@@ -244,13 +244,13 @@ def gradient(n: Any, g: Any) -> Array:
     return array
 
 
-def check_gradients(n: Any, gradients: tuple[Any, ...], needed: set[int] | None) -> None:
-    """A pullback gives one gradient for each argument; those at the end that nobody needs may be missing."""
+def one_gradient(n: Any, gradients: tuple[Any, ...], i: int) -> Any:
+    """The gradient of argument i, where there are more or fewer than arguments. Those that nobody needs may be missing."""
     if len(gradients) > len(n.args):
         raise ValueError(f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(n.args)} arguments")
-    for i, source in n.inputs:
-        if i >= len(gradients) and (needed is None or id(source) in needed):
-            raise ValueError(f"the pullback of {n.op.__name__} gave no gradient for its argument {i}")
+    if i >= len(gradients):
+        raise ValueError(f"the pullback of {n.op.__name__} gave no gradient for its argument {i}")
+    return gradients[i]
 
 
 def check_broadcast(g: Any, shape: tuple[int, ...], name: str) -> None:
