@@ -245,7 +245,7 @@ def gradient(n: Any, g: Any) -> Array:
 
 
 def one_gradient(n: Any, gradients: tuple[Any, ...], i: int) -> Any:
-    """The gradient of argument i, where there are more or fewer than arguments. Those that nobody needs may be missing."""
+    """The gradient of argument i where there are more or fewer than arguments; one that nobody needs may be missing."""
     if len(gradients) > len(n.args):
         raise ValueError(f"the pullback of {n.op.__name__} gave {len(gradients)} gradients for {len(n.args)} arguments")
     if i >= len(gradients):
