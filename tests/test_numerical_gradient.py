@@ -82,6 +82,9 @@ def test_a_function_that_does_not_use_its_argument():
         (lambda: numerical_gradient(np.sum, X, eps=0), ValueError, "eps must be > 0, got 0"),
         (lambda: numerical_gradient(np.sum, np.array([1.0, np.inf])), ValueError, r"inputs\[0\] must be finite"),
         (lambda: numerical_gradient(np.sin, X, 1j * X), TypeError, "dy must hold real numbers"),
+        (lambda: numerical_gradient(np.sum, X, "1e-9"), TypeError, "dy must hold real numbers"),
+        (lambda: numerical_gradient(np.sin, X, [[1.0], [2.0, 3.0]]), TypeError, "dy must hold numbers"),
+        (lambda: numerical_gradient(np.sin, X, X * np.nan), ValueError, "dy must be finite"),
         (lambda: numerical_gradient(lambda x: int(x.sum()), X), TypeError, "fn must return floats, got int64"),
         (lambda: numerical_gradient(lambda x: (x * 1j).sum(), X), TypeError, "fn must return floats, got complex128"),
         (lambda: numerical_gradient(lambda x: "text", X), TypeError, "fn must return a number, .* got str"),
@@ -100,7 +103,9 @@ def test_what_is_refused(call, error, words):
         call()
 
 
-@pytest.mark.parametrize("dy", [[2.0], np.array([2.0]), [np.array([2.0])], (2.0,)])
+@pytest.mark.parametrize(
+    "dy", [[2.0], np.array([2.0]), [np.array([2.0])], (2.0,), tb.tensor([2.0]), [tb.tensor([2.0])]]
+)
 def test_dy_for_one_output_of_one_element(dy):
     value, _ = numerical_gradient(lambda x: (x**2).sum(keepdims=True), X, dy)
     np.testing.assert_allclose(value, 4 * X, rtol=1e-9)

@@ -139,11 +139,12 @@ def _weights(dy: Any, outs: list[Array]) -> Array:
     given = list(dy) if isinstance(dy, (tuple, list)) else [dy]
     if len(outs) == 1 and not (len(given) == 1 and isinstance(given[0], (Tensor, np.ndarray))):
         given = [dy]  # a list of numbers for the only output
-    if any(np.iscomplexobj(d) or isinstance(d, (str, bytes)) for d in given):
-        raise TypeError(f"dy must hold real numbers, got {dy!r:.40}")
+    given = [d.data if isinstance(d, Tensor) else d for d in given]
     try:
-        arrays = [np.asarray(d.data if isinstance(d, Tensor) else d, np.float64) for d in given]
-    except (TypeError, ValueError, OverflowError) as error:
+        if any(np.asarray(d).dtype.kind not in "biuf" for d in given):
+            raise TypeError(f"dy must hold real numbers, got {dy!r:.40}")
+        arrays = [np.asarray(d, np.float64) for d in given]
+    except (ValueError, OverflowError) as error:
         raise TypeError(f"dy must hold numbers, for outputs of shapes {[o.shape for o in outs]}: {error}") from error
     if [a.shape for a in arrays] != [o.shape for o in outs]:
         raise ValueError(f"dy must have the outputs' shapes {[o.shape for o in outs]}, got {[a.shape for a in arrays]}")
