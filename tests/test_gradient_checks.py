@@ -350,7 +350,7 @@ def test_a_plain_function_that_returns_its_cache_is_sent_to_check_pair():
         gradcheck(lambda x: (x * x, {"cache": 1}), normal(3))
 
 
-# Found by those who tried to fool it
+# What fools a check
 
 
 def steep(factor, steepness):

@@ -1,4 +1,4 @@
-"""What a reviewer found changed when the engine was taken apart: each stays as it was before."""
+"""What callers of the engine rely on beside gradients: refusals, layouts, names, memory, histories."""
 
 import pickle
 import tracemalloc
