@@ -36,6 +36,13 @@ def of_function(source: str, name: str) -> int:
     return len(code_lines(source) & set(range(node.lineno, node.end_lineno + 1)))
 
 
+def of_loop(source: str, name: str) -> int:
+    """The lines of the loop over nodes in the function of this name."""
+    (function,) = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name)
+    (loop,) = (n for n in ast.walk(function) if isinstance(n, ast.For) and ast.unparse(n.iter) == "nodes")
+    return len(code_lines(source) & set(range(loop.lineno, loop.end_lineno + 1)))
+
+
 def main() -> None:
     sources = {file.name: file.read_text(encoding="utf-8") for file in sorted(ENGINE.glob("*.py"))}
     for name, source in sources.items():
@@ -44,6 +51,7 @@ def main() -> None:
     print("op", of_function(sources["tape.py"], "op"))
     for name in ("walk", "collect", "pull"):
         print(name, of_function(sources["backward.py"], name))
+    print("loop of the walk", of_loop(sources["backward.py"], "walk"))
 
 
 if __name__ == "__main__":
