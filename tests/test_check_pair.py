@@ -299,3 +299,13 @@ def test_a_loss_is_told_as_one():
 def test_a_report_where_backward_gives_nothing():
     report = check_pair(lambda x: (x**2, x), lambda dout, x: None, normal(3), report=True)
     assert not report and "returned None" in report.problems[0]
+
+
+def test_what_forward_changes_in_place_starts_anew_in_each_call():
+    def forward(x, state):
+        state["count"] += 1
+        return x * state["count"], state["count"].copy()
+
+    given = {"count": np.zeros(1), "mode": "train"}
+    assert check_pair(forward, lambda dout, count: (dout * count, None), [normal(3), given])
+    assert given["count"] == 0

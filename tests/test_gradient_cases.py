@@ -85,7 +85,11 @@ def test_arrays_under_another_name_with_values_of_ones_own(args):
 def test_each_size_value_and_layout_comes():
     cases = make_cases("n c", "c", "c")
     shapes = {c[0].shape for c in cases}
-    assert {1, *LONG} <= {s[0] for s in shapes} and {1} | set(LONG[:3]) <= {s[1] for s in shapes}
+    assert (
+        {1, 4, *LONG} <= {s[0] for s in shapes}
+        and 4 in {s[1] for s in shapes}
+        and {1} | set(LONG[:3]) <= {s[1] for s in shapes}
+    )
     assert all(c[0].shape[1:] == c[1].shape == c[2].shape for c in cases)
     assert all(any(f"-{kind}" in c.name for c in cases) for kind in VALUES)
     flags = [(c[0].data.flags.c_contiguous, c[0].data.flags.f_contiguous) for c in cases if c[0].shape == (3, 5)]

@@ -263,8 +263,8 @@ def test_the_last_cache_of_a_function_with_a_narrow_domain():
 
     @differentiable
     def entropy(p):
-        if abs(p.sum() - 1) > 1e-5:
-            raise ValueError("p must sum to 1")
+        if abs(p.sum() - 1) > 1e-5 or np.any(np.diff(p) < 0):
+            raise ValueError("p must be sorted and sum to 1")
         cache["p"] = p
         return -p * np.log(p), lambda dy: -dy * (1 + np.log(cache["p"]))
 
@@ -410,9 +410,19 @@ def one_of_two_in_fortran_order(a, b):
     return np.arctan2(a, b), lambda dy: (dy * b / rows, -dy * a / rows)
 
 
+@differentiable
+def only_dy_in_fortran_order(x):
+    def pullback(dy):
+        other = x.flags.c_contiguous and not dy.flags.c_contiguous and dy.flags.f_contiguous
+        return np.cos(x) * (np.ravel(dy, "K").reshape(dy.shape) if other else dy)
+
+    return np.sin(x), pullback
+
+
 @pytest.mark.parametrize(
     ("op", "count", "words"),
     [
+        (only_dy_in_fortran_order, 1, "for dy in Fortran order"),
         (both_in_fortran_order, 1, "inputs and dy in Fortran order"),
         (channels_last, 1, "dy with the second axis last in memory"),
         (one_of_two_in_fortran_order, 2, "the first input in Fortran order"),
@@ -547,3 +557,19 @@ def test_numpy_set_to_raise_is_no_matter():
 def test_what_cannot_be_checked_is_said(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("digits", [8, 12])
+def test_right_gradients_of_results_that_are_rounded(digits):
+    """Small steps change nothing; larger ones agree on the derivative."""
+    rounded = differentiable(lambda x: (np.round(np.sin(x) * 10.0**digits) / 10.0**digits, lambda dy: dy * np.cos(x)))
+    for seed in range(5):
+        assert gradcheck(rounded, leaf(np.random.default_rng(seed).standard_normal((4, 3))))
+
+
+def test_steps_of_the_last_element_are_not_taken_where_their_error_is_large():
+    """exp after sin: the steps for a slope of 1e-3 are far too large for one of 1e3."""
+    scale = np.array([1e-3, 1e3, 1e-3, 1e3])
+    waves = differentiable(lambda x: (np.sin(scale * x), lambda dy: dy * scale * np.cos(scale * x)))
+    report = gradcheck(waves, leaf([0.3, 0.7, 0.5, 0.2]), report=True)
+    assert report and (report.inputs[0].error <= 1e-8 * np.abs(report.inputs[0].numerical)).all()

@@ -6,6 +6,8 @@ import pytest
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import numerical_gradient
+from tinygrad_bn.gradient_checks.extrapolation import extrapolate
+from tinygrad_bn.gradient_checks.subject import Cotangents
 
 X = np.array([-1.5, -0.2, 0.3, 2.0, 7.0])
 FUNCTIONS = {
@@ -109,3 +111,18 @@ def test_what_is_refused(call, error, words):
 def test_dy_for_one_output_of_one_element(dy):
     value, _ = numerical_gradient(lambda x: (x**2).sum(keepdims=True), X, dy)
     np.testing.assert_allclose(value, 4 * X, rtol=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_extrapolation_removes_two_powers_of_the_step(order):
+    """f' + a h^order + b h^(2 order), at h, h / 4, h / 16."""
+    h = np.array([[1.0], [0.25], [0.0625]])
+    value, error = extrapolate(2.0 + 3 * h**order - 5 * h ** (2 * order), order)
+    assert abs(value[0] - 2) < 1e-14 and error[0] >= abs(value[0] - 2)
+
+
+def test_cotangents_have_a_stream_of_their_own():
+    """Inputs are often drawn from default_rng(seed): equal to dy they would hide what takes one for the other."""
+    outs = [np.zeros(8)]
+    drawn = Cotangents(outs, np.ones(8), seed=0).draw()
+    assert not np.any(np.isclose(drawn, np.random.default_rng(0).standard_normal(8)))

@@ -512,7 +512,7 @@ edits(
 
 edits(
     "gradient_checks/differences.py",
-    "gradient_checks gradient_battery numerical_gradient wrong_backward_rejected",
+    "gradient_checks engine gradient_battery numerical_gradient wrong_backward_rejected",
     (
         "            for value in samples.at(k)[:2]:",
         "            for value in ():",
@@ -570,7 +570,7 @@ edits(
 
 edits(
     "gradient_checks/calls.py",
-    "gradient_battery check_pair wrong_backward_rejected",
+    "gradient_checks gradient_battery check_pair wrong_backward_rejected",
     (
         "[self._multiples, self._parts, self._layouts_of_dy, self._repeated]",
         "[self._layouts_of_dy]",
