@@ -210,7 +210,7 @@ def gradcheck(
     none drowns; up to 32 outputs are also looked at one by one. Don't sum the outputs in fn: the sum of a normalized
     output is constant, and a backward that gives zeros passes.
     At a kink (ReLU at 0, equal values under a maximum), any value between the derivatives from the left and from the
-    right passes; the report says so.
+    right passes; the report says so. At the edge of fn's domain the derivative from inside counts.
     Then the gradient is asked for as an engine may: with dy = 0, -dy, 2^20 dy, 2^-20 dy, 2^-60 dy, dy in two parts or
     repeated in place; with dy, the inputs or both in other memory layouts; a second time; for one input by itself;
     after a call with other values, with fewer samples, with the same arrays changed; and once more at the end.
@@ -221,7 +221,9 @@ def gradcheck(
     While it runs the inputs' data is moved: leave them alone in other threads.
     Returns True, or a Report. Errors: GradcheckError naming each wrong input, how many of its elements are wrong, the
     worst with both values and the error bar, and the factor where all that are wrong have one in common; also for what
-    is not finite, and for an op that writes into its inputs or into dy. TypeError, ValueError for arguments.
+    is not finite, and for an op that writes into its inputs or into dy. TypeError, ValueError for arguments. A
+    RuntimeWarning where elements cannot be told, no output moves, or fn calls affine_forward, say, of plain NumPy, so
+    that affine_backward never runs.
 
     >>> x = tb.tensor(np.array([1.0, 2.0]), requires_grad=True)
     >>> tb.gradcheck(lambda x: x**3, x)
