@@ -143,3 +143,10 @@ def test_a_pickle_of_the_first_edition_loads():
     old = tb.Tensor.__new__(tb.Tensor)
     old.__setstate__(state)
     assert old.data.tolist() == [1, 2] and pickle.loads(pickle.dumps(old)).data.tolist() == [1, 2]
+
+
+def test_inputs_of_grad_must_require_grad():
+    x = leaf([1.0])
+    for other in (tb.tensor(np.array([1.0])), leaf([1.0]).detach()):
+        with pytest.raises(ValueError, match=r"inputs\[1\] must require grad"):
+            tb.grad(x * other, [x, other])
