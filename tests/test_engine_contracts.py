@@ -150,3 +150,11 @@ def test_inputs_of_grad_must_require_grad():
     for other in (tb.tensor(np.array([1.0])), leaf([1.0]).detach()):
         with pytest.raises(ValueError, match=r"inputs\[1\] must require grad"):
             tb.grad(x * other, [x, other])
+
+
+@pytest.mark.parametrize("value", [np.ones(3), np.ones((2, 1)), np.ones(2, np.float32), [1.0, 2.0], np.float64(1)])
+def test_data_takes_an_array_of_its_shape_and_dtype(value):
+    x = leaf([1.0, 2.0])
+    with pytest.raises(TypeError, match=r"data must be a float64 array of shape \(2,\), got"):
+        x.data = value
+    assert x.data.tolist() == [1, 2]
