@@ -573,3 +573,80 @@ def test_steps_of_the_last_element_are_not_taken_where_their_error_is_large():
     waves = differentiable(lambda x: (np.sin(scale * x), lambda dy: dy * scale * np.cos(scale * x)))
     report = gradcheck(waves, leaf([0.3, 0.7, 0.5, 0.2]), report=True)
     assert report and (report.inputs[0].error <= 1e-8 * np.abs(report.inputs[0].numerical)).all()
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_elements_that_share_a_place_in_memory(windows):
+    """Windows that slide, and one row repeated: an element that is moved must not move others."""
+    values = np.arange(1.0, 7.0)
+    a = np.lib.stride_tricks.sliding_window_view(values, 3) if windows else np.broadcast_to(values, (4, 6))
+    assert gradcheck(lambda x: x**2, tb.Tensor(a, requires_grad=True))
+
+
+def test_a_variable_that_is_assigned_later():
+    def fn(x):
+        return x * x if x.size else later(x)
+
+    assert gradcheck(fn, normal(3))
+    later = abs
+
+
+def test_a_backward_that_never_runs_is_named_in_float32_too():
+    with pytest.warns(RuntimeWarning, match="square_backward never runs"):
+        assert gradcheck(lambda x: square_forward(x)[0], single(3))
+
+
+@pytest.mark.parametrize("x", [1.0, 1.99, 3e7])
+def test_the_step_that_the_message_asks_for_is_taken(x):
+    square = differentiable(lambda x: (x**2, lambda dy: 2 * x * dy))
+    with pytest.raises(ValueError, match="eps must be at least") as caught:
+        gradcheck(square, leaf([x]), eps=1e-18 * x)
+    least = float(str(caught.value).split("at least ")[1].split()[0])
+    gradcheck(square, leaf([x]), eps=1.05 * least, report=True)  # written with one digit
+
+
+def test_the_batch_size_of_the_last_forward_beside_weights():
+    last = {}
+
+    @differentiable
+    def mean_product(x, w):
+        last["n"] = len(x)
+        return (x @ w).mean(axis=0), lambda dy: (
+            np.tile(dy @ w.T, (len(x), 1)) / last["n"],
+            np.outer(x.mean(axis=0), dy),
+        )
+
+    with pytest.raises(
+        GradcheckError, match=r"input 0: another gradient for an earlier call, .* all 1\.33333333 times"
+    ):
+        gradcheck(mean_product, [normal(4, 3), normal(3, 2)])
+
+
+def test_a_forward_that_raises_in_the_last_call_of_the_check():
+    calls = []
+
+    def square(most):
+        calls.clear()
+
+        def rule(x):
+            calls.append(0)
+            if len(calls) == most:
+                raise OSError("enough")
+            return x**2, lambda dy: 2 * x * dy
+
+        return differentiable(rule)
+
+    assert gradcheck(square(None), leaf([1.0]))
+    last = len(calls) - 1  # after it only the names of the ops are asked for
+    report = gradcheck(square(last), leaf([1.0]), report=True)
+    assert report.problems == ["a new call, after many: OSError: enough"]
+
+
+def test_the_error_bar_in_the_message_is_that_of_the_element():
+    """The largest one of all would be another's."""
+    op = differentiable(lambda x: (np.sin(x), lambda dy: 1.5 * dy * np.cos(x)))
+    report = gradcheck(op, leaf([0.3, 1e6]), report=True)
+    (one,) = report.inputs
+    worst = int(np.abs(one.analytic - one.numerical).argmax())
+    assert one.error[0] < 1e-3 * one.error[1] and f"element ({worst},)" in report.problems[0]
+    assert f"+- {one.error[worst]:.1g} (differ" in report.problems[0]

@@ -134,7 +134,7 @@ class Differences:
         if self.fixed is not None:
             steps = [self.fixed - STRIDE * i for i in range(WINDOW)]
             if samples.center + 2.0 ** (steps[-1] - 2) == samples.center:  # with fewer digits of h, h itself is wrong
-                least = 4 * UNIT * samples.center
+                least = 16 * UNIT * samples.center
                 raise ValueError(
                     f"eps must be at least {least:.1g} for an element of {samples.center:.3g}, got too little"
                 )

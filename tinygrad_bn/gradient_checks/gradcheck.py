@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,10 @@ def _unused_backward(fn: Any) -> tuple[str, str] | None:
     code = getattr(fn, "__code__", None)
     if code is None:
         return None
-    cells = dict(zip(code.co_freevars, fn.__closure__ or (), strict=False))
-    known = {**fn.__globals__, **{name: cell.cell_contents for name, cell in cells.items()}}
+    known = dict(fn.__globals__)
+    for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=False):
+        with suppress(ValueError):  # the cell of a variable that was never assigned
+            known[name] = cell.cell_contents
     for name in (fn.__name__, *code.co_names, *code.co_freevars):
         value, partner = known.get(name), name.replace("forward", "backward")
         if partner != name and callable(value) and callable(known.get(partner)):
@@ -270,19 +272,19 @@ def _in_both_widths(fn: Any, inputs: list[Any], checked: list[int], chosen: Sett
         found.problems.append(f"fn gives other outputs in float32 than in float64, {roundings:.3g} roundings away")
     tolerances: list[Array] = []
     for i, name in enumerate(single.names):
-        with np.errstate(all="ignore"):
-            size = check.terms(row[None], check.columns[i])[2][0].reshape(double[i].shape)
-            # What rounding the outputs does to a gradient that is computed from them, as y (1 - y) is.
-            terms = np.abs(row * check.base)
-            near = np.reshape([terms[c.outputs].sum() for c in check.columns[i]], size.shape)
-            near = near / np.maximum(np.abs(check.arrays[i]), typical(check.arrays[i]))
-            size = size + 1e-3 * size.max(initial=0) + 0.5 * near
-            allowed = SINGLE * (64 + 16 * min(roundings, 1000)) * size
-            right = np.abs(gradients[i] - double[i]) <= allowed
+        size = check.terms(row[None], check.columns[i])[2][0].reshape(double[i].shape)
+        # What rounding the outputs does to a gradient that is computed from them, as y (1 - y) is.
+        terms = np.abs(row * check.base)
+        near = np.reshape([terms[c.outputs].sum() for c in check.columns[i]], size.shape)
+        near = near / np.maximum(np.abs(check.arrays[i]), typical(check.arrays[i]))
+        size = size + 1e-3 * size.max(initial=0) + 0.5 * near
+        allowed = SINGLE * (64 + 16 * min(roundings, 1000)) * size
+        right = np.abs(gradients[i] - double[i]) <= allowed
         tolerances.append(allowed)
         if not right.all():
             words = mistake(right, gradients[i].astype(np.float64), double[i], "float32", "float64", allowed)
             found.problems.append(f"{name}: the gradient in float32 differs from the one in float64: {words}")
+    single.say_whose_ops(found)
     if not found.problems:
         dy = [d.astype(np.float32) for d in check.cotangents.shaped(row)]
         found.problems += _calls_in_float32(single.names, pull, dy, gradients, tolerances)
@@ -302,8 +304,7 @@ def _calls_in_float32(
     for what, factor, changed in tries:
         found = pull([np.asarray(d) for d in changed])
         for name, g, e, tolerance in zip(names, found, first, tolerances, strict=True):
-            with np.errstate(all="ignore"):
-                right = np.abs(g - factor * e) <= abs(factor) * tolerance + 2.0**-126
+            right = np.abs(g - factor * e) <= abs(factor) * tolerance + 2.0**-126
             if not right.all():
                 words = mistake(right, g.astype(np.float64), factor * e, "found", "expected", tolerance)
                 return [f"{name}: another gradient in float32 for {what}: {words}"]
@@ -388,7 +389,6 @@ def _in_second_order(fn: Any, inputs: list[Any], checked: list[int], chosen: Set
 
 
 def _differ(what: str, found: Array, expected: Array, names: tuple[str, str], allowed: Array) -> list[str]:
-    with np.errstate(invalid="ignore"):
-        close = np.abs(found - expected) <= allowed
+    close = np.abs(found - expected) <= allowed
     right = close | (found == expected) | (np.isnan(found) & np.isnan(expected))
     return [] if right.all() else [f"{what}: {mistake(right, found, expected, *names, allowed)}"]

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from ..checks import Array
+from ..runtime.memory import overlaps
 
 
 def alike(a: Array) -> Array:
     """A copy that lies in memory as a does: the same strides, with NaN in the gaps."""
     span = sum((n - 1) * abs(s) for n, s in zip(a.shape, a.strides, strict=True)) + a.itemsize
-    if not a.size or 0 in a.strides or any(s % a.itemsize for s in a.strides):  # one place for many elements
+    if not a.size or overlaps(a) or any(s % a.itemsize for s in a.strides):  # elements that share a place cannot differ
         return a.copy()
     start = -sum((n - 1) * s for n, s in zip(a.shape, a.strides, strict=True) if s < 0)
     room = np.full(span // a.itemsize, np.nan, a.dtype)

@@ -268,7 +268,7 @@ class _Pair:
         for path in self.left_out:
             self.given = {
                 **given,
-                path[0]: _with(given[path[0]], path[1:], calls.nudged(_at(given[path[0]], path[1:]))),
+                path[0]: _with(given[path[0]], path[1:], calls.nudged([_at(given[path[0]], path[1:])])[0]),
             }
             try:
                 after = flat(self.values(self.arrays))
@@ -507,11 +507,12 @@ def check_pair(
         statistics and random generators start anew. Small arrays do: forward runs six times or more for each element.
     stateful: for a layer object that keeps its last forward itself (default False). forward(*inputs) -> out,
         backward(dout) -> gradients, always called right after each other: check_pair(layer.forward, layer.backward, x,
-        stateful=True). Parameters are checked where they are inputs and their gradients are returned.
-    rtol, atol, eps (None: found for each element), seed, report: as in gradcheck, and so is what is checked: every
-        element of every input; then dout = 0, -dout, scaled, in parts, in other memory layouts, a second time with the
-        same cache (of a stateful layer, after forward again), and after a forward with other values, whose gradient
-        must be right as well.
+        stateful=True). Parameters are checked where they are inputs and their gradients are returned; gradients that
+        backward leaves in attributes, self.dW, are not looked at. The layer is used as it is, and changed.
+    rtol, atol, eps (None: found for each element), seed (of dout, drawn from N(0, 1)), report: as in gradcheck, and so
+        is what is checked: every element of every input; then dout = 0, -dout, scaled, in parts, in other memory
+        layouts, a second time with the same cache (of a stateful layer, after forward again), and after a forward with
+        other values, whose gradient must be right as well.
     Returns True, or a Report. Errors: GradcheckError as gradcheck, naming inputs as forward's signature does;
     TypeError, ValueError for arguments.
 

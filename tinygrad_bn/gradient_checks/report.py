@@ -101,22 +101,24 @@ class Report:
 def reported(check: Callable[[], Report]) -> Report:
     """What check returns; where it could not go on, its error as the problem."""
     try:
-        with np.errstate(all="ignore"):  # beside the inputs anything may happen
+        with np.errstate(all="ignore"):  # infinite and missing values are told in words
             return check()
     except GradcheckError as error:
         return Report(problems=[str(error)])
 
 
-def mistake(right: Array, a: Array, b: Array, a_name: str, b_name: str, tolerance: Array, bar: str = "") -> str:
+def mistake(
+    right: Array, a: Array, b: Array, a_name: str, b_name: str, tolerance: Array, error: Array | None = None
+) -> str:
     """How many elements of a are wrong, the worst of them, and the factor to b where they have one in common."""
     wrong = ~right
     count = np.count_nonzero(wrong)
-    with np.errstate(all="ignore"):  # inf - inf, and b may be 0
-        difference = np.where(wrong, np.abs(a - b), -1)  # of which argmax takes NaN for the largest
-        worst = tuple(int(k) for k in np.unravel_index(difference.argmax(), a.shape))
-        factor = a[worst] / b[worst] + 0.0  # -0 becomes 0
-        same = np.abs(a - factor * b) <= tolerance + 1e-9 * np.abs(factor * b)
-        shared = count > 1 and np.isfinite(factor) and np.all(same[wrong])
+    difference = np.where(wrong, np.abs(a - b), -1)  # of which argmax takes NaN for the largest
+    worst = tuple(int(k) for k in np.unravel_index(difference.argmax(), a.shape))
+    factor = a[worst] / b[worst] + 0.0  # -0 becomes 0
+    same = np.abs(a - factor * b) <= tolerance + 1e-9 * np.abs(factor * b)
+    shared = count > 1 and np.isfinite(factor) and np.all(same[wrong])
+    bar = "" if error is None else f" +- {error[worst]:.1g}"
     all_alike = f", all {factor:.9g} times the {b_name} one" if shared else ""
     return (
         f"{count} of {a.size} elements wrong{all_alike}; worst: element {worst}, "
