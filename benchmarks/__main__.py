@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[cases.Settings], Iterator[report.Row]]] = {
     "mlp": partial(cases.training_steps, "mlp"),
     "cnn": partial(cases.training_steps, "cnn"),
     "overhead": cases.overhead,
+    "gradcheck": cases.checks,
     "startup": processes.startup,
     "scaling": cases.scaling,
     "memory": processes.memory,

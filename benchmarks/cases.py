@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -172,6 +173,40 @@ def overhead(settings: Settings) -> Iterator[Row]:
     bare_time = per_op.pop("NumPy")
     note = f"y a + b, {PAIRS} times, all three with gradients; NumPy's {bare_time:.2f} us per op are taken off"
     yield Row("overhead", "engine, per op", "us", {name: t - bare_time for name, t in per_op.items()}, note=note)
+
+
+# The gradient check, with its defaults; float64
+
+
+def checks(settings: Settings) -> Iterator[Row]:
+    import tinygrad_bn as tb
+
+    def tanh(library: Library, x: Any) -> Any:
+        return library.F.tanh(x)
+
+    def batch_norm(library: Library, x: Any) -> Any:
+        return library.F.batch_norm(x, None, None, training=True)
+
+    rows: tuple[tuple[str, Any, Any, tuple[int, ...]], ...] = (
+        ("gradcheck", "tanh", tanh, (1000,)),
+        ("gradcheck", "batch norm", batch_norm, (20, 10)),
+        ("gradgradcheck", "tanh", tanh, (100,)),
+    )
+    for check, name, op, shape in rows:
+        x = np.random.default_rng(0).standard_normal(shape)
+
+        def contestant(module: Any, library: Library, leaf: Any) -> Contestant:
+            run = partial(getattr(module, check), partial(op, library), (leaf,))  # noqa: B023 (called at once)
+            return Contestant(run, lambda: [np.array(run())], library.prepare)
+
+        contestants = {"ours": contestant(tb, ours(), tb.tensor(x, requires_grad=True))}
+        if "torch" in settings.peers:
+            import torch
+
+            leaf = torch.from_numpy(x).requires_grad_()
+            contestants["PyTorch (1)"] = contestant(torch.autograd, pytorch(1), leaf)
+        times = {who: t / 1000 for who, t in settings.time(contestants).items()}
+        yield Row("gradcheck", f"{check}, {name} {name_of(shape)}", "ms", times)
 
 
 # Cost against size, through the public API; the rows grow in number, not in length
