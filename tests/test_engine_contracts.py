@@ -158,3 +158,12 @@ def test_data_takes_an_array_of_its_shape_and_dtype(value):
     with pytest.raises(TypeError, match=r"data must be a float64 array of shape \(2,\), got"):
         x.data = value
     assert x.data.tolist() == [1, 2]
+
+
+def test_gradients_in_memory_that_is_no_arrays():
+    """np.frombuffer's base is the bytes."""
+    op = tb.differentiable(lambda x: (2 * x, lambda dy: np.frombuffer((2 * dy).tobytes())))
+    x = leaf([1.0, 2.0])
+    op(x).sum().backward()
+    x.grad += 1  # an array of its own, which may be written into
+    assert x.grad.tolist() == [3, 3]

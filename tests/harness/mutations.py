@@ -427,6 +427,9 @@ edits(
         "nodes are visited before their gradient is complete",
     ),
     ("if not retain:\n", "if retain:\n", "retain_graph: the opposite"),
+    ("g.base.size > g.size", "False", "a part of dy keeps all of it alive"),
+    ("and g.flags.c_contiguous", "", "gradients are delivered transposed"),
+    ("first[key] < i", "False", "an input named twice gets one gradient"),
     (
         "return g if alone else g.copy()",
         "return g",
@@ -583,6 +586,7 @@ edits(
     ("if self.right and same_shapes", "if False and same_shapes", "the gradient at other values is not looked at"),
     ("self._in_place, self._layouts_of_inputs,", "self._in_place,", "inputs always in C order"),
     ("self._between, self._in_place,", "self._between,", "the same arrays never change"),
+    ("a.ndim and len(a) == n else a", "a.ndim else a", "weights are shortened like samples, and so no samples"),
     ("(nudged, rolled, fewer, barely)", "(nudged, rolled, barely)", "always the same number of samples"),
     ("(nudged, rolled, fewer, barely)", "(nudged, rolled, fewer)", "a narrow domain hides state"),
     (

@@ -188,7 +188,8 @@ def walk(
     dy = g = None  # our own references: _delivered would count them
     if targets is not None:
         keys = [id(t._node or t) for t in targets]
-        return [_delivered(table, key, key in keys[:i]) if key in table else None for i, key in enumerate(keys)]
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # an input that is named twice: two arrays
+        return [_delivered(table, key, first[key] < i) if key in table else None for i, key in enumerate(keys)]
     for key, leaf in leaves.items():
         if key in table:
             leaf.grad = _delivered(table, key) if leaf.grad is None else _add(leaf.grad, table[key])
@@ -214,7 +215,7 @@ def _arrived(g: Any, create_graph: bool) -> Any:
     """A gradient that will be given away; a part of a larger array would keep all of that alive until the end."""
     if create_graph:
         return _copy(g)
-    return g.copy() if g.base is not None and g.base.size > g.size else g
+    return g.copy() if isinstance(g.base, np.ndarray) and g.base.size > g.size else g
 
 
 def _delivered(table: dict[int, Any], key: int, again: bool = False) -> Any:

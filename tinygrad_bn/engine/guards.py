@@ -348,6 +348,7 @@ def not_twice(op: Any, error: Exception) -> RuntimeError:
 
 
 def check_same(node: Any, y: Any, problem: str) -> None:
+    """y is what the op gave when it was recorded, up to rounding; not asked where that was changed in place since."""
     counter, seen, first = node.versions[-1]
     if counter[0] != seen:
         return

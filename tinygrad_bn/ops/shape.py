@@ -127,8 +127,10 @@ def check_getitem(x: Any, *, index: Any) -> None:
     """No tensors in an index, and not too many axes for np.add.at."""
     check_index(index)
     parts = index if isinstance(index, tuple) else (index,)
+    if _only_slices(parts):
+        return
     most = x.ndim + sum(max(1, np.ndim(p)) for p in parts)  # at most: None adds an axis, and so does a boolean
-    if most > MOST_AXES and not _only_slices(parts):
+    if most > MOST_AXES:
         axes = np.ndim(x[index])
         if x.ndim > MOST_AXES or axes > MOST_AXES:
             raise ValueError(f"index must not go from, or to, more than {MOST_AXES} axes, got {x.ndim} and {axes}")
