@@ -10,7 +10,7 @@ import pytest
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import nn
-from tinygrad_bn.engine.backward import observer
+from tinygrad_bn.engine.recording import thread
 
 PART = r"(\S+) (\([\d, ]*\)) \|(\S+)\|"
 
@@ -176,7 +176,7 @@ def test_an_error_ends_it_and_shows_how_far_the_walk_came():
     with pytest.raises(ZeroDivisionError), tb.trace(file=file):
         broken(x).sum().backward()
     assert [op for op, *_ in read(file.getvalue())] == ["sum"]
-    assert observer.report is None
+    assert thread.report is None
 
 
 def test_the_innermost_prints_and_the_outer_goes_on():

@@ -209,9 +209,10 @@ def check_decorated(function: Any) -> None:
         )
 
 
-def not_on_tensors(function: Any, how: str = "") -> TypeError:
-    """For a NumPy function that no op stands for."""
+def not_on_tensors(function: Any, method: str = "__call__", kwargs: Any = ()) -> TypeError:
+    """For a NumPy function that no op stands for, a method of it (np.add.reduce), or its keywords (out=)."""
     name = getattr(function, "__name__", str(function))
+    how = ("" if method == "__call__" else f".{method}") + (f" with {', '.join(sorted(kwargs))}" if kwargs else "")
     return TypeError(
         f"np.{name}{how} is not defined on tensors; apply it to t.data, or write an op with @differentiable"
     )

@@ -355,10 +355,10 @@ edits(
 edits(
     "engine/recording.py",
     "engine nn",
-    ("class _GradMode(threading.local):", "class _GradMode:", "no_grad reaches into other threads"),
+    ("class _Thread(threading.local):", "class _Thread:", "no_grad reaches into other threads"),
     (
-        "grad_mode.enabled = grad_mode.outside.pop()",
-        "grad_mode.outside.pop()\n        grad_mode.enabled = True",
+        "thread.enabled = thread.outside.pop()",
+        "thread.outside.pop()\n        thread.enabled = True",
         "no_grad ends an outer no_grad",
     ),
 )
@@ -400,7 +400,7 @@ edits(
 edits(
     "engine/tape.py",
     "engine nn random_graphs gradients",
-    ("if inputs and grad_mode.enabled:", "if inputs:", "no_grad records"),
+    ("if inputs and thread.enabled:", "if inputs:", "no_grad records"),
     ("if y is a or (base is not None and (base is a or base is a.base))", "if y is a", "views: changes are not shared"),
 )
 
@@ -422,14 +422,14 @@ edits(
     ("_add(table[key], seed) if key in table else seed", "seed", "an output named twice counts once"),
     ("if t.grad is None else _add(t.grad, dy)", "", "retain_grad: overwritten instead of added"),
     (
-        "sorted(found.values(), key=_serial)",
+        "sorted(found, key=_serial)",
         "list(found.values())[::-1]",
         "nodes are visited before their gradient is complete",
     ),
     ("if not retain:\n", "if retain:\n", "retain_graph: the opposite"),
     ("g.base.size > g.size", "False", "a part of dy keeps all of it alive"),
     ("and g.flags.c_contiguous", "", "gradients are delivered transposed"),
-    ("first[key] < i", "False", "an input named twice gets one gradient"),
+    ("kept[key] < i", "False", "an input named twice gets one gradient"),
     (
         "return g if alone else g.copy()",
         "return g",
@@ -475,7 +475,7 @@ edits(
     ("    if g.dtype != a.dtype:", "    if False:", "gradients of another dtype pass"),
     ("        if not t._requires_grad:", "        if False:", "grad: inputs that require none"),
     ("if counter[0] != seen:\n        return", "return", "a definition of another function"),
-    ("if recorded and grad_mode.enabled:", "if False:", "a leaf is changed in place while it is recorded"),
+    ("if recorded and thread.enabled:", "if False:", "a leaf is changed in place while it is recorded"),
     (
         "if g is None:\n            raise RuntimeError",
         "if False:\n            raise RuntimeError",
@@ -487,9 +487,13 @@ edits(
 edits(
     "engine/operators.py",
     "properties random_graphs engine gradients",
-    ("OPS[np.subtract](other, self)", "OPS[np.subtract](self, other)", "a - t is t - a"),
-    ("OPS[np.divide](other, self)", "OPS[np.divide](self, other)", "a / t is t / a"),
-    ("OPS[np.power](other, self)", "OPS[np.power](self, other)", "a ** t is t ** a"),
+    ("other: OPS[function](other, self)", "other: OPS[function](self, other)", "2 - t is t - 2"),
+    ("__truediv__, __rtruediv__ =", "__rtruediv__, __truediv__ =", "a / t is t / a"),
+    (
+        "__lt__, __le__ = _comparison(np.less), _comparison(np.less_equal)",
+        "__le__, __lt__ = _comparison(np.less), _comparison(np.less_equal)",
+        "< is <=",
+    ),
     ("OPS[np.var](self, axis=axis, ddof=ddof,", "OPS[np.var](self, axis=axis, ddof=0,", "var: ddof is ignored"),
     ("OPS[np.std](self, axis=axis, ddof=ddof,", "OPS[np.std](self, axis=axis, ddof=0,", "std: ddof is ignored"),
 )

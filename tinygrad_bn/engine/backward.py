@@ -7,8 +7,7 @@ is itself recorded: that is all there is to second derivatives.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any
@@ -19,16 +18,10 @@ from ..checks import Array, check_flag
 from ..runtime.blas import one_thread
 from ..runtime.sums import total
 from . import guards, versions
-from .recording import grad_enabled
+from .recording import grad_enabled, thread
 from .tape import Node, Pullback, differentiable
 from .tensors import Tensor
 
-
-class _Observer(threading.local):  # per thread: trace() in one thread does not print what others do
-    report: Callable[..., None] | None = None  # called with (node, dy, i, source, g) for each g that is handed on
-
-
-observer = _Observer()
 _serial = attrgetter("serial")
 
 
@@ -58,13 +51,12 @@ def pullback_on_tensors(node: Node) -> Pullback:
     """
     op = node.op
     if op.definition is None:
-        pullback_of_tensors: Pullback
         try:
-            y, pullback_of_tensors = op.rule(*node.args, **node.kwargs)
+            answer: tuple[Tensor, Pullback] = op.rule(*node.args, **node.kwargs)
         except Exception as error:
             raise guards.not_twice(op, error) from error
-        guards.check_repeated(node, y)
-        return pullback_of_tensors
+        guards.check_repeated(node, answer[0])
+        return answer[1]
 
     def pullback(dy: Any) -> tuple[Any, ...]:
         args = [_alias(a) if isinstance(a, Tensor) else a for a in node.args]
@@ -96,23 +88,21 @@ def collect(
     sources = [t._node or t for t in targets or ()]
     oldest = min(s.serial if isinstance(s, Node) else 0 for s in sources) if sources else 0
     leaves: dict[int, Tensor] = {}
-    found: dict[int, Node] = {}
+    found: dict[Node, None] = {}  # a set that keeps the order, which is nearly theirs already
     stack: list[Any] = [t._node or t for t in outputs]
     while stack:
         item = stack.pop()
-        key = id(item)
-        if isinstance(item, Tensor):
+        if not isinstance(item, Node):
             if item._requires_grad:  # it may have been switched off since the forward
-                leaves[key] = item
-        elif key not in found:
-            found[key] = item
+                leaves[id(item)] = item
+        elif item not in found:
+            found[item] = None
             if item.serial > oldest:
                 for _, source in item.inputs:
                     stack.append(source)
-    nodes = sorted(found.values(), key=_serial)
-    needed = None
-    if targets is not None:
-        needed = {id(s) for s in sources}
+    nodes = sorted(found, key=_serial)
+    needed = None if targets is None else {id(s) for s in sources}
+    if needed is not None:
         for n in nodes:
             if any(id(source) in needed for _, source in n.inputs):
                 needed.add(id(n))
@@ -153,23 +143,21 @@ def walk(
     """
     nodes, leaves, needed = collect(outputs, targets)
     versions.check(reversed(nodes), again=create_graph)
-    for leaf in leaves.values() if targets is None else ():
-        if leaf.grad is not None:  # what was put there by hand must not end the walk halfway
-            guards.check_gradient(leaf)
-    kept = {id(t._node or t) for t in targets} if targets else ()  # gradients that are returned stay in the table
+    if targets is None:
+        guards.check_gradients(leaves.values())  # what was put there by hand must not end the walk halfway
+    keys = [id(t._node or t) for t in targets or ()]
+    kept = {key: i for i, key in reversed(list(enumerate(keys)))}  # what is returned stays in the table; named first
     table: dict[int, Any] = {}
     for t, seed in zip(outputs, seeds, strict=True):
         key = id(t._node or t)
-        if create_graph:
-            seed = _copy(seed if isinstance(seed, Tensor) else Tensor(seed))
-        else:
-            seed = seed._data if isinstance(seed, Tensor) else seed
+        seed = _copy(seed) if create_graph else seed._data
         table[key] = _add(table[key], seed) if key in table else seed
 
-    report = observer.report  # None, or trace()'s
+    report = thread.report  # None, or trace()'s
     with grad_enabled(create_graph), one_thread:
         for n in nodes:
-            dy = table.get(id(n)) if id(n) in kept else table.pop(id(n), None)
+            key = id(n)
+            dy = table.get(key) if key in kept else table.pop(key, None)
             if dy is None:  # all pullbacks after it gave None
                 continue
             if targets is None and n.retained is not None:
@@ -181,15 +169,14 @@ def walk(
                 if key in table:
                     table[key] = _add(table[key], g)
                 else:
-                    table[key] = _arrived(g, create_graph) if isinstance(source, Tensor) or key in kept else g
+                    table[key] = _arrived(g, create_graph) if not isinstance(source, Node) or key in kept else g
             if not retain:
                 n.free()  # at once: what this op kept is no longer needed, and the arrays of the next ones need room
 
     dy = g = None  # our own references: _delivered would count them
     if targets is not None:
-        keys = [id(t._node or t) for t in targets]
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # an input that is named twice: two arrays
-        return [_delivered(table, key, first[key] < i) if key in table else None for i, key in enumerate(keys)]
+        # an input that is named twice gets two arrays
+        return [_delivered(table, key, kept[key] < i) if key in table else None for i, key in enumerate(keys)]
     for key, leaf in leaves.items():
         if key in table:
             leaf.grad = _delivered(table, key) if leaf.grad is None else _add(leaf.grad, table[key])
@@ -198,8 +185,7 @@ def walk(
 
 def _retain(n: Node, dy: Any, create_graph: bool) -> None:
     """The gradient of a computed tensor that asked for it."""
-    t = n.retained()
-    if t is not None:
+    if (t := n.retained()) is not None:
         t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
 
 

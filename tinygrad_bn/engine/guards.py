@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..checks import FLOATS, Array, as_array, check_flag, check_iterable, plain_array
-from .recording import grad_mode
-from .tensors import Tensor
+from .recording import thread
+from .tensors import Tensor, wrap
 
 
 def check_tensors(name: str, values: Any) -> list[Any]:
@@ -55,6 +55,13 @@ def check_gradient(t: Tensor) -> Array:
     return np.asarray(g)
 
 
+def check_gradients(leaves: Iterable[Tensor]) -> None:
+    """The .grad of each that has one."""
+    for t in leaves:
+        if t.grad is not None:
+            check_gradient(t)
+
+
 def check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
     """None, or an array or Tensor of exactly this shape and dtype."""
     if value is None:
@@ -88,7 +95,7 @@ def change(t: Tensor, value: Any, index: Any) -> Any:
     """What is put into t in place, as an array or a number."""
     check_index(index)
     recorded = t._requires_grad or (isinstance(value, Tensor) and value._requires_grad)
-    if recorded and grad_mode.enabled:
+    if recorded and thread.enabled:
         raise RuntimeError(
             "an in-place change of (or by) a tensor that requires grad is not recorded: write y = x + 1 "
             "instead of x += 1, or change data inside no_grad()"
@@ -101,6 +108,11 @@ def change(t: Tensor, value: Any, index: Any) -> Any:
             raise TypeError(f"value must be a Tensor or real numbers, got {type(given).__name__} {given!r:.40}")
         if value.dtype != t.dtype and isinstance(given, (np.ndarray, Tensor)) and value.dtype.kind == "f":
             raise TypeError(f"in-place change mixes {t.dtype} with {value.dtype}: value must have the former")
+    if isinstance(value, int):
+        try:
+            float(value)
+        except OverflowError:
+            raise ValueError(f"value must fit into {t.dtype}, got a larger int") from None
     if not t._data.flags.writeable:
         raise ValueError("data of this tensor is read-only: it cannot be changed in place")
     return value
@@ -285,8 +297,8 @@ def changed(node: Any, array: Array, times: int) -> RuntimeError:
     )
 
 
-def seed(output: Tensor, gradient: Any, name: str) -> Any:
-    """Check the gradient at which a walk starts; 1 where an output of one element came with none."""
+def seed(output: Tensor, gradient: Any, name: str) -> Tensor:
+    """The gradient at which a walk starts, checked; 1 where an output of one element came with none."""
     if not isinstance(output, Tensor):
         raise TypeError(f"outputs must be Tensors, got {type(output).__name__}")
     if not output._requires_grad:
@@ -294,7 +306,7 @@ def seed(output: Tensor, gradient: Any, name: str) -> Any:
     if gradient is None:
         if output.size != 1:
             raise RuntimeError(f"{name} must be given for an output of shape {output.shape} (not one element)")
-        return np.ones_like(output._data)
+        return wrap(np.ones_like(output._data))
     if not isinstance(gradient, (Tensor, np.ndarray)):
         raise TypeError(f"{name} must be an array or a Tensor, got {type(gradient).__name__}")
     if type(gradient) is not np.ndarray and isinstance(gradient, np.ndarray):
@@ -302,12 +314,12 @@ def seed(output: Tensor, gradient: Any, name: str) -> Any:
     if gradient.shape != output.shape or gradient.dtype != output.dtype:
         got = f"{gradient.dtype} {gradient.shape}"
         raise ValueError(f"{name} must be {output.dtype} of shape {output.shape}, got {got}")
-    return gradient
+    return gradient if isinstance(gradient, Tensor) else wrap(gradient)
 
 
 def ends(
     outputs: Any, inputs: Any, grad_outputs: Any, flags: dict[str, Any]
-) -> tuple[list[Tensor], list[Tensor], list[Any]]:
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The arguments of grad(): outputs, inputs, and the gradient at which each output starts."""
     outputs, inputs = (
         [tensors] if isinstance(tensors, Tensor) else check_iterable(name, tensors, "Tensors")

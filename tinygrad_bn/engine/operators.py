@@ -40,6 +40,15 @@ def implements(*numpy_functions: Any) -> Callable[[Op], Op]:
     return register
 
 
+def _operator(function: Any) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
+    """The method of an operator, and of its reflected form: a + b and, where only b is a tensor, b.__radd__(a)."""
+    return lambda self, other: OPS[function](self, other), lambda self, other: OPS[function](other, self)
+
+
+def _comparison(function: Any) -> Callable[[Any, Any], Any]:
+    return lambda self, other: OPS[function](self, other)
+
+
 class Operators:
     """The operators and methods of a tensor; each is one line into the table ``OPS``."""
 
@@ -50,10 +59,7 @@ class Operators:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method != "__call__" or kwargs or ufunc not in OPS:
-            how = ("" if method == "__call__" else f".{method}") + (
-                f" with {', '.join(sorted(kwargs))}" if kwargs else ""
-            )
-            raise not_on_tensors(ufunc, how)
+            raise not_on_tensors(ufunc, method, kwargs)
         return OPS[ufunc](*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -61,43 +67,14 @@ class Operators:
             raise not_on_tensors(function)
         return OPS[function](*args, **kwargs)
 
-    # arithmetic
+    # arithmetic, on either side: 2 - x is the reflected one
 
-    def __add__(self, other: Any) -> Tensor:
-        return OPS[np.add](self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return OPS[np.add](other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return OPS[np.subtract](self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return OPS[np.subtract](other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return OPS[np.multiply](self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return OPS[np.multiply](other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return OPS[np.divide](self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return OPS[np.divide](other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return OPS[np.power](self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return OPS[np.power](other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return OPS[np.matmul](self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return OPS[np.matmul](other, self)
+    __add__, __radd__ = _operator(np.add)
+    __sub__, __rsub__ = _operator(np.subtract)
+    __mul__, __rmul__ = _operator(np.multiply)
+    __truediv__, __rtruediv__ = _operator(np.divide)
+    __pow__, __rpow__ = _operator(np.power)
+    __matmul__, __rmatmul__ = _operator(np.matmul)
 
     def __neg__(self) -> Tensor:
         return OPS[np.negative](self)
@@ -107,23 +84,9 @@ class Operators:
 
     # comparisons: constants, so they give plain arrays of booleans
 
-    def __eq__(self, other: Any) -> Any:
-        return OPS[np.equal](self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        return OPS[np.not_equal](self, other)
-
-    def __lt__(self, other: Any) -> Any:
-        return OPS[np.less](self, other)
-
-    def __le__(self, other: Any) -> Any:
-        return OPS[np.less_equal](self, other)
-
-    def __gt__(self, other: Any) -> Any:
-        return OPS[np.greater](self, other)
-
-    def __ge__(self, other: Any) -> Any:
-        return OPS[np.greater_equal](self, other)
+    __eq__, __ne__ = _comparison(np.equal), _comparison(np.not_equal)
+    __lt__, __le__ = _comparison(np.less), _comparison(np.less_equal)
+    __gt__, __ge__ = _comparison(np.greater), _comparison(np.greater_equal)
 
     # elementwise functions
 
@@ -249,8 +212,7 @@ class Operators:
         >>> tb.tensor([[1, 2], [4, 3]]).argmax(axis=1)
         array([1, 0])
         """
-        places: NDArray[np.int64] | np.int64 = OPS[np.argmax](self, axis=axis, keepdims=keepdims)  # type: ignore[assignment]
-        return places
+        return OPS[np.argmax](self, axis=axis, keepdims=keepdims)  # type: ignore[return-value]
 
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> NDArray[np.int64] | np.int64:
         """Where the smallest is along axis, the first of equal ones: an array of integers, one integer for axis=None.
@@ -261,8 +223,7 @@ class Operators:
         >>> tb.tensor([[1, 2], [4, 3]]).argmin(axis=1)
         array([0, 1])
         """
-        places: NDArray[np.int64] | np.int64 = OPS[np.argmin](self, axis=axis, keepdims=keepdims)  # type: ignore[assignment]
-        return places
+        return OPS[np.argmin](self, axis=axis, keepdims=keepdims)  # type: ignore[return-value]
 
     # shape and indexing
 
@@ -285,9 +246,7 @@ class Operators:
         >>> tb.tensor(np.zeros((2, 3, 4))).transpose(0, 2, 1).shape
         (2, 4, 3)
         """
-        if len(axes) <= 1:
-            return OPS[np.transpose](self, *axes)
-        return OPS[np.transpose](self, axes)
+        return OPS[np.transpose](self, *axes) if len(axes) <= 1 else OPS[np.transpose](self, axes)
 
     @property
     def T(self) -> Tensor:
@@ -333,3 +292,8 @@ class Operators:
     def __getitem__(self, index: Any) -> Tensor:
         # x[tensor] goes into a tuple: so the op is called, and says what an index may be
         return OPS["getitem"](self, index=(index,) if isinstance(index, Operators) else index)
+
+
+for name, method in vars(Operators).items():
+    if hasattr(method, "__code__"):  # a lambda gets the name that help() and errors use
+        method.__name__, method.__qualname__ = name, f"Operators.{name}"

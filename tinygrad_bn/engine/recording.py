@@ -12,14 +12,15 @@ from ..checks import check_decorated
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _GradMode(threading.local):  # per thread: no_grad() in one thread leaves the others recording
+class _Thread(threading.local):  # no_grad() in one thread leaves the others recording, and trace() reports its own
     enabled = True
+    report: Callable[..., None] | None = None  # trace()'s: called with (node, dy, i, source, g) for each g in a walk
 
     def __init__(self) -> None:
         self.outside: list[bool] = []  # what to go back to, innermost last
 
 
-grad_mode = _GradMode()
+thread = _Thread()
 
 
 class grad_enabled(ContextDecorator):
@@ -29,11 +30,11 @@ class grad_enabled(ContextDecorator):
         self.enabled = enabled
 
     def __enter__(self) -> None:
-        grad_mode.outside.append(grad_mode.enabled)
-        grad_mode.enabled = self.enabled
+        thread.outside.append(thread.enabled)
+        thread.enabled = self.enabled
 
     def __exit__(self, *error: Any) -> None:
-        grad_mode.enabled = grad_mode.outside.pop()
+        thread.enabled = thread.outside.pop()
 
     def __call__(self, function: Function) -> Function:
         check_decorated(function)
@@ -95,4 +96,4 @@ def is_grad_enabled() -> bool:
     ...     tb.is_grad_enabled()
     False
     """
-    return grad_mode.enabled
+    return thread.enabled

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..checks import Array
 from . import guards
-from .recording import grad_mode
+from .recording import thread
 from .tensors import Tensor, wrap
 
 Pullback = Callable[[Any], Any]
@@ -163,7 +163,7 @@ def differentiable(
         for counter, _, a in versions:  # what shares its memory with an argument shares the counter of versions as well
             if y is a or (base is not None and (base is a or base is a.base)):
                 out._version = counter
-        if inputs and grad_mode.enabled:
+        if inputs and thread.enabled:
             versions.append((out._version, out._version[0], y))
             out._requires_grad = True
             out._node = Node(op, args, kwargs, pullback, inputs, constants, versions, y.shape, dtype, next(_serials))

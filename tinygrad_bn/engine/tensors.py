@@ -183,8 +183,7 @@ class Tensor(Operators):
         >>> tb.tensor([[1, 2], [3, 4]]).tolist()
         [[1.0, 2.0], [3.0, 4.0]]
         """
-        values: float | list[Any] = self._data.tolist()
-        return values
+        return self._data.tolist()  # type: ignore[no-any-return]
 
     def detach(self) -> Tensor:
         """The same array without its history; an in-place change of one is seen by the other.
@@ -242,13 +241,10 @@ class Tensor(Operators):
         from . import guards  # not at the top: that file imports Tensor
 
         value = guards.change(self, value, index)
-        try:
-            if ufunc is None:
-                self._data[index] = value
-            else:
-                ufunc(self._data, value, out=self._data)
-        except OverflowError:
-            raise ValueError(f"value must fit into {self.dtype}, got a larger int") from None
+        if ufunc is None:
+            self._data[index] = value
+        else:
+            ufunc(self._data, value, out=self._data)
         self._version[0] += 1
         return self
 

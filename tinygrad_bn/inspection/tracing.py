@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from ..engine.backward import observer
+from ..engine.recording import thread
 from ..engine.tape import Node
 from ..engine.tensors import Tensor
 from ..nn.module import Module
@@ -48,12 +48,12 @@ class trace:
         self._line = ""
 
     def __enter__(self) -> trace:
-        self._outside.append(observer.report)
-        observer.report = self._report
+        self._outside.append(thread.report)
+        thread.report = self._report
         return self
 
     def __exit__(self, *error: Any) -> None:
-        observer.report = self._outside.pop()
+        thread.report = self._outside.pop()
         self._print()
 
     def _report(self, node: Node, dy: Any, i: int, source: Any, g: Any) -> None:
