@@ -44,7 +44,12 @@ def imported(file):
         if isinstance(node, ast.Import):
             yield from ((alias.name, False) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module, False
+            of_the_package, _, inside = node.module.partition(".")
+            if of_the_package == PACKAGE.name:  # in a function, where a relative import takes longer
+                files = (PACKAGE / inside.replace(".", "/")).with_suffix(".py")
+                yield from ((inside if files.exists() else f"{inside}.{a.name}", True) for a in node.names)
+            else:
+                yield node.module, False
         elif isinstance(node, ast.ImportFrom):
             base = folder[: len(folder) + 1 - node.level]
             names = [node.module] if node.module else [alias.name for alias in node.names]

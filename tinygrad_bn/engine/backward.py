@@ -146,7 +146,7 @@ def walk(
     if targets is None:
         guards.check_gradients(leaves.values())  # what was put there by hand must not end the walk halfway
     keys = [id(t._node or t) for t in targets or ()]
-    kept = {key: i for i, key in reversed(list(enumerate(keys)))}  # what is returned stays in the table; named first
+    kept = {key: i for i, key in reversed(list(enumerate(keys)))} if keys else {}  # what is returned stays in the table
     table: dict[int, Any] = {}
     for t, seed in zip(outputs, seeds, strict=True):
         key = id(t._node or t)

@@ -231,14 +231,14 @@ class Tensor(Operators):
         >>> x.grad
         array([5., 7.], dtype=float32)
         """
-        from .backward import backward  # not at the top: that file imports Tensor
+        from tinygrad_bn.engine.backward import backward  # not at the top: that file imports Tensor
 
         backward(self, gradient, retain_graph, create_graph)
 
     # in-place changes are for data, not for the tape
 
     def _change(self, value: Any, ufunc: Any, index: Any = Ellipsis) -> Tensor:
-        from . import guards  # not at the top: that file imports Tensor
+        from tinygrad_bn.engine import guards  # not at the top: that file imports Tensor
 
         value = guards.change(self, value, index)
         if ufunc is None:
