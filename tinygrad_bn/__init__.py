@@ -14,6 +14,8 @@ from . import data, nn, optim, preprocessing
 from .checkpoint import load, save
 from .engine.backward import grad
 from .engine.recording import enable_grad, is_grad_enabled, no_grad
+from .engine.replay import replay
+from .engine.replay_notes import fresh
 from .engine.tape import differentiable
 from .engine.tensors import Tensor, tensor
 from .gradient_checks import GradcheckError, check_pair, gradcheck, gradcheck_cases, gradgradcheck, numerical_gradient
@@ -41,6 +43,7 @@ __all__ = [
     "draw",
     "enable_grad",
     "exp",
+    "fresh",
     "get_num_threads",
     "get_rng_state",
     "grad",
@@ -60,6 +63,7 @@ __all__ = [
     "optim",
     "pad",
     "preprocessing",
+    "replay",
     "save",
     "set_num_threads",
     "set_rng_state",

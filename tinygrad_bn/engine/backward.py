@@ -19,6 +19,7 @@ from ..runtime.blas import one_thread
 from ..runtime.sums import total
 from . import guards, versions
 from .recording import grad_enabled, thread
+from .replay_notes import unseen
 from .tape import Node, Pullback, differentiable
 from .tensors import Tensor
 
@@ -141,6 +142,7 @@ def walk(
     .grad of every leaf. Gradients travel in a table beside the graph, under the identity of the node that made
     the tensor (of the tensor itself where it is a leaf).
     """
+    unseen("it takes gradients")
     nodes, leaves, needed = collect(outputs, targets)
     versions.check(reversed(nodes), again=create_graph)
     if targets is None:
@@ -154,7 +156,7 @@ def walk(
         table[key] = _add(table[key], seed) if key in table else seed
 
     report = thread.report  # None, or trace()'s
-    with grad_enabled(create_graph), one_thread:
+    with grad_enabled(create_graph, retain), one_thread:
         for n in nodes:
             key = id(n)
             dy = table.get(key) if key in kept else table.pop(key, None)

@@ -14,10 +14,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 class _Thread(threading.local):  # no_grad() in one thread leaves the others recording, and trace() reports its own
     enabled = True
+    retain = True  # whether a walk that is under way leaves the graph as it is
     report: Callable[..., None] | None = None  # trace()'s: called with (node, dy, i, source, g) for each g in a walk
 
     def __init__(self) -> None:
-        self.outside: list[bool] = []  # what to go back to, innermost last
+        self.outside: list[tuple[bool, bool]] = []  # what to go back to, innermost last
 
 
 thread = _Thread()
@@ -26,15 +27,15 @@ thread = _Thread()
 class grad_enabled(ContextDecorator):
     """``with grad_enabled(flag):`` records (or not) in the current thread; also a decorator, and reusable."""
 
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
+    def __init__(self, enabled: bool, retain: bool = True) -> None:
+        self.enabled, self.retain = enabled, retain
 
     def __enter__(self) -> None:
-        thread.outside.append(thread.enabled)
-        thread.enabled = self.enabled
+        thread.outside.append((thread.enabled, thread.retain))
+        thread.enabled, thread.retain = self.enabled, self.retain
 
     def __exit__(self, *error: Any) -> None:
-        thread.enabled = thread.outside.pop()
+        thread.enabled, thread.retain = thread.outside.pop()
 
     def __call__(self, function: Function) -> Function:
         check_decorated(function)
@@ -79,14 +80,6 @@ def enable_grad(function: Callable[..., Any] | None = None) -> grad_enabled | Ca
     True
     """
     return grad_enabled(True) if function is None else grad_enabled(True)(function)
-
-
-def fresh(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args): what is new in each forward and has no gradient, such as a dropout mask or a count of batches.
-
-    The name marks what a forward does besides ops: whatever replays its ops has to call these again.
-    """
-    return function(*args)
 
 
 def is_grad_enabled() -> bool:

@@ -29,12 +29,13 @@ import numpy as np
 from ..checks import Array
 from . import guards
 from .recording import thread
+from .replay_notes import recorded, recorders
 from .tensors import Tensor, wrap
 
 Pullback = Callable[[Any], Any]
 P = ParamSpec("P")  # what an op takes: the arguments of its rule
 
-_serials = itertools.count(1)
+serials = itertools.count(1)
 _NUMBERS = frozenset({int, float, bool, types.NoneType})
 
 
@@ -125,8 +126,7 @@ def differentiable(
     def op(*args: Any, **kwargs: Any) -> Any:
         # 1. Tensors and their arrays. Those of one dtype and numbers, all given by position, are the simple case;
         #    keywords, defaults and arrays are put in order in guards.py.
-        arrays, inputs, dtype = [], [], None
-        versions, constants = [], []
+        arrays, inputs, constants, versions, dtype = [], [], [], [], None
         simple = len(args) >= count and not (kwargs and any(isinstance(value, Tensor) for value in kwargs.values()))
         for i, a in enumerate(args):
             if isinstance(a, Tensor):
@@ -146,9 +146,9 @@ def differentiable(
 
         # 2. The result, and how gradients get back.
         try:
-            answer = run(*arrays, **kwargs)
+            answer = (run if not recorders else recorded(op, run, args, inputs))(*arrays, **kwargs)
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            guards.explain(error, op.__name__, [name for name, _ in positional], arrays)
+            guards.explain(error, op.__name__, op.names, arrays)  # type: ignore[attr-defined]
             raise
         if type(answer) is not tuple or len(answer) != 2 or not callable(answer[1]):  # an array would unpack, too
             raise TypeError(f"{op.__name__} must return (result, pullback), got {type(answer).__name__}")
@@ -166,11 +166,11 @@ def differentiable(
         if inputs and thread.enabled:
             versions.append((out._version, out._version[0], y))
             out._requires_grad = True
-            out._node = Node(op, args, kwargs, pullback, inputs, constants, versions, y.shape, dtype, next(_serials))
+            out._node = Node(op, args, kwargs, pullback, inputs, constants, versions, y.shape, dtype, next(serials))
         return out
 
     # what help() shows: the rule returns a pair, the op a tensor
     op.__signature__ = signature.replace(return_annotation="Tensor")  # type: ignore[attr-defined]
-    op.rule = rule  # type: ignore[attr-defined]
+    op.rule, op.names = rule, [name for name, _ in positional]  # type: ignore[attr-defined]
     op.definition = definition  # type: ignore[attr-defined]
     return op

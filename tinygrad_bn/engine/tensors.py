@@ -15,9 +15,14 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..checks import Array, as_floats, check_alike, check_bool, check_floats
 from ..runtime import memory
 from .operators import Operators
+from .replay_notes import recorders, unseen
 
 if TYPE_CHECKING:
     from .tape import Node
+
+
+READS = "it reads the values of a tensor: compute with the tensor, or by fresh(function, tensor)"
+CHANGES = "it changes a tensor in place"
 
 
 class Tensor(Operators):
@@ -63,15 +68,19 @@ class Tensor(Operators):
         >>> x
         tensor([10., 20.])
         """
+        if recorders:
+            unseen(READS)
         return self._data
 
     @data.setter
     def data(self, value: Array) -> None:
+        unseen(CHANGES)
         self._data = check_alike("data", value, self._data)
         self._version[0] += 1
 
     def _assign(self, values: Array) -> None:
         """Other values, in place; what is read-only gets an array of its own."""
+        unseen(CHANGES)
         if not self._data.flags.writeable:
             self._data = self._data.copy()
         self._data[...] = values
@@ -160,6 +169,7 @@ class Tensor(Operators):
         >>> tb.tensor([1.0, 2.0]).numpy()
         array([1., 2.], dtype=float32)
         """
+        unseen(READS)
         if self._requires_grad:
             raise RuntimeError("numpy() of a tensor that requires grad would lose the graph; use t.detach().numpy()")
         return self._data
@@ -173,6 +183,7 @@ class Tensor(Operators):
         >>> tb.tensor([1.0, 2.0]).sum().item()
         3.0
         """
+        unseen(READS)
         if self.size != 1:
             raise ValueError(f"item() needs one element, got shape {self.shape}")
         return float(self._data.reshape(())[()])
@@ -183,6 +194,7 @@ class Tensor(Operators):
         >>> tb.tensor([[1, 2], [3, 4]]).tolist()
         [[1.0, 2.0], [3.0, 4.0]]
         """
+        unseen(READS)
         return self._data.tolist()  # type: ignore[no-any-return]
 
     def detach(self) -> Tensor:
@@ -208,6 +220,7 @@ class Tensor(Operators):
         >>> h.grad, x.grad  # 5, and 5 times 2 x
         (array([5.], dtype=float32), array([30.], dtype=float32))
         """
+        unseen("it asks for the gradient of a tensor in between")
         if not self._requires_grad:
             raise RuntimeError("retain_grad() needs a tensor that requires grad")
         if self._node is not None:
@@ -240,6 +253,7 @@ class Tensor(Operators):
     def _change(self, value: Any, ufunc: Any, index: Any = Ellipsis) -> Tensor:
         from tinygrad_bn.engine import guards  # not at the top: that file imports Tensor
 
+        unseen(CHANGES)
         value = guards.change(self, value, index)
         if ufunc is None:
             self._data[index] = value
@@ -274,6 +288,7 @@ class Tensor(Operators):
     def __bool__(self) -> bool:
         if self.size != 1:
             raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous")
+        unseen(READS)
         return bool(self._data.reshape(())[()])
 
     def __float__(self) -> float:
@@ -324,6 +339,7 @@ class Tensor(Operators):
             setattr(self, name, value)
 
     def __repr__(self) -> str:
+        unseen(READS)
         text = np.array2string(self._data, separator=", ", prefix="tensor(")
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         origin = f", op={self._node.op.__name__}" if self._node else ", requires_grad=True" * self._requires_grad

@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 
 from ..checks import FLOATS, Array, as_array, check_flag, check_int, check_iterable, float_dtype, plain_array
 from ..engine.guards import check_gradient
+from ..engine.replay_notes import Observed, assigned, recorders
 from ..engine.tensors import Tensor
 
 
@@ -79,9 +80,10 @@ class Handle:
         >>> handle.remove()
         """
         self._hooks.pop(self._key, None)
+        assigned("hooks")
 
 
-class Module:
+class Module(Observed):
     """Base class: assign Parameters and Modules as attributes in __init__, and define forward().
 
     A call, module(x), is forward(x) between the hooks. Only another one, or None, may take the place of a parameter, a
@@ -127,6 +129,8 @@ class Module:
             raise TypeError(f"{name} is {what} and must be {wanted} or None, got {got}: {remedy}")
         if new is not None and "." in name:
             raise ValueError(f"names of parameters and modules must have no dot, got {name!r}")
+        if self.__dict__.get(name, kinds) is not value:
+            assigned(f"{type(self).__name__}.{name}")
         object.__setattr__(self, name, value)
         if kind is not None:
             kinds[name] = kind
@@ -134,6 +138,7 @@ class Module:
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
         self._kinds.pop(name, None)
+        assigned(f"{type(self).__name__}.{name}")
 
     def __copy__(self) -> Module:
         copy = type(self).__new__(type(self))
@@ -151,6 +156,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if recorders:
+            self._observe()
         for hook in tuple(self._pre_hooks.values()):
             changed = hook(self, args)
             if changed is not None:
@@ -190,6 +197,7 @@ class Module:
             raise TypeError(f"hook must be callable, got {type(hook).__name__}")
         self._hooks_so_far += 1  # never reused: an old handle must not remove a new hook
         hooks[self._hooks_so_far] = hook
+        assigned("hooks")
         return Handle(hooks, self._hooks_so_far)
 
     @property
@@ -595,6 +603,7 @@ class _Snapshot:
     def restore(self) -> None:
         vars(self.module).clear()
         vars(self.module).update(self.attributes, _kinds=self.kinds)
+        assigned("attributes")
         for parameter, array, values, changes in self.tensors:
             parameter._data, parameter._version[0] = array, changes
             _write(array, values)

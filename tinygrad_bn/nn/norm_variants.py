@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import Array, check_int, check_number, check_size
+from ..engine.replay_notes import fresh
 from ..engine.tensors import Tensor
 from ..ops.whitening import MATRIX
 from . import functional as F
@@ -76,6 +77,10 @@ class GhostBatchNorm2d(_GhostBatchNorm):
     axes, layout = (4,), "(N, C, H, W)"
 
 
+def _copies(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(a.copy() for a in arrays)
+
+
 class _BatchRenorm(_BatchNorm):
     """Batch norm whose training output is corrected towards its eval output (Ioffe 2017).
 
@@ -127,8 +132,8 @@ class _BatchRenorm(_BatchNorm):
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
         mean, var = self._given(training)
         if mean is None and self._uses_running():  # the correction needs them also where they do not move
-            mean, var = self.running_mean.copy(), self.running_var.copy()
-        return F.batch_renorm(x, mean, var, self.weight, self.bias, training, momentum, self.eps, *self.limits())
+            mean, var = fresh(_copies, self.running_mean, self.running_var)
+        return F.batch_renorm(x, mean, var, self.weight, self.bias, training, momentum, self.eps, *fresh(self.limits))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, warmup={self.warmup}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import FLOATS, Array, check_flag, check_int, check_size
 from ..engine.guards import check_input
-from ..engine.recording import fresh
+from ..engine.replay_notes import fresh
 from ..engine.tensors import Tensor
 from ..ops.norms import check_eps, check_momentum, check_writable
 from . import functional as F
@@ -113,7 +113,10 @@ class _Running(_Norm):
         """The weight of the batch that comes next."""
         if self.momentum is not None:
             return self.momentum
-        return 0.0 if self.num_batches_tracked is None else 1 / (int(self.num_batches_tracked) + 1)
+        if self.num_batches_tracked is None:
+            return 0.0
+        momentum: float = fresh(_average, self.num_batches_tracked)
+        return momentum
 
     def _count(self) -> None:
         """One batch more."""
@@ -144,6 +147,11 @@ class _Running(_Norm):
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}"
         )
+
+
+def _average(batches: Array) -> float:
+    """The weight of the batch that comes next in an average of all."""
+    return 1 / (int(batches) + 1)
 
 
 class _BatchNorm(_Running):

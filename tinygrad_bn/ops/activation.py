@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import Array, check_flag, check_generator, check_int, check_number
 from ..engine.guards import check_input
-from ..engine.recording import fresh
+from ..engine.replay_notes import fresh
 from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 from ..runtime.jit import contiguous, kernel, kernel_as_written

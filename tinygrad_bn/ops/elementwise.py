@@ -15,6 +15,7 @@ import numpy as np
 from ..checks import Array, as_array, plain_array
 from ..engine.guards import explain
 from ..engine.operators import OPS, implements
+from ..engine.replay_notes import note
 from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 
@@ -254,18 +255,19 @@ def _constant(function: Any) -> Any:
 
     names = ("x",) if getattr(function, "nin", 1) == 1 else ("a", "b")
 
-    def constant(*args: Any) -> Any:
-        arrays = [a.data if isinstance(a, Tensor) else a for a in args]
+    def on_arrays(*arrays: Any) -> Any:
         for name, a in zip(names, arrays, strict=False):
             if type(a) is not np.ndarray and isinstance(a, np.ndarray):
                 plain_array(a, name)
         try:
             return function(*arrays)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            explain(error, function.__name__, list(names), arrays)
+            explain(error, function.__name__, list(names), list(arrays))
             raise
 
-    return constant
+    on_arrays.__name__ = function.__name__
+    of_values = function not in (np.shape, np.ndim, np.size)
+    return lambda *args: note(on_arrays, args, decides=of_values)
 
 
 _CONSTANT: tuple[Any, ...] = (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)

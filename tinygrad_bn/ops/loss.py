@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import Array, as_array, check_int, plain_array
 from ..engine.guards import check_input
-from ..engine.recording import fresh
+from ..engine.replay_notes import fresh
 from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 from ..runtime.jit import contiguous, kernel, kernel_as_written
@@ -164,6 +164,13 @@ def cross_entropy(x: Tensor, target: Array, *, ignore_index: int = -100, reducti
     return loss.reshape((x.shape[0], *x.shape[2:])) if reduction == "none" and x.ndim > 2 else loss
 
 
+def _chosen(x: Any, target: Any, ignore_index: int) -> tuple[Array, Array, Array, float]:
+    """For nll_loss: which positions count, where their log-probabilities are, how many there are (NaN for none)."""
+    classes = check_classes(x, target, ignore_index)
+    kept = classes != ignore_index
+    return kept, np.arange(len(classes)), np.where(kept, classes, 0), float(kept.sum()) if kept.any() else math.nan
+
+
 def nll_loss(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-x[n, target[n]] for log-probabilities x (N, C), or (N, C, positions ...), reduced as in cross_entropy.
 
@@ -175,13 +182,11 @@ def nll_loss(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: s
     tensor(2.5)
     """
     check_reduction(reduction)
-    classes, shape = fresh(check_classes, x, target, ignore_index), (x.shape[0], *x.shape[2:])
-    kept = classes != ignore_index
-    rows = np.arange(len(classes))
-    loss = where(kept, -_by_position(x)[rows, np.where(kept, classes, 0)], 0)
+    kept, rows, classes, count = fresh(_chosen, x, target, ignore_index)
+    loss, shape = where(kept, -_by_position(x)[rows, classes], 0), (x.shape[0], *x.shape[2:])
     if reduction == "none":
         return loss.reshape(shape) if len(shape) > 1 else loss
-    return loss.sum() if reduction == "sum" else loss.sum() / float(kept.sum()) if kept.any() else loss.sum() * math.nan
+    return loss.sum() if reduction == "sum" else loss.sum() / count
 
 
 def _same_shape(x: Any, target: Any) -> Any:

@@ -7,11 +7,14 @@ differ in how x_hat is made from a training batch.
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..checks import Array, check_int, check_number
 from ..engine.guards import check_array
+from ..engine.replay_notes import fresh
 from ..engine.tensors import Tensor
 from .norm_kernels import affine, channel_norm, channel_shape
 from .norms import (
@@ -78,12 +81,14 @@ def ghost_batch_norm(
             f"with ghost_size={ghost_size}"
         )
 
-    def track(mean: Array, var: Array) -> None:
-        if m.sum() > 0:
-            unbiased = var * (m / (m - 1))[:, None]
-            running.move(np.average(mean, axis=0, weights=m), np.average(unbiased, axis=0, weights=m))
-
+    track = partial(_track_ghosts, running, m)
     return channel_norm(x, weight, bias, mean=None, var=None, eps=eps, track=track, parts=parts)
+
+
+def _track_ghosts(running: Running, m: Array, mean: Array, var: Array) -> None:
+    if m.sum() > 0:
+        unbiased = var * (m / (m - 1))[:, None]
+        running.move(np.average(mean, axis=0, weights=m), np.average(unbiased, axis=0, weights=m))
 
 
 def batch_renorm(
@@ -124,21 +129,28 @@ def batch_renorm(
         return with_running_statistics(x, running, weight, bias, eps)
     m = len(x) * math.prod(x.shape[2:])
     more_than_one(m, x.shape, "channel", ONE_ROW)
-    r, d = np.empty((2, x.shape[1]), x.dtype)
-
-    def track(means: Array, variances: Array) -> None:
-        mean, var, (old_mean, old_var) = means[0], variances[0], running.constants()
-        with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
-            sigma = np.sqrt(old_var + eps)
-            r[:] = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max)
-            d[:] = np.clip((mean - old_mean) / sigma, -d_max, d_max)
-        if m > 0:
-            running.move(mean, var, m / (m - 1))
-
+    r, d = fresh(_pair, x.shape[1], x.dtype)
+    track = partial(_track_renorm, running, m, eps, (r, r_max), (d, d_max))
     x_hat = channel_norm(x, None, None, mean=None, var=None, eps=eps, track=track)
     scale = r if weight is None else weight * r  # gamma (x_hat r + d) + beta with one product per element
     shift = d if weight is None else weight * d
     return affine(x_hat, scale, shift if bias is None else shift + bias, channel_shape(x))
+
+
+def _pair(channels: int, dtype: Any) -> tuple[Array, Array]:
+    return np.empty(channels, dtype), np.empty(channels, dtype)
+
+
+def _track_renorm(running: Running, m: int, eps: float, r: Any, d: Any, means: Array, variances: Array) -> None:
+    """Fills r and d, each an array with its limit, from the statistics before this batch; then moves these."""
+    mean, var, (old_mean, old_var) = means[0], variances[0], running.constants()
+    (r, r_max), (d, d_max) = r, d
+    with np.errstate(divide="ignore", invalid="ignore"):  # eps = 0 and a constant channel: as IEEE has it
+        sigma = np.sqrt(old_var + eps)
+        r[:] = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max)
+        d[:] = np.clip((mean - old_mean) / sigma, -d_max, d_max)
+    if m > 0:
+        running.move(mean, var, m / (m - 1))
 
 
 def decorrelated_batch_norm(
@@ -187,12 +199,12 @@ def decorrelated_batch_norm(
     rows, running = grouped(x, groups), Running(running_mean, running_matrix, momentum)
     if running.check("training", training, "running_matrix"):
         more_than_one(max(rows.shape[2], 1), x.shape, "channel", ONE_ROW)  # an empty batch has no covariance either
-
-        def track(mean: Array, matrix: Array) -> None:
-            running.move(mean.reshape(C), matrix)
-
-        x_hat = whiten(rows, eps=eps, method=method, track=track)
+        x_hat = whiten(rows, eps=eps, method=method, track=partial(_track_matrix, running))
     else:
         mean, matrix = running.constants()
         x_hat = apply_matrix(rows, mean.reshape(groups, size), matrix)
     return affine(ungrouped(x_hat, x.shape), weight, bias, channel_shape(x))
+
+
+def _track_matrix(running: Running, mean: Array, matrix: Array) -> None:
+    running.move(mean.reshape(-1), matrix)

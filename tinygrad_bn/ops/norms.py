@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checks import Array, check_flag, check_int, check_number
 from ..engine.guards import check_array, check_input
+from ..engine.replay_notes import fresh
 from ..engine.tensors import Tensor
 from ..runtime.jit import contiguous, kernel
 from .norm_kernels import channel_norm, row_norm
@@ -56,14 +58,15 @@ def move(running, batch, momentum, factor):
         running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]
 
 
-class Running:
+class Running(NamedTuple):
     """The running statistics of a norm: arrays or Tensors, or None; and the weight of a new batch.
 
     The second one, spread, is a variance per channel, or a matrix.
     """
 
-    def __init__(self, mean: Any, spread: Any, momentum: Any) -> None:
-        self.mean, self.spread, self.momentum = mean, spread, momentum
+    mean: Any
+    spread: Any
+    momentum: Any
 
     def check(self, flag: str, own: Any, second: str = "running_var") -> bool:
         """own, whether the statistics of x are taken and these here moved; flag: its name among the arguments."""
@@ -80,7 +83,12 @@ class Running:
 
     def constants(self) -> tuple[Array, Array]:
         """Copies in float64."""
-        return plain(self.mean), plain(self.spread)
+        copies: tuple[Array, Array] = fresh(_copies, self.mean, self.spread)
+        return copies
+
+
+def _copies(mean: Array, spread: Array) -> tuple[Array, Array]:
+    return mean.astype(np.float64), spread.astype(np.float64)
 
 
 def update(running: Any, batch: Array, momentum: float, factor: float = 1.0) -> None:
@@ -94,11 +102,6 @@ def update(running: Any, batch: Array, momentum: float, factor: float = 1.0) -> 
         data[...] = target
     if isinstance(running, Tensor):
         running.data = data  # counts as a change
-
-
-def plain(a: Any) -> Array:
-    """A copy in float64 of an array, or of a Tensor's."""
-    return (a.data if isinstance(a, Tensor) else a).astype(np.float64)
 
 
 def check_channel_norm(x: Any, least: int, running: Running, weight: Any, bias: Any, eps: Any) -> float:
@@ -159,11 +162,12 @@ def batch_norm(
     m = len(x) * math.prod(x.shape[2:])
     more_than_one(m, x.shape, "channel", ONE_ROW)
 
-    def track(mean: Array, var: Array) -> None:
-        if m > 0:
-            running.move(mean[0], var[0], m / (m - 1))
+    return channel_norm(x, weight, bias, mean=None, var=None, eps=eps, track=partial(_track_batch, running, m))
 
-    return channel_norm(x, weight, bias, mean=None, var=None, eps=eps, track=track)
+
+def _track_batch(running: Running, m: int, mean: Array, var: Array) -> None:
+    if m > 0:
+        running.move(mean[0], var[0], m / (m - 1))
 
 
 def instance_norm(
@@ -194,11 +198,13 @@ def instance_norm(
     (N, C), L = x.shape[:2], math.prod(x.shape[2:])
     more_than_one(L, x.shape, "instance and channel")
 
-    def track(mean: Array, var: Array) -> None:
-        if x.size:
-            running.move(mean.mean(axis=0), var.mean(axis=0), L / (L - 1))
-
+    track = partial(_track_instances, running, L)
     return row_norm(x, weight, bias, shape=(N, C, 1, L), eps=eps, centered=True, track=track)
+
+
+def _track_instances(running: Running, positions: int, mean: Array, var: Array) -> None:
+    if mean.size and positions:
+        running.move(mean.mean(axis=0), var.mean(axis=0), positions / (positions - 1))
 
 
 def group_norm(

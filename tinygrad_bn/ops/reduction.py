@@ -9,8 +9,8 @@ import numpy as np
 
 from ..checks import check_flag, check_int
 from ..engine.operators import OPS, implements
+from ..engine.replay_notes import note
 from ..engine.tape import differentiable
-from ..engine.tensors import Tensor
 from ..runtime.sums import total
 
 MOST_AXES = 64  # NumPy's limit
@@ -120,8 +120,12 @@ def _place(function: Any) -> Any:
         if axis is not None:
             check_int("axis", axis)
         check_reduction(x, axis, keepdims)
-        return function(x.data if isinstance(x, Tensor) else x, axis=axis, keepdims=keepdims)
+        return note(on_array, (x, axis, keepdims), decides=True)
 
+    def on_array(x: Any, axis: Any, keepdims: bool) -> Any:
+        return function(x, axis=axis, keepdims=keepdims)
+
+    on_array.__name__ = function.__name__
     return place
 
 
