@@ -261,10 +261,14 @@ class _Own(threading.local):
     def __init__(self) -> None:
         self.plans: dict[Any, Any] = {}  # key -> a Recording (the first), a Plan, or None: eager for good
         self.modules: dict[int, Observed] = {}
-        self.flags: tuple[bool, ...] = ()
+        self.in_eval: tuple[int, ...] = ()  # the modules in eval mode
         self.misses: dict[Any, int] = {}  # how often a plan was no longer right
-        self.seen = -1  # Observed.assigned, when the flags were looked up
+        self.seen = -1  # Observed.assigned, when that was looked up
         self.checked: set[int] = set()  # the plans whose modules are as they were, at that time
+
+    def look(self) -> None:
+        self.in_eval = tuple([key for key, module in self.modules.items() if not module.training])
+        self.seen = Observed.assigned
 
 
 class Replay:
@@ -298,10 +302,9 @@ class Replay:
         if key is None:
             return self.function(*args, **kwargs)
         if own.seen != Observed.assigned:
-            own.flags = tuple([m.training for m in own.modules.values()])
-            own.seen = Observed.assigned
+            own.look()
             own.checked.clear()
-        found = own.plans.get((key, own.flags), self)
+        found = own.plans.get((key, own.in_eval), self)
         if type(found) is Plan:
             if id(found) not in own.checked:
                 if any(module._hooks or module._pre_hooks for module, _ in found.modules):
@@ -347,7 +350,7 @@ class Replay:
     def _record(self, own: _Own, key: Any, found: Any, args: Any, kwargs: Any, arguments: list[Any]) -> Tensor:
         """Run the function as it is, and take notes; the second time make a plan of both."""
         recording = Recording(arguments)
-        recording.watch(self.function)
+        recording.watch(self.function, *(a for a in arguments if not isinstance(as_array(a), np.ndarray)))
         me, generator = threading.get_ident(), default_generator()
         recorders[me] = recording
         try:
@@ -358,8 +361,8 @@ class Replay:
         if default_generator() is not generator:
             recording.give_up("it seeds the random numbers")
         own.modules.update(recording.modules)
-        own.flags = tuple([m.training for m in own.modules.values()])
-        key = key, own.flags
+        own.look()
+        key = key, own.in_eval
         before = found.recording if type(found) is Plan else found if isinstance(found, Recording) else None
         while len(own.plans) >= MOST_PLANS:
             own.plans.pop(next(iter(own.plans)))

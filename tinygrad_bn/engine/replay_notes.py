@@ -30,11 +30,12 @@ class Observed:
             if self._hooks or self._pre_hooks:
                 recording.give_up(f"{type(self).__name__} has hooks")
 
-
-def assigned(what: str) -> None:
-    """An attribute of a module, or its hooks, became another."""
-    Observed.assigned += 1
-    unseen(f"it assigns {what}")
+    def _assigned(self, name: str) -> None:
+        """An attribute became another, or a hook."""
+        Observed.assigned += 1
+        recording = recorders.get(threading.get_ident()) if recorders else None
+        if recording is not None and id(self) in recording.modules:  # not one that is made by the way, as net[1:] is
+            recording.give_up(f"it assigns {type(self).__name__}.{name}")
 
 
 def fresh(function: Callable[..., Any], *args: Any) -> Any:

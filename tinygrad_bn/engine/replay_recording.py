@@ -20,6 +20,9 @@ from .replay_notes import Observed, paused
 from .tensors import Tensor
 
 
+OURS = __name__.partition(".")[0] + "."
+
+
 class Term:
     """An argument of a step: where it comes from.
 
@@ -178,40 +181,48 @@ class Recording:
                 self.give_up(f"it looks at values of a tensor (np.{step.name}) in Python, not in an op")
         self._arrays, self._pullbacks, self._tensors, self._alive, self._versions = {}, {}, {}, [], set()
 
-    def watch(self, thing: Any) -> None:
-        """Note the modules that the function can reach, and the variables that its code names."""
-        stack, seen = [thing], set()
+    def watch(self, *things: Any) -> None:
+        """Note the modules that can be reached from here, and the variables and attributes that code names there."""
+        stack, seen, names, objects = list(things), set(), set(), []
         while stack:
             item = stack.pop()
             if id(item) in seen:
                 continue
             seen.add(id(item))
+            self._alive.append(item)
             if isinstance(item, Observed):
                 self.modules[id(item)] = item
                 stack += vars(item).values()
+                if not type(item).__module__.startswith(OURS):  # ours look at nothing else
+                    stack.append(getattr(type(item), "forward", None))
             elif isinstance(item, (tuple, list)):
                 stack += item
             elif isinstance(item, dict):
                 stack += item.values()
             elif isinstance(item, types.MethodType):
                 stack += [item.__func__, item.__self__]
-                if not isinstance(item.__self__, Observed):
-                    names = [n for n in _names(item.__func__) if n in getattr(item.__self__, "__dict__", ())]
-                    self.bindings += [(vars(item.__self__), n, vars(item.__self__)[n]) for n in names]
-                    stack += [vars(item.__self__)[n] for n in names]
             elif isinstance(item, functools.partial):
                 stack += [item.func, *item.args, *item.keywords.values()]
             elif isinstance(item, types.FunctionType):
-                self.bindings += [
-                    (c, "", v) for c, v in zip(item.__closure__ or (), held(item), strict=True) if v is not EMPTY
-                ]
-                named = [n for n in _names(item) if n in item.__globals__]
-                self.bindings += [(item.__globals__, n, item.__globals__[n]) for n in named]
-                reached = [item.__globals__[n] for n in named]
+                cells = zip(item.__closure__ or (), held(item), strict=True)
+                self.bindings += [(cell, "", value) for cell, value in cells if value is not EMPTY]
+                names |= set(_names(item.__code__))
+                reached = {n: item.__globals__[n] for n in _names(item.__code__) if n in item.__globals__}
+                self.bindings += [(item.__globals__, n, value) for n, value in reached.items()]
+                mine = item.__module__
                 stack += held(item)
                 stack += [
-                    v for v in reached if not isinstance(v, types.FunctionType) or v.__module__ == item.__module__
+                    v for v in reached.values() if getattr(v, "__module__", mine) == mine or isinstance(v, Observed)
                 ]
+            elif hasattr(item, "__dict__") and not isinstance(item, (Tensor, type, types.ModuleType)):
+                objects.append(vars(item))
+                stack.append(vars(type(item)).get("__call__"))
+            if not stack:
+                for attributes in objects:
+                    here = {n: attributes[n] for n in names if n in attributes}
+                    self.bindings += [(attributes, n, value) for n, value in here.items()]
+                    stack += here.values()
+                objects = []
 
 
 def as_array(a: Any) -> Any:
@@ -219,14 +230,12 @@ def as_array(a: Any) -> Any:
     return a._data if isinstance(a, Tensor) else a
 
 
-def _names(function: Any) -> list[str]:
-    """The global variables and attributes that the code of a function names."""
-    found, stack = [], [function.__code__] if hasattr(function, "__code__") else []
-    while stack:
-        code = stack.pop()
-        found += code.co_names
-        stack += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return found
+def _names(code: types.CodeType) -> list[str]:
+    """The global variables and attributes that code names."""
+    names = list(code.co_names)
+    for constant in code.co_consts:
+        names += _names(constant) if isinstance(constant, types.CodeType) else []
+    return names
 
 
 def unchanged(now: Any, before: Any) -> bool:
@@ -234,7 +243,7 @@ def unchanged(now: Any, before: Any) -> bool:
     return now is before or (isinstance(now, (int, float, str, tuple)) and equal(now, before))
 
 
-EMPTY = object()
+EMPTY = object()  # a variable without a value
 
 
 def held(function: Any) -> list[Any]:
@@ -309,7 +318,7 @@ def agreed(a: Recording, b: Recording) -> tuple[list[Step], str]:
     steps = []
     for i, (x, y) in enumerate(zip(a.steps, b.steps, strict=False)):
         where = f"step {i + 1}, {y.name},"
-        if x.is_op != y.is_op or not equal(x.function, y.function):
+        if x.is_op != y.is_op or not (x.function is y.function or equal(_rule(x), _rule(y))):
             return [], f"in one call its step {i + 1} is {x.name}, in the other {y.name}"
         step = copy.copy(y)
         step.args, step.kwargs = [], {}
@@ -333,6 +342,10 @@ def agreed(a: Recording, b: Recording) -> tuple[list[Step], str]:
     if a.out != b.out:
         return [], "its result is another step's in each of two calls"
     return steps, ""
+
+
+def _rule(step: Step) -> Any:
+    return step.function.rule if step.is_op else step.function
 
 
 def _name(step: Step, i: int) -> str:

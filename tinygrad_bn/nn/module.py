@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from ..checks import FLOATS, Array, as_array, check_flag, check_int, check_iterable, float_dtype, plain_array
 from ..engine.guards import check_gradient
-from ..engine.replay_notes import Observed, assigned, recorders
+from ..engine.replay_notes import Observed, recorders
 from ..engine.tensors import Tensor
 
 
@@ -69,8 +69,9 @@ class Handle:
     tensor([3.])
     """
 
-    def __init__(self, hooks: dict[int, Callable[..., Any]], key: int) -> None:
-        self._hooks, self._key = hooks, key
+    def __init__(self, module: Module, hooks: dict[int, Callable[..., Any]], key: int) -> None:
+        self._module, self._hooks, self._key = module, hooks, key
+        module._assigned("hooks")
 
     def remove(self) -> None:
         """Take the hook away; again does nothing.
@@ -80,7 +81,7 @@ class Handle:
         >>> handle.remove()
         """
         self._hooks.pop(self._key, None)
-        assigned("hooks")
+        self._module._assigned("hooks")
 
 
 class Module(Observed):
@@ -130,7 +131,7 @@ class Module(Observed):
         if new is not None and "." in name:
             raise ValueError(f"names of parameters and modules must have no dot, got {name!r}")
         if self.__dict__.get(name, kinds) is not value:
-            assigned(f"{type(self).__name__}.{name}")
+            self._assigned(name)
         object.__setattr__(self, name, value)
         if kind is not None:
             kinds[name] = kind
@@ -138,7 +139,7 @@ class Module(Observed):
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
         self._kinds.pop(name, None)
-        assigned(f"{type(self).__name__}.{name}")
+        self._assigned(name)
 
     def __copy__(self) -> Module:
         copy = type(self).__new__(type(self))
@@ -197,8 +198,7 @@ class Module(Observed):
             raise TypeError(f"hook must be callable, got {type(hook).__name__}")
         self._hooks_so_far += 1  # never reused: an old handle must not remove a new hook
         hooks[self._hooks_so_far] = hook
-        assigned("hooks")
-        return Handle(hooks, self._hooks_so_far)
+        return Handle(self, hooks, self._hooks_so_far)
 
     @property
     def _buffers(self) -> list[str]:
@@ -603,7 +603,7 @@ class _Snapshot:
     def restore(self) -> None:
         vars(self.module).clear()
         vars(self.module).update(self.attributes, _kinds=self.kinds)
-        assigned("attributes")
+        self.module._assigned("attributes")
         for parameter, array, values, changes in self.tensors:
             parameter._data, parameter._version[0] = array, changes
             _write(array, values)

@@ -201,9 +201,15 @@ def decorrelated_batch_norm(
         more_than_one(max(rows.shape[2], 1), x.shape, "channel", ONE_ROW)  # an empty batch has no covariance either
         x_hat = whiten(rows, eps=eps, method=method, track=partial(_track_matrix, running))
     else:
-        mean, matrix = running.constants()
-        x_hat = apply_matrix(rows, mean.reshape(groups, size), matrix)
+        mean, matrix = fresh(_center_and_matrix, running.mean, running.spread)
+        x_hat = apply_matrix(rows, mean, matrix)
     return affine(ungrouped(x_hat, x.shape), weight, bias, channel_shape(x))
+
+
+def _center_and_matrix(mean: Array, matrix: Array) -> tuple[Array, Array]:
+    """Copies of the running statistics, the mean as columns, a group each."""
+    groups, size, _ = matrix.shape
+    return mean.reshape(groups, size, 1).copy(), matrix.copy()
 
 
 def _track_matrix(running: Running, mean: Array, matrix: Array) -> None:

@@ -167,5 +167,5 @@ def ungrouped(y: Any, shape: tuple[int, ...]) -> Any:
 
 
 def apply_matrix(x: Any, mean: Array, matrix: Array) -> Any:
-    """W (x - mean) with given constants, for x (groups, d, m)."""
-    return matrix.astype(x.dtype) @ (x - mean[..., None].astype(x.dtype))
+    """W (x - mean) with given constants of x's dtype, for x (groups, d, m) and mean (groups, d, 1)."""
+    return matrix @ (x - mean)
