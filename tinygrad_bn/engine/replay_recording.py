@@ -19,7 +19,6 @@ from .recording import thread
 from .replay_notes import Observed, paused
 from .tensors import Tensor
 
-
 OURS = __name__.partition(".")[0] + "."
 
 
