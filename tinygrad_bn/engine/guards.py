@@ -16,6 +16,7 @@ import numpy as np
 
 from ..checks import FLOATS, Array, as_array, check_flag, check_iterable, plain_array
 from .recording import thread
+from .replay_notes import note_number
 from .tensors import Tensor, wrap
 
 
@@ -186,6 +187,7 @@ def admit(
                 constants.append((i, a.shape))
             a = a._data
         elif isinstance(a, np.generic):
+            note_number(a)
             a = a.item()  # NumPy's scalars are numbers here: they never widen a float32 tensor
             args = (*args[: len(arrays)], a, *args[len(arrays) + 1 :])
         if isinstance(a, np.ndarray):

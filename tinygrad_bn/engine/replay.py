@@ -15,63 +15,84 @@ program that comes of it; ``Replay``, who decides when to run it. docs/7-replay.
 
 from __future__ import annotations
 
+import copy
 import functools
+import sys
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from ..checks import Array
-from ..runtime.random import default_generator
+from ..runtime.blas import one_thread
 from . import guards
 from .backward import _add, _sum_to
 from .recording import thread
 from .replay_notes import Observed, recorders
-from .replay_recording import Recording, Step, Term, agreed, as_array, equal, unchanged
+from .replay_recording import Recording, Step, Term, agreed, alike, as_array, equal
 from .tape import Node, serials
 from .tensors import Tensor, wrap
 
-MOST_PLANS = 64  # for each thread; the oldest gives way
+MOST_PLANS = 64  # for each thread; what comes after them is eager
 MOST_MISSES = 8  # so often may what a plan relies on change; then the function stays eager
+LARGE = 1 << 18  # elements of an argument that is not compared from call to call
 
 
 # The program
 
 
-def _take(slots: Sequence[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
-    """The function that picks these slots."""
-    if len(slots) == 1:
-        (slot,) = slots
-        return lambda values: (values[slot],)
-    return itemgetter(*slots) if slots else lambda values: ()
+class ReplayedOp:
+    """What a replay's node has for an op."""
+
+    rule: Any = None
+
+    def __init__(self, name: str, count: int, definition: Callable[..., Any]) -> None:
+        self.__name__, self.__doc__ = name, f"{count} ops, replayed"
+        self.definition, self.names = definition, ()
+
+
+class Call:
+    """function(values[slots]), whose result is values[out]; step is None but for ops. dead: not needed after it."""
+
+    __slots__ = ("dead", "function", "out", "parts", "slots", "step", "take")
+
+    def __init__(self, function: Any, slots: Sequence[int], out: int, parts: int = 0, step: Step | None = None) -> None:
+        self.function, self.slots, self.out, self.parts, self.step = function, slots, out, parts, step
+        self.dead: list[int] = []
+        if len(slots) == 1:
+            (slot,) = slots
+            self.take: Any = lambda values: (values[slot],)
+        else:
+            self.take = itemgetter(*slots) if slots else lambda values: ()
 
 
 class Plan:
     """The steps as calls on numbered slots: those of the recording, then tensors from outside, and constants."""
 
     def __init__(self, name: str, arguments: Sequence[Any], steps: list[Step], recording: Recording) -> None:
-        self.recording, self.steps, self.out = recording, steps, recording.out
-        self.count = len(arguments)
+        self.recording, self.steps, self.out, self.flows = recording, steps, recording.out, recording.requires_grad
         self.template: list[Any] = [None] * recording.slots
         self.tensors: list[tuple[int, Tensor, bool, Any]] = []  # slot, tensor, whether it requires grad, its dtype
         self._outside: dict[int, int] = {}
         self.given = [i for i, a in enumerate(arguments) if isinstance(a, Tensor)]
-        self.calls: list[tuple[Any, Any, int, int, Any]] = []
+        ops = [step for step in steps if step.is_op]
+        self.once = all(map(_multiplies_on_one_thread, ops))  # then the switch is set once, not in each op
+        self.calls: list[Call] = []
         for step in steps:
             self._add_call(step)
         self.sources = [*self.given, *(slot for slot, *_ in self.tensors)]  # of the node's arguments
-        self.back = [self._way_back(step) for step in steps if step.flows]
-        self.kept = [i for i in range(self.count) if i not in self.given]  # what a second derivative needs
+        self.back = [self._way_back(step) for step in ops if step.flows and self.flows]
+        self.kept = [i for i in range(len(arguments)) if i not in self.given]  # what a second derivative needs
         self.kept += [i for s in steps if not s.is_op for i in range(s.out, s.out + s.parts + 1)]
+        self._free_early({step.out for step in ops} - {self.out})
         self.modules = [(module, dict(vars(module))) for module in recording.modules.values()]
-        self.bindings = recording.bindings
-        self.pins: list[tuple[int, Array]] = []  # arguments that were the same in both recordings, and must stay so
-        count = sum(step.is_op for step in steps)
-        self.op = types.SimpleNamespace(__name__=name, __doc__=f"{count} ops, replayed", definition=self.on_tensors)
+        self.pins: list[tuple[int, Any]] = []  # arguments that were the same in both recordings, and must stay so
+        self.op = ReplayedOp(name, len(ops), self.on_tensors)
 
     # what to call
 
@@ -93,12 +114,17 @@ class Plan:
         slot = self._new_slot(None if term.kind == "parts" else term.value)
         if term.kind == "parts":  # a call of its own, before the one that needs it
             make, parts, _ = term.value
-            self.calls.append((lambda *values: make(values), _take([self._place(p) for p in parts]), slot, 0, None))
+            self.calls.append(Call(lambda *values: make(values), [self._place(p) for p in parts], slot))
         return slot
 
     def _add_call(self, step: Step) -> None:
+        function: Any = step.function
+        if step.is_op:  # of our ops the rule alone; of others with its check, which may look at values
+            function = function.rule if step.ours else function.checked
+            function = getattr(function, "__wrapped__", function) if self.once else function
+        if step.errors is not None:
+            function = np.errstate(**step.errors)(function)
         slots = [self._place(term) for term in step.args]
-        function = step.function.rule if step.is_op else step.function
         constant = {name: term.value for name, term in step.kwargs.items() if term.kind == "constant"}
         names = [name for name in step.kwargs if name not in constant]
         if names:
@@ -107,7 +133,13 @@ class Plan:
             slots = slots + [self._place(step.kwargs[name]) for name in names]
         elif constant:
             function = functools.partial(function, **constant)
-        self.calls.append((function, _take(slots), step.out, step.parts, step if step.is_op else None))
+        self.calls.append(Call(function, slots, step.out, step.parts, step if step.is_op else None))
+
+    def _free_early(self, results: set[int]) -> None:
+        """Note with each call the results of ops that nothing needs after it."""
+        last = {call.out: call for call in self.calls} | {slot: call for call in self.calls for slot in call.slots}
+        for slot in results:
+            last[slot].dead.append(slot)
 
     def _way_back(self, step: Step) -> tuple[int, str, list[tuple[int, int, Any]], int]:
         """For the walk back: the step's slot and name, (argument, slot, dtype) of each gradient, how many arguments."""
@@ -128,11 +160,14 @@ class Plan:
         return True
 
     def variables_unchanged(self) -> bool:
-        """The same for the variables that the function's code names."""
-        for where, name, value in self.bindings:
-            now = where.get(name) if name else where.cell_contents
-            if now is not value and not unchanged(now, value):
-                return False
+        """The same for the variables and attributes that the function's code names."""
+        try:
+            for where, name, value in self.recording.bindings:
+                now = where[name] if name else where.cell_contents
+                if now is not value and not unchanged(now, value):
+                    return False
+        except (KeyError, ValueError):  # it was deleted
+            return False
         return True
 
     # running it
@@ -142,60 +177,66 @@ class Plan:
         values = self.template.copy()
         for i, a in enumerate(arguments):
             values[i] = a._data if isinstance(a, Tensor) else a
-        nodes_args = [arguments[i] for i in self.given]
+        tensors = [arguments[i] for i in self.given]
         for slot, t, flag, dtype in self.tensors:
             array = values[slot] = t._data
             if t._requires_grad is not flag or array.dtype is not dtype:
                 return None
-            nodes_args.append(t)
+            tensors.append(t)
         shapes: list[Any] = [None] * len(values)
         for slot in self.sources:
             shapes[slot] = values[slot].shape
-        pullbacks = self._run(values, shapes)
+        with one_thread if self.once else nullcontext():
+            pullbacks = self._run(values, shapes)
         y = values[self.out]
         out = wrap(y)
-        inputs = [(i, t._node or t) for i, t in enumerate(nodes_args) if t._requires_grad] if thread.enabled else []
-        if inputs and self.recording.requires_grad:
+        if self.flows:
             back, sources, place = self.back, self.sources, self.out
 
             def pullback(dy: Any) -> tuple[Any, ...]:
                 return walk_back(back, pullbacks, shapes, sources, place, dy)
 
-            frame = {slot: values[slot] for slot in self.kept}
-            versions = [(t._version, t._version[0], t._data) for t in nodes_args]
+            inputs = [(i, t._node or t) for i, t in enumerate(tensors) if t._requires_grad]
+            versions = [(t._version, t._version[0], t._data) for t in tensors]
             versions.append((out._version, 0, y))
-            args, kwargs = tuple(nodes_args), {"frame": frame}
+            kwargs = {"frame": {slot: values[slot] for slot in self.kept}}
             out._requires_grad = True
-            out._node = Node(self.op, args, kwargs, pullback, inputs, [], versions, y.shape, y.dtype, next(serials))
+            node = Node(
+                self.op, tuple(tensors), kwargs, pullback, inputs, [], versions, y.shape, y.dtype, next(serials)
+            )
+            out._node = node
         return out
 
     def _run(self, values: list[Any], shapes: list[Any]) -> list[Any]:
         """Call after call; fills values and shapes, and returns the pullbacks of the steps that have a way back."""
-        pullbacks = []
-        for function, take, out, parts, step in self.calls:
+        pullbacks, flows = [], self.flows
+        for call in self.calls:
+            step = call.step
             if step is None:
-                y = function(*take(values))
-                if parts:
-                    values[out + 1 : out + 1 + parts] = y
+                y = call.function(*call.take(values))
+                if call.parts:
+                    values[call.out + 1 : call.out + 1 + call.parts] = y
             else:
                 try:
-                    y, pullback = function(*take(values))
+                    y, pullback = call.function(*call.take(values))
                 except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-                    guards.explain(error, step.name, getattr(step.function, "names", []), list(take(values)))
+                    guards.explain(error, step.name, step.function.names, list(call.take(values)))
                     raise
                 if type(y) is not np.ndarray or y.dtype is not step.dtype:
-                    y = guards.result(step.function, y, step.dtype, list(take(values)))
-                if step.flows:
+                    y = guards.result(step.function, y, step.dtype, list(call.take(values)))
+                if step.flows and flows:
                     pullbacks.append(pullback)
-                    shapes[out] = y.shape
-            values[out] = y
+                    shapes[call.out] = y.shape
+            values[call.out] = y
+            for slot in call.dead:
+                values[slot] = None
         return pullbacks
 
     def on_tensors(self, *tensors: Any, frame: dict[int, Any]) -> Any:
         """The same ops on tensors, recorded as they run; masks and the like as they were. For second derivatives."""
         values = self.template.copy()
-        for slot, kept in frame.items():
-            values[slot] = kept
+        for slot, before in frame.items():
+            values[slot] = before
         for slot, t in zip(self.sources, tensors, strict=True):
             values[slot] = t
 
@@ -209,15 +250,26 @@ class Plan:
             if step.is_op:
                 args = [value(term) for term in step.args]
                 args = [a.detach() if isinstance(a, Tensor) and i not in step.flows else a for i, a in enumerate(args)]
-                kwargs = {n: None if n == "track" else value(term) for n, term in step.kwargs.items()}
+                kwargs = {n: value(term) for n, term in step.kwargs.items() if not (n == "track" and step.ours)}
                 values[step.out] = step.function(*args, **kwargs)
         return values[self.out]
+
+
+def _multiplies_on_one_thread(step: Step) -> bool:
+    """Whether what the op leaves to BLAS, it leaves to one thread of it; only our own ops are known."""
+    return step.ours and (hasattr(step.function.rule, "__wrapped__") or "whitening" not in step.function.__module__)
+
+
+def unchanged(now: Any, before: Any) -> bool:
+    """Whether a variable holds what it held: the same object, or an equal number or text."""
+    return now is before or (isinstance(now, (int, float, str, tuple)) and equal(now, before))
 
 
 def walk_back(back: Any, pullbacks: Any, shapes: Any, sources: Any, out: int, dy: Any) -> tuple[Any, ...]:
     """backward.walk on slots: the gradients of the sources."""
     table: list[Any] = [None] * len(shapes)
     table[out] = dy
+    retain = thread.retain
     for k in range(len(back) - 1, -1, -1):
         slot, name, flows, count = back[k]
         dy = table[slot]
@@ -228,8 +280,8 @@ def walk_back(back: Any, pullbacks: Any, shapes: Any, sources: Any, out: int, dy
         if pullback is None:  # an error ended an earlier walk
             raise guards.freed(_node(name, count))
         gradients = pullback(dy)
-        if not thread.retain:
-            pullbacks[k] = None  # at once: what it kept is no longer needed
+        if not retain:
+            pullback = pullbacks[k] = None  # at once: what it kept is no longer needed
         if type(gradients) is not tuple:
             gradients = (gradients,)
         for i, source, dtype in flows:
@@ -243,7 +295,8 @@ def walk_back(back: Any, pullbacks: Any, shapes: Any, sources: Any, out: int, dy
                 g = _sum_to(g, shapes[source], name)
             if g.dtype is not dtype:
                 guards.check_dtype(_node(name, count), g, np.empty(0, dtype))
-            table[source] = g if table[source] is None else _add(table[source], g)
+            before = table[source]
+            table[source] = g if before is None else _add(before, g)
     return tuple([table[slot] for slot in sources])
 
 
@@ -260,11 +313,11 @@ class _Own(threading.local):
 
     def __init__(self) -> None:
         self.plans: dict[Any, Any] = {}  # key -> a Recording (the first), a Plan, or None: eager for good
-        self.modules: dict[int, Observed] = {}
+        self.modules: weakref.WeakValueDictionary[int, Observed] = weakref.WeakValueDictionary()
         self.in_eval: tuple[int, ...] = ()  # the modules in eval mode
-        self.misses: dict[Any, int] = {}  # how often a plan was no longer right
         self.seen = -1  # Observed.assigned, when that was looked up
         self.checked: set[int] = set()  # the plans whose modules are as they were, at that time
+        self.misses: dict[Any, int] = {}  # how often a plan was no longer right
 
     def look(self) -> None:
         self.in_eval = tuple([key for key, module in self.modules.items() if not module.training])
@@ -292,103 +345,109 @@ class Replay:
         return self if instance is None else types.MethodType(self, instance)
 
     def __reduce__(self) -> Any:
+        if getattr(sys.modules.get(self.__module__), self.__qualname__, None) is self:
+            return self.__qualname__  # a decorated function is found by its name
         return Replay, (self.function,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Replay:
+        return Replay(copy.deepcopy(self.function, memo))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         if thread.report is not None or (recorders and threading.get_ident() in recorders):
             return self.function(*args, **kwargs)  # trace() shows the ops; inside another replay they are its own
         own, arguments = self._own, [*args, *kwargs.values()]
-        key = self._key(arguments, tuple(kwargs))
-        if key is None:
-            return self.function(*args, **kwargs)
         if own.seen != Observed.assigned:
             own.look()
             own.checked.clear()
-        found = own.plans.get((key, own.in_eval), self)
+        try:
+            key = (thread.enabled, own.in_eval, *kwargs, *map(_key, arguments), _repeated(arguments))
+            found = own.plans.get(key, self)
+        except TypeError:  # not hashable
+            self._warn("its arguments must be arrays, Tensors or hashable")
+            found = None
         if type(found) is Plan:
             if id(found) not in own.checked:
                 if any(module._hooks or module._pre_hooks for module, _ in found.modules):
                     return self.function(*args, **kwargs)
                 if found.modules_unchanged():
                     own.checked.add(id(found))
-            if id(found) in own.checked and found.variables_unchanged():
-                if not found.pins or all(equal(as_array(arguments[i]), pin) for i, pin in found.pins):
-                    result = found(arguments)
-                    if result is not None:
-                        return result
-                    found = self
-            else:
+            if id(found) not in own.checked or not found.variables_unchanged():
+                found = self
+            elif not found.pins or all(alike(as_array(arguments[i]), pin) for i, pin in found.pins):
+                result = found(arguments)
+                if result is not None:
+                    return result
                 found = self
             if found is self:
                 own.misses[key] = own.misses.get(key, 0) + 1
-        if found is None:
+        if found is None or (found is self and len(own.plans) >= MOST_PLANS and key not in own.plans):
             return self.function(*args, **kwargs)
         return self._record(own, key, found, args, kwargs, arguments)
 
-    def _key(self, arguments: list[Any], names: tuple[str, ...]) -> Any:
-        """What a plan depends on besides the values in arrays; None: no plan."""
-        parts: list[Any] = [thread.enabled, names]
-        for a in arguments:
-            if type(a) is np.ndarray:
-                parts.append((a.shape, a.dtype))
-            elif isinstance(a, Tensor):
-                parts.append((a._data.shape, a._data.dtype, a._requires_grad))
-            elif type(a) is float:
-                parts.append(a.hex())
-            else:
-                try:
-                    hash(a)
-                except TypeError:
-                    self._warn(f"an argument must be an array, a Tensor or hashable, got {type(a).__name__}")
-                    return None
-                parts.append((type(a), a))
-        if len(set(map(id, arguments))) < len(arguments):
-            ids = list(map(id, arguments))
-            parts.append(tuple([ids.index(i) for i in ids]))
-        return tuple(parts)
-
     def _record(self, own: _Own, key: Any, found: Any, args: Any, kwargs: Any, arguments: list[Any]) -> Tensor:
         """Run the function as it is, and take notes; the second time make a plan of both."""
-        recording = Recording(arguments)
-        recording.watch(self.function, *(a for a in arguments if not isinstance(as_array(a), np.ndarray)))
-        me, generator = threading.get_ident(), default_generator()
+        recording = Recording(self.function, arguments)
+        me = threading.get_ident()
         recorders[me] = recording
         try:
             result = self.function(*args, **kwargs)
         finally:
             del recorders[me]
         recording.finish(result)
-        if default_generator() is not generator:
-            recording.give_up("it seeds the random numbers")
         own.modules.update(recording.modules)
         own.look()
-        key = key, own.in_eval
-        before = found.recording if type(found) is Plan else found if isinstance(found, Recording) else None
-        while len(own.plans) >= MOST_PLANS:
-            own.plans.pop(next(iter(own.plans)))
-        if own.misses.get(key, 0) >= MOST_MISSES:
+        misses = own.misses.get(key, 0)
+        own.plans.pop(key, None)
+        key = (key[0], own.in_eval, *key[2:])  # of more modules, maybe
+        if misses >= MOST_MISSES:
             recording.give_up("what it uses is another object, or of another value, again and again")
         if recording.reason:
             own.plans[key] = None
             self._warn(recording.reason)
-        elif before is None:
+        elif found is self:
             own.plans[key] = recording
+            own.misses[key] = misses
         else:
-            steps, reason = agreed(before, recording)
-            if reason:
-                own.plans[key] = None
-                self._warn(reason)
-            else:
-                plan = own.plans[key] = Plan(self.__name__, arguments, steps, recording)
-                pins = before.arguments if isinstance(found, Recording) else dict(found.pins)
-                plan.pins = [(i, pin) for i, pin in pins.items() if equal(recording.arguments[i], pin)]
-                recording.arguments = {}
+            self._plan(own, key, found, recording, arguments)
         return result
+
+    def _plan(self, own: _Own, key: Any, found: Any, recording: Recording, arguments: list[Any]) -> None:
+        """A plan of two recordings, or none."""
+        before = found.recording if type(found) is Plan else found
+        steps, reason = agreed(before, recording)
+        pins = found.pins if type(found) is Plan else list(before.before.items())
+        pins = [(i, pin) for i, pin in pins if alike(recording.before[i], pin)]
+        if reason:
+            own.plans[key] = None
+            self._warn(reason)
+        elif any(getattr(as_array(arguments[i]), "size", 0) >= LARGE for i, _ in pins):  # comparing it takes too long
+            own.misses[key] = own.misses.get(key, 0) + 1
+            own.plans[key] = recording if own.misses[key] < MOST_MISSES else None
+        else:
+            own.plans[key] = plan = Plan(self.__name__, arguments, steps, recording)
+            plan.pins, recording.before, recording.steps = pins, {}, steps
 
     def _warn(self, reason: str) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(f"replay of {self.__name__}: it stays eager, {reason}", RuntimeWarning, stacklevel=4)
+
+
+def _key(a: Any) -> Any:
+    """What a plan depends on of an argument, besides the values in arrays, and floats."""
+    if type(a) is np.ndarray:
+        return a.shape, a.dtype
+    if isinstance(a, Tensor):
+        return a._data.shape, a._data.dtype, a._requires_grad
+    if type(a) is tuple:
+        return tuple(map(_key, a))
+    return float if type(a) is float else (type(a), a)
+
+
+def _repeated(arguments: Sequence[Any]) -> Any:
+    """Which arguments are one array."""
+    ids = [id(as_array(a)) for a in arguments if isinstance(a, (np.ndarray, Tensor))]
+    return None if len(set(ids)) == len(ids) else tuple([ids.index(i) for i in ids])
 
 
 def replay(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

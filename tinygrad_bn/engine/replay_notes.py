@@ -67,6 +67,18 @@ def recorded(op: Any, run: Any, args: tuple[Any, ...], inputs: Any) -> Any:
     return run if recording is None else functools.partial(recording.run_op, op, run, args, inputs)
 
 
+def note_detached(result: Any, source: Any) -> None:
+    """result is a tensor on the array of source."""
+    if recorders and (recording := recorders.get(threading.get_ident())) is not None:
+        recording.detached(result, source)
+
+
+def note_number(value: Any) -> None:
+    """An op was given one of NumPy's numbers, which may have been computed from arrays."""
+    if recorders and (recording := recorders.get(threading.get_ident())) is not None:
+        recording.number(value)
+
+
 def unseen(what: str) -> None:
     """Something happens that no note can repeat."""
     if recorders and (recording := recorders.get(threading.get_ident())) is not None:

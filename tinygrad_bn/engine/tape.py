@@ -171,6 +171,6 @@ def differentiable(
 
     # what help() shows: the rule returns a pair, the op a tensor
     op.__signature__ = signature.replace(return_annotation="Tensor")  # type: ignore[attr-defined]
-    op.rule, op.names = rule, [name for name, _ in positional]  # type: ignore[attr-defined]
+    op.rule, op.checked, op.names = rule, run, [name for name, _ in positional]  # type: ignore[attr-defined]
     op.definition = definition  # type: ignore[attr-defined]
     return op

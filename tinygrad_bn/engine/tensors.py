@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..checks import Array, as_floats, check_alike, check_bool, check_floats
 from ..runtime import memory
 from .operators import Operators
-from .replay_notes import recorders, unseen
+from .replay_notes import note_detached, recorders, unseen
 
 if TYPE_CHECKING:
     from .tape import Node
@@ -206,6 +206,7 @@ class Tensor(Operators):
         """
         result = Tensor(self._data)
         result._version = self._version
+        note_detached(result, self)
         return result
 
     def retain_grad(self) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from ..checks import FLOATS, Array, as_array, check_flag, check_int, check_iterable, float_dtype, plain_array
 from ..engine.guards import check_gradient
-from ..engine.replay_notes import Observed, recorders
+from ..engine.replay_notes import Observed, recorders, unseen
 from ..engine.tensors import Tensor
 
 
@@ -403,6 +403,7 @@ class Module(Observed):
         True
         """
         check_flag("set_to_none", set_to_none)
+        unseen("it sets gradients")
         for parameter in self.parameters():
             keep = not set_to_none and parameter.grad is not None
             parameter.grad = np.zeros_like(parameter._data) if keep else None

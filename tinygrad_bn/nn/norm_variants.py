@@ -133,7 +133,8 @@ class _BatchRenorm(_BatchNorm):
         mean, var = self._given(training)
         if mean is None and self._uses_running():  # the correction needs them also where they do not move
             mean, var = fresh(_copies, self.running_mean, self.running_var)
-        return F.batch_renorm(x, mean, var, self.weight, self.bias, training, momentum, self.eps, *fresh(self.limits))
+        limits = fresh(self.limits) if training else (1.0, 0.0)
+        return F.batch_renorm(x, mean, var, self.weight, self.bias, training, momentum, self.eps, *limits)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, warmup={self.warmup}"

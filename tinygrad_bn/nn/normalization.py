@@ -118,11 +118,6 @@ class _Running(_Norm):
         momentum: float = fresh(_average, self.num_batches_tracked)
         return momentum
 
-    def _count(self) -> None:
-        """One batch more."""
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
-
     def _running(self) -> tuple[Any, Any]:
         """The two statistics; decorrelated batch norm has a matrix in the variance's place."""
         mean, spread = (getattr(self, name) for name in self._statistics)
@@ -147,6 +142,12 @@ class _Running(_Norm):
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}"
         )
+
+
+def _count(batches: Array | None) -> None:
+    """One batch more."""
+    if batches is not None:
+        batches += 1
 
 
 def _average(batches: Array) -> float:
@@ -182,9 +183,9 @@ class _BatchNorm(_Running):
         training = self.training or all(value is None for value in self._running())
         if self._moves():
             check_writable(num_batches_tracked=self.num_batches_tracked)
-        y = self.normalize(x, training, self._momentum())
+        y = self.normalize(x, training, self._momentum() if self._moves() else 0.0)
         if self._moves():
-            fresh(self._count)
+            fresh(_count, self.num_batches_tracked)
         return y
 
     def normalize(self, x: Tensor, training: bool, momentum: float) -> Tensor:
@@ -282,10 +283,12 @@ class _InstanceNorm(_Running):
         self._check(x)
         use_input = self.training or not self.track_running_stats
         mean, var = self._given(use_input)
-        y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input, self._momentum(), self.eps)
+        y = F.instance_norm(
+            x, mean, var, self.weight, self.bias, use_input, self._momentum() if self._moves() else 0.0, self.eps
+        )
         # the average needs the count; otherwise it stays 0, as PyTorch's does
         if self._moves() and self.momentum is None:
-            fresh(self._count)
+            fresh(_count, self.num_batches_tracked)
         return y.reshape(y.shape[1:]) if single else y
 
 

@@ -209,69 +209,89 @@ def channel_scale(dy, weight, rstd, dx):
 
 
 @kernel
-def channel_given_backward(x, dy, weight, mean, rstd, dweight, dbias, dx):
-    channel_sums(x, dy, mean, rstd, dweight, dbias)
-    channel_scale(dy, weight, rstd, dx)
+def channel_forward(x, edges, weight, bias, eps, own, stats, y):
+    """All of the forward in one call; own: take mean and (biased) var from x, else they are given.
+
+    Part k of the samples lies between edges k and k + 1; stats[:, k] are its mean, var and rstd.
+    """
+    for k in range(edges.size - 1):
+        samples, out = x[edges[k] : edges[k + 1]], y[edges[k] : edges[k + 1]]
+        mean, var, rstd = stats[0, k], stats[1, k], stats[2, k]
+        N, C, L = samples.shape
+        if own:
+            m = max(N * L, 1)  # an empty batch has mean and variance 0
+            channel_sum(samples, mean)
+            for c in range(C):
+                mean[c] = ratio(mean[c], m)
+            channel_squares(samples, mean, var)
+            for c in range(C):
+                var[c] /= m
+        for c in range(C):
+            rstd[c] = 1 / np.sqrt(var[c] + eps)
+        channel_normalize(samples, weight, bias, mean, rstd, out)  # (4), (5) of docs/2-batch-norm.md
 
 
 @kernel
-def channel_forward(x, weight, bias, eps, own, mean, var, rstd, y):
-    """All of the forward in one call; own: take mean and (biased) var from x, else they are given."""
-    N, C, L = x.shape
-    if own:
-        m = max(N * L, 1)  # an empty batch has mean and variance 0
-        channel_sum(x, mean)
+def channel_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
+    _, C, L = x.shape
+    sums, part_sums = np.zeros((2, C)), np.empty((2, C))
+    for k in range(edges.size - 1):
+        samples, grads, out = x[edges[k] : edges[k + 1]], dy[edges[k] : edges[k + 1]], dx[edges[k] : edges[k + 1]]
+        mean, rstd = stats[0, k], stats[2, k]
+        channel_sums(samples, grads, mean, rstd, part_sums[0], part_sums[1])
+        if own:
+            m = float(max(len(samples) * L, 1))
+            channel_dx(samples, grads, weight, m, mean, rstd, part_sums[0], part_sums[1], out)
+        else:  # an infinite dy or x stays in its place
+            channel_scale(grads, weight, rstd, out)
         for c in range(C):
-            mean[c] = ratio(mean[c], m)
-        channel_squares(x, mean, var)
-        for c in range(C):
-            var[c] /= m
+            sums[0, c] += part_sums[0, c]
+            sums[1, c] += part_sums[1, c]
     for c in range(C):
-        rstd[c] = 1 / np.sqrt(var[c] + eps)
-    channel_normalize(x, weight, bias, mean, rstd, y)  # (4), (5) of docs/2-batch-norm.md
+        dweight[c], dbias[c] = sums[0, c], sums[1, c]
 
 
-@kernel
-def channel_backward(x, dy, weight, m, mean, rstd, dweight, dbias, dx):
-    channel_sums(x, dy, mean, rstd, dweight, dbias)
-    channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx)
-
-
-def large_forward(x: Array, weight: Array, bias: Array, eps: float, own: bool, *outputs: Array) -> None:
+def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float, own: bool, *outputs: Array) -> None:
     """channel_forward for large arrays: the same steps, each over pieces of the samples, on several threads."""
-    mean, var, rstd, y = outputs
-    jobs = pieces(x)
-    if own:
-        m, totals = len(x) * x.shape[2], np.empty((len(jobs), len(mean)))
-        for_each(lambda job: channel_sum(x[job[1]], totals[job[0]]), jobs)
-        mean[:] = totals.sum(axis=0) / m
-        for_each(lambda job: channel_squares(x[job[1]], mean, totals[job[0]]), jobs)
-        var[:] = totals.sum(axis=0) / m
-    rstd[:] = 1 / np.sqrt(var + eps)
-    for_each(lambda job: channel_normalize(x[job[1]], weight, bias, mean, rstd, y[job[1]]), jobs)
+    all_stats, all_y = outputs
+    for k, p in parts_between(edges):
+        samples, y, (mean, var, rstd) = x[p], all_y[p], all_stats[:, k]
+        jobs = pieces(samples)
+        if own:
+            m, totals = len(samples) * x.shape[2], np.empty((len(jobs), len(mean)))
+            for_each(lambda job: channel_sum(samples[job[1]], totals[job[0]]), jobs)  # noqa: B023 (called at once)
+            mean[:] = totals.sum(axis=0) / m
+            for_each(lambda job: channel_squares(samples[job[1]], mean, totals[job[0]]), jobs)  # noqa: B023
+            var[:] = totals.sum(axis=0) / m
+        rstd[:] = 1 / np.sqrt(var + eps)
+        for_each(lambda job: channel_normalize(samples[job[1]], weight, bias, mean, rstd, y[job[1]]), jobs)  # noqa: B023
 
 
-def large_backward(x: Array, dy: Array, weight: Array, m: float, mean: Array, rstd: Array, *outputs: Array) -> None:
+def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, *arrays: Array) -> None:
     """channel_backward for large arrays."""
-    dweight, dbias, dx = outputs
-    sums_of_pieces(x, dy, mean, rstd, dweight, dbias)
-    each = lambda job: channel_dx(x[job[1]], dy[job[1]], weight, m, mean, rstd, dweight, dbias, dx[job[1]])
-    for_each(each, pieces(x))
+    all_stats, dweight, dbias, all_dx = arrays
+    sums = np.empty((2, len(edges) - 1, x.shape[1]))
+    for k, p in parts_between(edges):
+        samples, grads, dx, (mean, _, rstd) = x[p], dy[p], all_dx[p], all_stats[:, k]
+        jobs, (dgamma, dbeta) = pieces(samples), sums[:, k]
+        totals, m = np.empty((2, len(jobs), len(mean))), float(samples[:, 0].size)
+        for_each(lambda job: channel_sums(samples[job[1]], grads[job[1]], mean, rstd, *totals[:, job[0]]), jobs)  # noqa: B023
+        dgamma[:], dbeta[:] = totals.sum(axis=1)
+
+        def backward(job: Any) -> None:
+            q = job[1]
+            if own:
+                channel_dx(samples[q], grads[q], weight, m, mean, rstd, dgamma, dbeta, dx[q])  # noqa: B023
+            else:  # an infinite dy or x stays in its place
+                channel_scale(grads[q], weight, rstd, dx[q])  # noqa: B023
+
+        for_each(backward, jobs)
+    dweight[:], dbias[:] = sums.sum(axis=1)
 
 
-def large_given_backward(x: Array, dy: Array, weight: Array, mean: Array, rstd: Array, *outputs: Array) -> None:
-    """Where mean and rstd were given: they are constants, and an infinite dy or x stays in its place."""
-    dweight, dbias, dx = outputs
-    sums_of_pieces(x, dy, mean, rstd, dweight, dbias)
-    for_each(lambda job: channel_scale(dy[job[1]], weight, rstd, dx[job[1]]), pieces(x))
-
-
-def sums_of_pieces(x: Array, dy: Array, mean: Array, rstd: Array, dweight: Array, dbias: Array) -> None:
-    """channel_sums, piece by piece."""
-    jobs = pieces(x)
-    totals = np.empty((2, len(jobs), len(mean)))
-    for_each(lambda job: channel_sums(x[job[1]], dy[job[1]], mean, rstd, *totals[:, job[0]]), jobs)
-    dweight[:], dbias[:] = totals.sum(axis=1)
+def parts_between(edges: Array) -> list[tuple[int, slice]]:
+    """(number, samples) of each part."""
+    return [(k, slice(*edges[k : k + 2])) for k in range(len(edges) - 1)]
 
 
 def pieces(x: Array) -> list[tuple[int, slice]]:
@@ -301,7 +321,8 @@ def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):
 
 
 @kernel
-def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y):
+def row_forward(x, weight, bias, eps, centered, first, last, stats, y):
+    """stats are the mean, var and rstd of each row."""
     _, G, J, L = x.shape
     K = J * L
     d = np.empty(K)
@@ -318,7 +339,7 @@ def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y)
                 d[i] = row[i] - center
                 total += d[i] * d[i]
             r = 1 / np.sqrt(total / K + eps)
-            mean[n, g], var[n, g], rstd[n, g] = center, total / K, r
+            stats[0, n, g], stats[1, n, g], stats[2, n, g] = center, total / K, r
             if L == 1:
                 normalize_row(d, r, weight[g], bias[g], y[n, g].reshape(K))
             else:
@@ -327,15 +348,16 @@ def row_forward(x, weight, bias, eps, centered, first, last, mean, rstd, var, y)
 
 
 @kernel
-def row_backward(x, dy, weight, centered, first, last, mean, rstd, dx, dweight, dbias):
+def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
+    """sums become dweight and dbias."""
     _, G, J, L = x.shape
     K = J * L
     d = np.empty(K)
-    dweight[:] = 0
-    dbias[:] = 0
+    sums[:] = 0
+    dweight, dbias = sums[0], sums[1]
     for n in range(first, last):
         for g in range(G):
-            center, r = mean[n, g], rstd[n, g]
+            center, r = stats[0, n, g], stats[2, n, g]
             mean_g, mean_g_xhat = np.float64(0), np.float64(0)
             if L == 1:
                 row, grad, w = x[n, g].reshape(K), dy[n, g].reshape(K), weight[g]
@@ -421,12 +443,6 @@ def _or_default(value: Any, n: int, default: float, dtype: Any) -> Array:
     return np.full(n, default, dtype) if value is None else contiguous(value)
 
 
-def _total(parts: Array, dtype: Any) -> Array:
-    """The sum over the first axis, in this dtype."""
-    total: Array = parts[0] if len(parts) == 1 else parts.sum(axis=0)
-    return total.astype(dtype)
-
-
 @differentiable(definition=channel_norm_definition)
 def channel_norm(
     x: Any, weight: Any, bias: Any, *, mean: Any, var: Any, eps: float, track: Any = None, parts: Any = None
@@ -440,37 +456,20 @@ def channel_norm(
     N, C = shape[:2]
     x = contiguous(x).reshape(N, C, math.prod(shape[2:]))
     gamma, beta = _or_default(weight, C, 1, x.dtype), _or_default(bias, C, 0, x.dtype)
-    has_weight, has_bias = weight is not None, bias is not None
-    parts = [slice(0, N)] if parts is None else parts
-    own = mean is None
-    if own:
-        mean, var = np.empty((len(parts), C)), np.empty((len(parts), C))
-    else:
-        mean, var = mean.reshape(1, C), var.reshape(1, C)
-    rstd, y = np.empty((len(parts), C)), np.empty_like(x)
-    small = x.size < LARGE
-    for k, p in enumerate(parts):
-        (channel_forward if small else large_forward)(x[p], gamma, beta, eps, own, mean[k], var[k], rstd[k], y[p])
+    has_weight, has_bias, own, small = weight is not None, bias is not None, mean is None, x.size < LARGE
+    edges = np.array([0, N] if parts is None else [0, *(p.stop for p in parts)])
+    stats, y = np.empty((3, len(edges) - 1, C)), np.empty_like(x)  # mean, var and rstd of each part
+    if not own:
+        stats[0], stats[1] = mean, var
+    (channel_forward if small else large_forward)(x, edges, gamma, beta, eps, own, stats, y)
     if own and track is not None:
-        track(mean, var)
+        track(stats[0], stats[1])
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy).reshape(x.shape)
-        dweight, dbias, dx = np.empty((len(parts), C)), np.empty((len(parts), C)), np.empty_like(x)
-        for k, p in enumerate(parts):
-            results = dweight[k], dbias[k], dx[p]
-            if own:
-                m = float(max((p.stop - p.start) * x.shape[2], 1))
-                backward = channel_backward if small else large_backward
-                backward(x[p], dy[p], gamma, m, mean[k], rstd[k], *results)
-            else:
-                backward = channel_given_backward if small else large_given_backward
-                backward(x[p], dy[p], gamma, mean[k], rstd[k], *results)
-        return (
-            dx.reshape(shape),
-            _total(dweight, x.dtype) if has_weight else None,
-            _total(dbias, x.dtype) if has_bias else None,
-        )
+        dweight, dbias, dx = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty_like(x)
+        (channel_backward if small else large_backward)(x, dy, edges, gamma, own, stats, dweight, dbias, dx)
+        return dx.reshape(shape), dweight if has_weight else None, dbias if has_bias else None
 
     return y.reshape(shape), pullback
 
@@ -484,26 +483,24 @@ def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered
     gamma = _or_default(weight, G * J, 1, x.dtype).reshape(G, J)
     beta = _or_default(bias, G * J, 0, x.dtype).reshape(G, J)
     weight_shape, bias_shape = None if weight is None else weight.shape, None if bias is None else bias.shape
-    mean, rstd, var = np.empty((N, G)), np.empty((N, G)), np.empty((N, G))
-    y = np.empty_like(x)
+    stats, y = np.empty((3, N, G)), np.empty_like(x)  # mean, var and rstd of each row
     jobs = list(enumerate(spans(N, G * J * L)))
-    for_each(lambda job: row_forward(x, gamma, beta, eps, centered, *job[1], mean, rstd, var, y), jobs)
+    if len(jobs) == 1:
+        row_forward(x, gamma, beta, eps, centered, 0, N, stats, y)
+    else:
+        for_each(lambda job: row_forward(x, gamma, beta, eps, centered, *job[1], stats, y), jobs)
     if track is not None:
-        track(mean, var)
+        track(stats[0], stats[1])
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy).reshape(shape)
-        dweight, dbias, dx = np.empty((len(jobs), G, J)), np.empty((len(jobs), G, J)), np.empty_like(x)
-
-        def backward(job: Any) -> None:
-            k, span = job
-            row_backward(x, dy, gamma, centered, *span, mean, rstd, dx, dweight[k], dbias[k])
-
-        for_each(backward, jobs)
+        sums, dx = np.empty((len(jobs), 2, G, J)), np.empty_like(x)  # dweight and dbias of each piece
+        for_each(lambda job: row_backward(x, dy, gamma, centered, *job[1], stats, dx, sums[job[0]]), jobs)
+        dweight, dbias = (total.astype(x.dtype) for total in (sums[0] if len(jobs) == 1 else sums.sum(axis=0)))
         return (
             dx.reshape(given),
-            None if weight_shape is None else _total(dweight, x.dtype).reshape(weight_shape),
-            None if bias_shape is None else _total(dbias, x.dtype).reshape(bias_shape),
+            None if weight_shape is None else dweight.reshape(weight_shape),
+            None if bias_shape is None else dbias.reshape(bias_shape),
         )
 
     return y.reshape(given), pullback

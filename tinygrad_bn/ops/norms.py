@@ -16,7 +16,7 @@ from ..checks import Array, check_flag, check_int, check_number
 from ..engine.guards import check_array, check_input
 from ..engine.replay_notes import fresh
 from ..engine.tensors import Tensor
-from ..runtime.jit import contiguous, kernel
+from ..runtime.jit import contiguous, kernel, part
 from .norm_kernels import channel_norm, row_norm
 
 
@@ -51,11 +51,21 @@ def check_writable(**arrays: Any) -> None:
             raise ValueError(f"{name} must be writable, since training changes it in place, got a read-only array")
 
 
-@kernel
+@part
 def move(running, batch, momentum, factor):
     """running = (1 - momentum) running + momentum factor batch"""
     for c in range(running.size):
         running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]
+
+
+@kernel
+def move_both(mean, spread, batch_mean, batch_spread, momentum, factor):
+    """The same for two, the second with the factor."""
+    move(mean, batch_mean, momentum, 1.0)
+    move(spread, batch_spread, momentum, factor)
+
+
+NOTHING = np.empty(0, np.float32)  # in place of statistics that are not kept
 
 
 class Running(NamedTuple):
@@ -78,8 +88,16 @@ class Running(NamedTuple):
 
     def move(self, mean: Array, spread: Array, factor: float = 1.0) -> None:
         """Towards the statistics of a batch, in place; factor: of spread, m / (m - 1) makes a variance unbiased."""
-        update(self.mean, mean, self.momentum)
-        update(self.spread, spread, self.momentum, factor)
+        running = [s._data if isinstance(s, Tensor) else s for s in (self.mean, self.spread)]
+        targets = [NOTHING if s is None else contiguous(s).reshape(-1) for s in running]
+        move_both(
+            *targets, contiguous(mean).reshape(-1), contiguous(spread).reshape(-1), float(self.momentum), float(factor)
+        )
+        for own, data, target in zip(self[:2], running, targets, strict=True):
+            if data is not None and not data.flags.carray:
+                data[...] = target.reshape(data.shape)
+            if isinstance(own, Tensor):
+                own.data = data  # counts as a change
 
     def constants(self) -> tuple[Array, Array]:
         """Copies in float64."""
@@ -89,19 +107,6 @@ class Running(NamedTuple):
 
 def _copies(mean: Array, spread: Array) -> tuple[Array, Array]:
     return mean.astype(np.float64), spread.astype(np.float64)
-
-
-def update(running: Any, batch: Array, momentum: float, factor: float = 1.0) -> None:
-    """running = (1 - momentum) running + momentum factor batch, in place; running is an array, a Tensor or None."""
-    if running is None:
-        return
-    data = running.data if isinstance(running, Tensor) else running
-    target = contiguous(data)
-    move(target.reshape(-1), contiguous(batch).reshape(-1), float(momentum), float(factor))
-    if target is not data:
-        data[...] = target
-    if isinstance(running, Tensor):
-        running.data = data  # counts as a change
 
 
 def check_channel_norm(x: Any, least: int, running: Running, weight: Any, bias: Any, eps: Any) -> float:

@@ -16,12 +16,14 @@ import numpy as np
 
 from ..checks import Array, check_flag, check_iterable, check_number, copied
 from ..engine.guards import check_gradient
+from ..engine.replay_notes import unseen
 from ..engine.tensors import Tensor
-from ..runtime.jit import contiguous, kernel
+from ..runtime.addresses import address, array_at
+from ..runtime.jit import COMPILED, contiguous, kernel, part
 from ..runtime.memory import overlaps
 
 
-@kernel
+@part
 def sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, first):
     """The formula of SGD; undamped is 1 - dampening."""
     for i in range(p.size):
@@ -32,6 +34,15 @@ def sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, fir
             buffer[i] = d if first else momentum * buffer[i] + undamped * d
             d = d + momentum * buffer[i] if nesterov else buffer[i]
         p[i] -= lr * d
+
+
+@kernel
+def sgd_of_all(addresses, sizes, like, lr, momentum, undamped, weight_decay, nesterov, first):
+    """The same for several parameters in one call: a row of addresses has those of p, g and buffer."""
+    for i in range(sizes.size):
+        p, g = array_at(addresses[i, 0], sizes[i], like), array_at(addresses[i, 1], sizes[i], like)
+        buffer = array_at(addresses[i, 2], sizes[i], like)
+        sgd_kernel(p, g, buffer, lr, momentum, undamped, weight_decay, nesterov, first)
 
 
 SETTINGS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -178,6 +189,7 @@ class SGD:
         True
         """
         check_flag("set_to_none", set_to_none)
+        unseen("it sets gradients")
         for p in _parameters(self.param_groups):
             p.grad = None if set_to_none or p.grad is None else np.zeros_like(p._data)
 
@@ -193,30 +205,42 @@ class SGD:
         >>> round(w.item(), 6)  # 1 - 0.1 times 3
         0.7
         """
-        steps = []  # everything is checked before anything changes
+        unseen("it changes parameters")
         self._check_step()
+        steps = []  # everything is checked before anything changes
         for i, group in enumerate(self.param_groups):
-            numbers = self._numbers[i]
+            numbers, maximize = self._numbers[i], group["maximize"]
             for p in group["params"]:
-                g, dtype = p.grad, p._data.dtype
+                g, data = p.grad, p._data
                 if g is None:
                     continue
+                dtype = data.dtype
                 if dtype not in numbers:
                     numbers[dtype] = _numbers(group, dtype.type)
-                if type(g) is not np.ndarray or g.shape != p._data.shape or g.dtype != dtype:
+                if type(g) is not np.ndarray or g.shape != data.shape or g.dtype != dtype:
                     g = check_gradient(p)
-                if not p._data.flags.carray:
-                    _check_writable(p._data)
-                if (g.base is not None or p._data.base is not None) and np.may_share_memory(g, p._data):
+                plain = data.flags.carray
+                if not plain:
+                    _check_writable(data)
+                if (g.base is not None or data.base is not None) and np.may_share_memory(g, data):
                     g = g.copy()  # it must not change under the kernel's hands
+                if maximize:
+                    g = -g
                 buffer = self._buffers.get(p)
-                if buffer is not None and buffer.shape != (p._data.size,):
+                if buffer is not None and buffer.shape != (data.size,):
                     raise ValueError(f"the momentum of a parameter of shape {p.shape} has {buffer.size} elements")
-                steps.append((p, g, buffer, numbers[dtype], group["maximize"]))
-        for p, g, buffer, settings, maximize in steps:
-            g = (-g if maximize else contiguous(g)).reshape(-1)
-            self._step(p, g, buffer, settings)
+                known = buffer if numbers[dtype][1] else g  # without momentum it is not used
+                at_once = plain and known is not None and known.dtype is dtype and g.flags.carray and g.dtype is dtype
+                steps.append((p, g, known if at_once else buffer, numbers[dtype], at_once))
+        many: dict[int, list[Any]] = {}  # those that one call of a kernel can change, by their settings
+        for p, g, buffer, settings, at_once in steps:
             p._version[0] += 1
+            if at_once:
+                many.setdefault(id(settings), [settings]).append((p._data, g, buffer))
+            else:
+                self._step(p, contiguous(g).reshape(-1), buffer, settings)
+        for settings, *arrays in many.values():
+            _change(arrays, settings, False)
 
     def _check_step(self) -> None:
         """Check all that a step relies on; settings that are the very objects of the last step have been checked."""
@@ -236,7 +260,7 @@ class SGD:
             buffer = buffer.astype(g.dtype)
             self._buffers.put(p, buffer)
         data = contiguous(p._data)
-        sgd_kernel(data.reshape(-1), g, buffer, *numbers, first)
+        _change([(data, g, buffer)], numbers, first)
         if data is not p._data:  # in place all the same: others may share the memory
             p._data[...] = data
         if first and numbers[1]:
@@ -337,6 +361,16 @@ class SGD:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group, key=str) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _change(arrays: list[tuple[Array, Array, Array]], settings: tuple[Any, ...], first: bool) -> None:
+    """SGD on (p, g, buffer), alike in size and dtype and in C order, in one call: a call takes longer than its work."""
+    if COMPILED:
+        addresses = np.array([(address(p), address(g), address(buffer)) for p, g, buffer in arrays])
+        sgd_of_all(addresses, np.array([p.size for p, _, _ in arrays]), arrays[0][2].reshape(-1), *settings, first)
+    else:
+        for three in arrays:
+            sgd_kernel(*(a.reshape(-1) for a in three), *settings, first)
 
 
 def _parameters(groups: Any) -> list[Tensor]:

@@ -20,6 +20,9 @@ FLAGS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "er
 AS_WRITTEN: dict[str, Any] = {**FLAGS, "fastmath": {"contract", "nsz"}}
 
 
+COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]  # else kernels are plain Python
+
+
 def kernel(function: Callable[..., None]) -> Any:
     """Compile a function of C-contiguous arrays that writes into its output arguments, or returns a number.
 
