@@ -79,6 +79,12 @@ def sum_rows(dy, total, out):
         out[c] = total[c]
 
 
+def sum_of_rows(dy: Array) -> Array:
+    total = np.empty(dy.shape[1], dy.dtype)
+    sum_rows(contiguous(dy), np.empty(dy.shape[1]), total)
+    return total
+
+
 def linear_definition(x: Any, weight: Any, bias: Any = None) -> Any:
     y = x @ weight.T
     return y if bias is None else y + bias
@@ -109,22 +115,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     >>> F.linear(x, weight, bias)
     tensor([[ 1.,  2., 13.]])
     """
-    outputs, inputs = weight.shape
-    shape, rows = x.shape, math.prod(x.shape[:-1])
-    x = x.reshape(rows, inputs)
-    y = contiguous(product(x, weight.T))
+    shape = x.shape
+    if len(shape) != 2:
+        x = x.reshape(math.prod(shape[:-1]), shape[-1])
+    y = product(x, weight.T)
     if bias is not None:
         add_bias(y, contiguous(bias))
 
-    def dx(dy: Any) -> Any:
-        return product(dy.reshape(rows, outputs), weight).reshape(shape)
+    rows = y.shape
 
-    def dw(dy: Any) -> Any:
-        return product(dy.reshape(rows, outputs).T, x)
+    def pullback(dy: Any) -> Any:
+        dy = dy.reshape(rows)
+        return lambda: product(dy, weight).reshape(shape), lambda: product(dy.T, x), lambda: sum_of_rows(dy)
 
-    def db(dy: Any) -> Any:
-        total = np.empty(outputs, dy.dtype)
-        sum_rows(contiguous(dy).reshape(rows, outputs), np.empty(outputs), total)
-        return total
-
-    return y.reshape(*shape[:-1], outputs), lambda dy: (lambda: dx(dy), lambda: dw(dy), lambda: db(dy))
+    return y if len(shape) == 2 else y.reshape(*shape[:-1], len(weight)), pullback

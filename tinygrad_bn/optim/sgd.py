@@ -65,12 +65,14 @@ class _Buffers:
 
     def __init__(self) -> None:
         self._entries: dict[int, _Momentum] = {}
+        self.again: _Again | None = None  # the last step, to be made again on other gradients
         me = weakref.ref(self)  # or the callback would hold this object, and the optimizer's memory
 
         def forget(dead: Any) -> None:
             buffers, key = me(), dead.key
             if buffers is not None and buffers._entries.get(key) is dead:
                 del buffers._entries[key]
+                buffers.again = None
 
         self._forget = forget
 
@@ -206,7 +208,9 @@ class SGD:
         0.7
         """
         unseen("it changes parameters")
-        self._check_step()
+        parameters = self._check_step()
+        if self._buffers.again is not None and self._buffers.again.step(parameters):
+            return
         steps = []  # everything is checked before anything changes
         for i, group in enumerate(self.param_groups):
             numbers, maximize = self._numbers[i], group["maximize"]
@@ -233,6 +237,7 @@ class SGD:
                 at_once = plain and known is not None and known.dtype is dtype and g.flags.carray and g.dtype is dtype
                 steps.append((p, g, known if at_once else buffer, numbers[dtype], at_once))
         many: dict[int, list[Any]] = {}  # those that one call of a kernel can change, by their settings
+        self._buffers.again = None
         for p, g, buffer, settings, at_once in steps:
             p._version[0] += 1
             if at_once:
@@ -241,16 +246,21 @@ class SGD:
                 self._step(p, contiguous(g).reshape(-1), buffer, settings)
         for settings, *arrays in many.values():
             _change(arrays, settings, False)
+        all_alike = len(many) == 1 and len(arrays) == len(parameters)
+        own = all(p._data.base is None for p in parameters) and not any(g["maximize"] for g in self.param_groups)
+        if COMPILED and all_alike and own:
+            self._buffers.again = _Again(parameters, arrays, settings)
 
-    def _check_step(self) -> None:
-        """Check all that a step relies on; settings that are the very objects of the last step have been checked."""
+    def _check_step(self) -> list[Tensor]:
+        """The parameters. Check all that a step relies on; settings that are the very objects of the last step have been checked."""
         parameters, settings = _parameters(self.param_groups), []
         for group in self.param_groups:
             settings += [group.get(name) for name in SETTINGS]
         same = len(settings) == len(self._seen) and all(map(is_, settings, self._seen))
         if not same or len(set(map(id, parameters))) < len(parameters) or any(p._node is not None for p in parameters):
             _check_groups(self.param_groups)
-            self._seen, self._numbers = settings, [{} for _ in self.param_groups]
+            self._seen, self._numbers, self._buffers.again = settings, [{} for _ in self.param_groups], None
+        return parameters
 
     def _step(self, p: Tensor, g: Array, buffer: Array | None, numbers: tuple[Any, ...]) -> None:
         first = buffer is None
@@ -348,7 +358,12 @@ class SGD:
     # copy.deepcopy and pickle: the momentum travels with the parameters themselves
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_buffers": list(self._buffers.items()), "_seen": [], "_numbers": []}
+        return {
+            **vars(self),
+            "_buffers": list(self._buffers.items()),
+            "_seen": [],
+            "_numbers": [],
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _buffers=_Buffers())
@@ -361,6 +376,37 @@ class SGD:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group, key=str) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+class _Again:
+    """A step of parameters that are all alike, to be made again: where they and their momentum lie is known."""
+
+    def __init__(self, parameters: list[Tensor], arrays: list[Any], settings: tuple[Any, ...]) -> None:
+        self.settings = settings
+        self.rows = [(id(p), p._data, p._data.shape, p._data.dtype) for p in parameters]
+        self.addresses = np.array([(address(p), address(g), address(buffer)) for p, g, buffer in arrays])
+        self.sizes, self.like = np.array([p.size for p, _, _ in arrays]), np.empty(0, arrays[0][0].dtype)
+        self.arrays = [(p, buffer) for p, _, buffer in arrays] if settings[1] else []  # kept alive
+
+    def step(self, parameters: list[Tensor]) -> bool:
+        """Whether all is as it was, but for the values of the gradients; then the step has been made."""
+        if len(parameters) != len(self.rows):
+            return False
+        places = []
+        for p, (key, data, shape, dtype) in zip(parameters, self.rows, strict=True):
+            g = p.grad
+            if id(p) != key or p._data is not data or not data.flags.carray or type(g) is not np.ndarray:
+                return False
+            if g.shape != shape or g.dtype is not dtype or not g.flags.carray or g.base is not None:
+                return False
+            places.append(address(g))
+        self.addresses[:, 1] = places
+        if not self.settings[1]:  # without momentum: any array will do
+            self.addresses[:, 2] = places
+        for p in parameters:
+            p._version[0] += 1
+        sgd_of_all(self.addresses, self.sizes, self.like, *self.settings, False)
+        return True
 
 
 def _change(arrays: list[tuple[Array, Array, Array]], settings: tuple[Any, ...], first: bool) -> None:

@@ -98,7 +98,7 @@ if hasattr(os, "register_at_fork"):
 
 def product(a: Any, b: Any) -> Any:
     """a @ b. Two large matrices: in pieces, on several threads."""
-    if a.ndim != 2 or b.ndim != 2 or not type(a) is type(b) is np.ndarray:
+    if a.ndim != 2 or b.ndim != 2 or a.size * b.shape[1] < 2 * PIECE or not type(a) is type(b) is np.ndarray:
         return a @ b
     (m, k), n = a.shape, b.shape[1]
     columns = max(m, n) // 16  # or rows, 16 at a time: BLAS's own blocks are multiples of that
