@@ -13,7 +13,7 @@ import numpy as np
 
 import tinygrad_bn.nn.functional as F
 from demos.datasets import Rows, count_classes
-from tinygrad_bn import Tensor, differentiable, nn, no_grad, optim
+from tinygrad_bn import Tensor, differentiable, fresh, nn, no_grad, optim, replay
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 BATCHES, EXTRA_ROWS, NOISE = range(1, 4)  # purposes; 0 would be the stream of the initial weights
@@ -104,7 +104,7 @@ class ChosenBatchNorm(nn.Module):
         if self.noise is None:
             return F.ghost_batch_norm(x, self.group or len(x), None, None, self.weight, self.bias, training=True)
         y = F.batch_norm(x, None, None, training=True)
-        shift, scale = self._noise(y.data)
+        shift, scale = fresh(self._noise, y)
         return noisy_affine(y, self.weight, self.bias, shift=shift, scale=scale)
 
     def _noise(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,13 +172,18 @@ def train(
     m, steps = config["m"], config["steps"]
     sgd = optim.SGD(model.parameters(), lr=config["lr"])
     finite = True
+
+    def loss_of_batch(rows_of_x: np.ndarray, labels: np.ndarray) -> Tensor:
+        logits = model(Tensor(rows_of_x))
+        return F.cross_entropy(logits[:m] if len(logits) > m else logits, labels)
+
+    loss_of = replay(loss_of_batch)  # the same bits in less time
     model.train()
     for step, batch in zip(range(steps), batches(len(x), m, config["seed"]), strict=False):
         if step == int(steps * config.get("drop_at", 2)):
             sgd.param_groups[0]["lr"] = config["lr"] / 10
         with np.errstate(all="ignore"):
-            logits = model(Tensor(x[rows(batch)]))
-            loss = F.cross_entropy(logits[:m] if len(logits) > m else logits, y[batch])
+            loss = loss_of(x[rows(batch)], y[batch])
             if not math.isfinite(loss.item()):
                 finite = False
                 break

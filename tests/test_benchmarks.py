@@ -173,7 +173,7 @@ def test_missing_peers_are_named_with_their_extra(monkeypatch):
 
 def test_only_installed_peers_take_part():
     contestants, note = peers.enter(small(), (), compiled=True)
-    assert list(contestants) == ["ours", "ours (1)"] and note == ""
+    assert list(contestants) == ["ours", "ours (1)", "replay"] and note == ""
 
 
 def test_ours_on_one_thread_is_no_peer():
@@ -235,11 +235,13 @@ def verdicts(row):
 
 
 def test_ratios_are_to_the_fastest_peer_the_named_one_and_the_limit():
-    values = {"ours": 6.0, "PyTorch (1)": 20.0, "PyTorch (2)": 12.0, "torch.compile": 3.0, "JAX": 8.0}
+    values = {"ours": 6.0, "replay": 1.5, "PyTorch (1)": 20.0, "PyTorch (2)": 12.0, "torch.compile": 3.0, "JAX": 8.0}
     row = Row("mlp", "60x64x100 BN", "us", values, limit=2.0)
     measured = [row.measure(what) for what in ("value", "best peer", "PyTorch", "JAX", "limit")]
     assert measured == [6.0, 2.0, 0.5, 0.75, 3.0]  # PyTorch: eager, at its better number of threads
-    assert verdicts(row) == {"JAX": "PASS", "PyTorch": "miss"}
+    assert [row.measure(f"replay: {what}") for what in ("value", "best peer", "JAX")] == [1.5, 0.5, 0.1875]
+    assert verdicts(row) == {"PyTorch": "PASS", "replay: JAX": "PASS", "replay: PyTorch": "PASS"}
+    assert verdicts(Row("mlp", "60x64x100 BN", "us", {**values, "replay": 6.5}, 2.0))["replay: JAX"] == "miss"
 
 
 def test_the_bound_itself_passes_and_what_is_not_there_is_not_judged():

@@ -86,6 +86,8 @@ class Recording:
         self._states: list[tuple[Any, Any]] = []  # arrays and generators that are not to change but in a step
         self._alive: list[Any] = []  # so that no id comes twice
         self._fresh: list[Array] = []  # what fresh calls gave
+        self._draws: list[Any] = []  # the states of what draws random numbers
+        self._random: dict[Any, Any] = {0: random.getstate, 1: lambda: default_state(default_generator())}
         self._errors = np.geterr()
         for a in arguments:
             if isinstance(a, Tensor):
@@ -185,7 +187,18 @@ class Recording:
         for out, (parts, what) in self._owed.items():
             if not self._used & set(range(out, out + parts + 1)):
                 self.give_up(f"Python looks at {what}, and no op takes it")
-        for name in ("_known", "_pullbacks", "_tensors", "_sources", "_alive", "_states", "_fresh", "given"):
+        for name in (
+            "_known",
+            "_pullbacks",
+            "_tensors",
+            "_sources",
+            "_alive",
+            "_states",
+            "_fresh",
+            "_random",
+            "_draws",
+            "given",
+        ):
             setattr(self, name, type(getattr(self, name))())
 
     # states that are not to change unseen
@@ -194,17 +207,13 @@ class Recording:
         arrays = [a for module in self.modules.values() for a in vars(module).values() if type(a) is np.ndarray]
         arrays += [a for a in self.given if type(a) is np.ndarray]
         self._states = [(a, kept(a)) for a in (*arrays, *self._fresh)]
-        self._draws = self._random_states()
+        self._draws = [state() for state in self._random.values()]
 
     def _look_at_states(self) -> None:
         if any(not alike(kept(a), before) for a, before in self._states):
             self.give_up("it changes an array in place")
-        if self._random_states() != self._draws:
+        if [state() for state in self._random.values()] != self._draws:
             self.give_up("it draws random numbers, or seeds them, outside of fresh()")
-
-    def _random_states(self) -> list[Any]:
-        generators = [default_generator(), *self._generators]
-        return [(id(g), g.bit_generator.state) for g in generators] + [random.getstate()]
 
     # where a value comes from
 
@@ -333,9 +342,17 @@ class Recording:
                 classes = [vars(c) for c in type(item).__mro__ if not _foreign(c)]
                 objects += [vars(item), *classes]
                 stack += [c["__call__"] for c in classes if "__call__" in c]
-        self._generators = [v for v in seen.values() if isinstance(v, np.random.Generator)]
+        for item in seen.values():
+            if isinstance(item, np.random.Generator) and id(item) not in self._random:
+                self._random[id(item)] = lambda g=item: g.bit_generator.state
+                self._draws.append(item.bit_generator.state)
         self._alive += seen.values()
         return set(seen)
+
+
+def default_state(generator: np.random.Generator) -> Any:
+    """Which one it is, and its state."""
+    return id(generator), generator.bit_generator.state
 
 
 def _foreign(thing: Any) -> bool:

@@ -31,6 +31,15 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
 
 
+def check_no_tensor(target: Any) -> None:
+    """Tensors hold floats."""
+    if isinstance(target, Tensor):
+        raise TypeError(
+            "target must be an integer array of classes, got a Tensor of floats: pass the labels as they are, "
+            "without tensor(); labels.astype(int) converts an array of floats"
+        )
+
+
 def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
     """The class targets of all positions as an int64 vector, each in [0, C) or equal to ignore_index."""
     if not -(2**63) <= check_int("ignore_index", ignore_index, most=None) < 2**63:
@@ -40,11 +49,6 @@ def check_classes(x: Any, target: Any, ignore_index: int) -> Array:
         raise ValueError(f"x must have shape (N, C) or (N, C, positions ...), got {x.shape}")
     if x.shape[1] == 0:
         raise ValueError(f"x must have at least one class, got shape {x.shape}")
-    if isinstance(target, Tensor):
-        raise TypeError(
-            "target must be an integer array of classes, got a Tensor of floats: pass the labels as they are, "
-            "without tensor(); labels.astype(int) converts an array of floats"
-        )
     target = as_array(target)
     if target.dtype.kind not in "iu":
         raise TypeError(f"target must be an integer array of classes, got {target.dtype}: target.astype(int) converts")
@@ -159,6 +163,7 @@ def cross_entropy(x: Tensor, target: Array, *, ignore_index: int = -100, reducti
     (1.3863, array([[ 0.25,  0.25, -0.75,  0.25]]))
     """
     check_reduction(reduction)
+    check_no_tensor(target)
     classes = fresh(check_classes, x, target, ignore_index)
     loss = _cross_entropy(_by_position(x), classes, ignore_index, reduction)
     return loss.reshape((x.shape[0], *x.shape[2:])) if reduction == "none" and x.ndim > 2 else loss
@@ -182,6 +187,7 @@ def nll_loss(x: Tensor, target: Array, *, ignore_index: int = -100, reduction: s
     tensor(2.5)
     """
     check_reduction(reduction)
+    check_no_tensor(target)
     kept, rows, classes, count = fresh(_chosen, x, target, ignore_index)
     loss, shape = where(kept, -_by_position(x)[rows, classes], 0), (x.shape[0], *x.shape[2:])
     if reduction == "none":

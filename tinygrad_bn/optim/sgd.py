@@ -252,7 +252,7 @@ class SGD:
             self._buffers.again = _Again(parameters, arrays, settings)
 
     def _check_step(self) -> list[Tensor]:
-        """The parameters. Check all that a step relies on; settings that are the very objects of the last step have been checked."""
+        """The parameters. Checks all that a step relies on, but settings that are the very objects of the last step."""
         parameters, settings = _parameters(self.param_groups), []
         for group in self.param_groups:
             settings += [group.get(name) for name in SETTINGS]
