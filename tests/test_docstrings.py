@@ -55,7 +55,7 @@ NEEDS_NETWORK = {"data.download_mnist"}
 MAY_BE_ANYTHING = {  # what has no narrower type: a tree of values, what each class defines, Matplotlib's objects
     *("tb.load: return", "tb.save: value", "Module.forward: args", "Module.forward: kwargs", "Module.forward: return"),
     *("Watch.plot_activations: return", "Watch.plot_gradients: return", "Watch.plot_saturation: return"),
-    *("Watch.plot_drift: return", "Watch.plot_updates: return"),
+    *("Watch.plot_drift: return", "Watch.plot_updates: return", "tb.fresh: args", "tb.fresh: return"),
     *(
         "tb.gradcheck: inputs",
         "tb.gradgradcheck: inputs",

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..checks import Array, as_floats, check_alike, check_bool, check_floats
 from ..runtime import memory
 from .operators import Operators
-from .replay_notes import note_detached, recorders, unseen
+from .replay_notes import note_detached, unseen
 
 if TYPE_CHECKING:
     from .tape import Node
@@ -68,8 +68,7 @@ class Tensor(Operators):
         >>> x
         tensor([10., 20.])
         """
-        if recorders:
-            unseen(READS)
+        unseen(READS)
         return self._data
 
     @data.setter
@@ -169,10 +168,9 @@ class Tensor(Operators):
         >>> tb.tensor([1.0, 2.0]).numpy()
         array([1., 2.], dtype=float32)
         """
-        unseen(READS)
         if self._requires_grad:
             raise RuntimeError("numpy() of a tensor that requires grad would lose the graph; use t.detach().numpy()")
-        return self._data
+        return self.data
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
@@ -183,10 +181,9 @@ class Tensor(Operators):
         >>> tb.tensor([1.0, 2.0]).sum().item()
         3.0
         """
-        unseen(READS)
         if self.size != 1:
             raise ValueError(f"item() needs one element, got shape {self.shape}")
-        return float(self._data.reshape(())[()])
+        return float(self.data.reshape(())[()])
 
     def tolist(self) -> float | list[Any]:
         """The values as nested lists of Python floats; a float for a tensor without axes.
@@ -194,8 +191,7 @@ class Tensor(Operators):
         >>> tb.tensor([[1, 2], [3, 4]]).tolist()
         [[1.0, 2.0], [3.0, 4.0]]
         """
-        unseen(READS)
-        return self._data.tolist()  # type: ignore[no-any-return]
+        return self.data.tolist()  # type: ignore[no-any-return]
 
     def detach(self) -> Tensor:
         """The same array without its history; an in-place change of one is seen by the other.
@@ -289,8 +285,7 @@ class Tensor(Operators):
     def __bool__(self) -> bool:
         if self.size != 1:
             raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous")
-        unseen(READS)
-        return bool(self._data.reshape(())[()])
+        return bool(self.data.reshape(())[()])
 
     def __float__(self) -> float:
         return self.item()
@@ -340,7 +335,6 @@ class Tensor(Operators):
             setattr(self, name, value)
 
     def __repr__(self) -> str:
-        unseen(READS)
         text = np.array2string(self._data, separator=", ", prefix="tensor(")
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         origin = f", op={self._node.op.__name__}" if self._node else ", requires_grad=True" * self._requires_grad

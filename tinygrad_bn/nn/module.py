@@ -58,7 +58,7 @@ def _plain(name: str, value: Any) -> Array:
 
 
 class Handle:
-    """What register_forward_hook returns; remove() takes the hook, hooks[key], away.
+    """What module.register_forward_hook returns; remove() takes the hook, hooks[key], away.
 
     >>> net = nn.ReLU()
     >>> handle = net.register_forward_hook(lambda module, inputs, output: 10 * output)
