@@ -128,11 +128,11 @@ edits(
     "golden truth properties nn gradients",
     ("g = product(matrix(dy), np.swapaxes(column, -1, -2))", "g = product(matrix(dy), column)", "matmul: B for B^T"),
     (
-        "product(dy.reshape(rows, outputs).T, x)",
-        "product(dy.reshape(rows, outputs).T, x) / max(rows, 1)",
+        "lambda: product(dy.T, x)",
+        "lambda: product(dy.T, x) / max(len(x), 1)",
         "linear: dW averaged over the samples",
     ),
-    ("lambda: dw(dy), lambda: db(dy))", "lambda: dw(dy), None)", "linear: the gradient of the bias is missing"),
+    ("lambda: sum_of_rows(dy)", "None", "linear: the gradient of the bias is missing"),
     (
         "total[:] = 0\n    for n in range(len(dy)):",
         "total[:] = 0\n    for n in range(1, len(dy)):",
@@ -243,23 +243,31 @@ edits(
     ("grad[c] * (row[c] - mean[c])", "grad[c] * row[c]", "dgamma with x in place of x_hat"),
     ("t += grad[i] * (run[i] - center)", "t += grad[i] * run[i]", "dgamma of positions with x in place of x_hat"),
     (
-        "            if own:\n                m =",
-        "            if True:\n                m =",
+        "        if own:\n            m = float(",
+        "        if True:\n            m = float(",
         "eval: the gradient of training",
     ),
-    ("gamma, m, mean[k], rstd[k]", "gamma, m, mean[0], rstd[0]", "ghosts: the statistics of the first for all"),
-    ("_total(dbias, x.dtype) if has_bias else None", "None", "channels: the gradient of the bias is missing"),
-    ("parts[0] if len(parts) == 1 else parts.sum(axis=0)", "parts[0]", "dgamma and dbeta of the first part alone"),
+    (
+        "mean, rstd = stats[0, k], stats[2, k]",
+        "mean, rstd = stats[0, 0], stats[2, 0]",
+        "ghosts: the statistics of the first for all",
+    ),
+    ("dbias if has_bias else None", "None", "channels: the gradient of the bias is missing"),
+    ("sums[0, c] += part_sums[0, c]", "sums[0, c] = part_sums[0, c]", "dgamma and dbeta of the first part alone"),
     ("mean_g / K if centered else 0.0", "mean_g / K", "RMS norm: the gradient of layer norm"),
     ("slope = r * r * mean_g_xhat / K", "slope = r * mean_g_xhat / K", "rows: x - mean in place of x_hat"),
     ("mean_g += v\n", "mean_g += grad[j]\n", "rows: the mean of dy in place of gamma dy"),
     ("mean_g += s * weight[g, j]", "mean_g += s", "rows of positions: the mean of dy in place of gamma dy"),
     ("mean_g_xhat += t * weight[g, j]", "mean_g_xhat = t * weight[g, j]", "rows: the last channel of a group alone"),
-    ("center, r = mean[n, g], rstd[n, g]", "center, r = mean[n, 0], rstd[n, 0]", "rows: statistics of the first group"),
+    (
+        "center, r = stats[0, n, g], stats[2, n, g]",
+        "center, r = stats[0, n, 0], stats[2, n, 0]",
+        "rows: statistics of the first group",
+    ),
     ("dbias[j] += grad\n", "dbias[j] += grad * weight[j]\n", "rows: dbeta with gamma dy in place of dy"),
     (
-        "dweight[:] = 0\n    dbias[:] = 0\n    for n in range(first, last)",
-        "for n in range(first, last)",
+        "    sums[:] = 0\n",
+        "",
         "rows: dgamma and dbeta are not zeroed before they are added to",
     ),
     ("r = 1 / np.sqrt(total / K + eps)", "r = 1 / (np.sqrt(total / K) + eps)", "rows: eps outside of the root"),
@@ -280,8 +288,8 @@ edits(  # of large arrays, which no other file has
     "ops/norm_kernels.py",
     "threads",
     (
-        "dweight[:], dbias[:] = totals.sum(axis=1)",
-        "dweight[:], dbias[:] = totals.mean(axis=1)",
+        "dgamma[:], dbeta[:] = totals.sum(axis=1)",
+        "dgamma[:], dbeta[:] = totals.mean(axis=1)",
         "large: dgamma averaged",
     ),
     ("var[:] = totals.sum(axis=0) / m", "var[:] = totals.sum(axis=0) / (m - 1)", "large: the unbiased variance"),
@@ -307,7 +315,7 @@ edits(
     ),
     ("m = len(x) * math.prod(x.shape[2:])\n", "m = len(x)\n", "batch norm: positions are not counted"),
     ("running.move(mean.mean(axis=0),", "running.move(mean[0],", "instance norm: running mean of the first sample"),
-    ("var.mean(axis=0), L / (L - 1))", "var.mean(axis=0))", "instance norm: biased running var"),
+    ("var.mean(axis=0), positions / (positions - 1))", "var.mean(axis=0))", "instance norm: biased running var"),
     ("if check_flag(flag, own):", "if check_flag(flag, own) and False:", "read-only statistics are trained"),
     ("elif self.mean is None or self.spread is None:", "elif False:", "eval mode without statistics"),
     ("shape=(N, G, C // G, L), eps", "shape=(N, C // G, G, L), eps", "group norm: groups of G channels"),
@@ -332,7 +340,7 @@ edits(
         "mean, var = means[0], variances[0]; running.move(mean, var); old_mean, old_var = running.constants()",
         "renorm: d from the statistics after this batch",
     ),
-    ("running.move(mean.reshape(C), matrix)", "pass", "decorrelation: nothing moves"),
+    ("running.move(mean.reshape(-1), matrix)", "pass", "decorrelation: nothing moves"),
 )
 
 edits(
@@ -357,8 +365,8 @@ edits(
     "engine nn",
     ("class _Thread(threading.local):", "class _Thread:", "no_grad reaches into other threads"),
     (
-        "thread.enabled = thread.outside.pop()",
-        "thread.outside.pop()\n        thread.enabled = True",
+        "thread.enabled, thread.retain = thread.outside.pop()",
+        "thread.outside.pop()\n        thread.enabled = thread.retain = True",
         "no_grad ends an outer no_grad",
     ),
 )
@@ -442,8 +450,8 @@ edits(
         "gradients that nobody asked for are computed",
     ),
     (
-        "with grad_enabled(create_graph), one_thread:",
-        "with grad_enabled(False), one_thread:",
+        "with grad_enabled(create_graph, retain), one_thread:",
+        "with grad_enabled(False, retain), one_thread:",
         "create_graph: no history",
     ),
     (
@@ -685,9 +693,29 @@ edits(
     ("buffer[i] = d if first", "buffer[i] = undamped * d if first", "the first step is dampened"),
     ("d + momentum * buffer[i] if nesterov", "buffer[i] + momentum * d if nesterov", "Nesterov: d and v exchanged"),
     ("d += weight_decay * p[i]", "d -= weight_decay * p[i]", "the sign of the weight decay"),
-    ("(-g if maximize else contiguous(g))", "contiguous(g)", "maximize is ignored"),
+    ("                    g = -g\n", "                    pass\n", "maximize is ignored"),
     ("p.grad = None if set_to_none or", "p.grad = p.grad if set_to_none or", "zero_grad does nothing"),
-    ("p._version[0] += 1", "pass", "a step is not counted as a change"),
+    (
+        "            p._version[0] += 1\n            if at_once:",
+        "            if at_once:",
+        "a step is not counted as a change",
+    ),
+    (
+        "            p._version[0] += 1\n        sgd_of_all",
+        "            pass\n        sgd_of_all",
+        "the same, where a step is made again",
+    ),
+    ("if id(p) != key or p._data is not data or", "if id(p) != key or", "a step goes into an array that was exchanged"),
+    (
+        "if g.shape != shape or g.dtype is not dtype or",
+        "if g.dtype is not dtype or",
+        "a step reads beyond a gradient of another shape",
+    ),
+    (
+        "self._seen, self._numbers, self._buffers.again = settings, [{} for _ in self.param_groups], None",
+        "self._seen, self._numbers = settings, [{} for _ in self.param_groups]",
+        "a step is made again with the old settings",
+    ),
     ("self._buffers = buffers\n\n", "pass\n\n", "loading forgets the momentum"),
     ("group.update(loaded)", "group.update({**loaded, **self.defaults})", "loading forgets the settings"),
     ("me = weakref.ref(self)  #", "me = lambda: self  #", "an optimizer is left to the cycle collector"),
@@ -848,12 +876,12 @@ edits(
         "statistics that are not tracked move",
     ),
     (
-        "1 / (int(self.num_batches_tracked) + 1)",
-        "1 / (int(self.num_batches_tracked) + 2)",
+        "1 / (int(batches) + 1)",
+        "1 / (int(batches) + 2)",
         "cumulative average: off by one",
     ),
     (
-        "            fresh(self._count)\n        return y\n\n    def normalize",
+        "            fresh(_count, self.num_batches_tracked)\n        return y\n\n    def normalize",
         "            pass\n        return y\n\n    def normalize",
         "batches are not counted",
     ),
@@ -862,7 +890,7 @@ edits(
         "use_input = True",
         "instance norm: eval mode with the input's statistics",
     ),
-    ("use_input, self._momentum(), self.eps)", "use_input, 0.1, self.eps)", "instance norm: its momentum is ignored"),
+    ("use_input, momentum, self.eps)", "use_input, 0.1, self.eps)", "instance norm: its momentum is ignored"),
     ("if old is not None and old.flags.writeable:", "if True:", "statistics that were not there cannot begin"),
 )
 
@@ -1031,6 +1059,94 @@ edits(
     "ops/pooling.py",
     "images",
     ("if ceil_mode and (count - 1) * stride >= size + padding:", "if False:", "pooling: a window beyond the image"),
+)
+
+edits(
+    "engine/replay.py",
+    "replay",
+    ("values[slot] = t._data\n", "values[slot] = t._data.copy()\n", "a replay keeps an array that is no parameter's"),
+    (
+        "if t._requires_grad is not flag or array.dtype is not dtype:",
+        "if array.dtype is not dtype:",
+        "a frozen parameter",
+    ),
+    (
+        "if t._requires_grad is not flag or array.dtype is not dtype:",
+        "if t._requires_grad is not flag:",
+        "another dtype",
+    ),
+    ("table[source] = g if before is None else _add(before, g)", "table[source] = g", "the last of several gradients"),
+    ("if g.shape != shapes[source]:", "if False:", "a broadcast argument's gradient is not summed"),
+    ("range(len(back) - 1, -1, -1)", "range(len(back))", "the pullbacks run forwards"),
+    ("versions.append((out._version, 0, y))", "versions.clear()", "a change before backward is not seen"),
+    (
+        "if self.flows:\n            back",
+        "if thread.enabled and self.flows:\n            back",
+        "enable_grad inside no_grad",
+    ),
+    ("and unchanged(now[name], value)", "", "an attribute of a module became another"),
+    ("if now is not value and not unchanged(now, value):", "if False:", "a variable of the function became another"),
+    ("or not found.variables_unchanged()", "", "variables are not looked at"),
+    ("if any(module._hooks or module._pre_hooks for module, _ in found.modules):", "if False:", "hooks are not called"),
+    ("elif not found.pins or all(alike(", "elif True or all(alike(", "what was the same need not stay so"),
+    ("if thread.report is not None or", "if", "trace() does not see the ops"),
+    ("pullback = pullbacks[k] = None", "pass", "the arrays of a step live on through the walk"),
+    (
+        "function = function.rule if step.ours else function.checked",
+        "function = function.rule",
+        "no check of a user's op",
+    ),
+    ('not (n == "track" and step.ours)', "True", "second derivatives move the running statistics"),
+    (
+        "if isinstance(a, Tensor) and i not in step.flows else a",
+        "if False else a",
+        "second derivatives flow through detach()",
+    ),
+    ("ids.index(i) for i in ids", "0 for i in ids", "which arguments are one array"),
+    ("return tuple(map(_key, a))", "return a", "(1,) and (True,) are one argument"),
+    ("last[slot].dead.append(slot)", "pass", "results that nothing needs are kept"),
+)
+edits(
+    "engine/replay_recording.py",
+    "replay",
+    ("return not strict and alike(", "return alike(", "an array made anew, of equal values, is a constant"),
+    (
+        "return alike(a, b)\n    if isinstance(a, (tuple",
+        "return True\n    if isinstance(a, (tuple",
+        "floats need not agree",
+    ),
+    ("return b if a.value == b.value else None", "return b", "arguments may come from other steps"),
+    ("return b if a.value is b.value else None", "return b", "another tensor from outside in each call"),
+    ("pullback = functools.partial(pullback)", "pass", "ops that share a pullback are one"),
+    ("while id(t) in self._sources:", "while False:", "a detached parameter is a constant"),
+    ("return float.fromhex(value.hex())", "return value", "two fresh calls that give one float"),
+    ("if not self._used & set(range(out, out + parts + 1)):", "if False:", "Python may look at what is compared"),
+    ("if any(not alike(kept(a), before) for a, before in self._states):", "if False:", "arrays may change in place"),
+    ("for state in self._random.values()] != self._draws:", "for state in ()] != []:", "random numbers may be drawn"),
+    ("or id(result._version) in self._versions", "", "the result may be a view"),
+    ("if len(a.steps) != len(b.steps):", "if False:", "one call may have more steps"),
+    ("or not all(map(is_, a.numbers, b.numbers))", "", "numbers that NumPy computes"),
+    ("if any(id(a) in reached for a in", "if any(False for a in", "an argument that has another name inside"),
+    ("step.errors = errors", "pass", "np.errstate inside of the function"),
+    ("objects += [vars(item), *classes]", "pass", "attributes of plain objects"),
+    ('stack += [vars(c)["forward"] for c in', "stack += [None for c in", "globals of a forward"),
+)
+edits(
+    "engine/replay_notes.py",
+    "replay",
+    ("Observed.assigned += 1", "pass", "a module's attribute is assigned"),
+    ("if self._hooks or self._pre_hooks:", "if False:", "recorded with hooks"),
+    ("recording = recorders.pop(me)", "recording = recorders[me]", "a rule's own ops are noted, too"),
+)
+edits(
+    "engine/tensors.py",
+    "replay",
+    (
+        "        unseen(READS)\n        return self._data",
+        "        return self._data",
+        "values are read inside a replay",
+    ),
+    ("note_detached(result, self)", "pass", "detach() is not noted"),
 )
 
 

@@ -283,9 +283,8 @@ class _InstanceNorm(_Running):
         self._check(x)
         use_input = self.training or not self.track_running_stats
         mean, var = self._given(use_input)
-        y = F.instance_norm(
-            x, mean, var, self.weight, self.bias, use_input, self._momentum() if self._moves() else 0.0, self.eps
-        )
+        momentum = self._momentum() if self._moves() else 0.0
+        y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input, momentum, self.eps)
         # the average needs the count; otherwise it stays 0, as PyTorch's does
         if self._moves() and self.momentum is None:
             fresh(_count, self.num_batches_tracked)
