@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Library, Work, all_threads, array, enter, ours, pytorch
+from benchmarks.peers import Library, Work, all_threads, array, enter, ours, pytorch, replayed
 from benchmarks.report import Row
 from benchmarks.timing import Contestant, geometric_mean, slope, time_side_by_side
 
@@ -140,12 +140,17 @@ def chain(library: Library, arrays: list[np.ndarray]) -> Contestant:
     for t in leaves:
         t.requires_grad = True
 
-    def call() -> list[np.ndarray]:
-        y, a, b = leaves
-        for t in leaves:
-            t.grad = None
+    def pairs(y: Any, a: Any, b: Any) -> Any:
         for _ in range(PAIRS):
             y = y * a + b
+        return y
+
+    result_of = library.compile(pairs)
+
+    def call() -> list[np.ndarray]:
+        for t in leaves:
+            t.grad = None
+        y = result_of(*leaves)
         y.backward()
         return [array(y), *(array(t.grad) for t in leaves)]
 
@@ -165,7 +170,7 @@ def bare_chain(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
 
 def overhead(settings: Settings) -> Iterator[Row]:
     arrays = [np.array([v], np.float32) for v in (1, 0.999, 0.001)]
-    contestants = {"ours": chain(ours(), arrays)}
+    contestants = {"ours": chain(ours(), arrays), "replay": chain(replayed(all_threads()), arrays)}
     if "torch" in settings.peers:
         contestants["PyTorch (1)"] = chain(pytorch(1), arrays)
     contestants["NumPy"] = Contestant(bare := partial(bare_chain, *arrays), bare)

@@ -35,6 +35,7 @@ TARGETS: list[tuple[str, str, str, float, float]] = [
     ("cnn", "64x1x28x28 BN", "best peer", 0, 1.0),
     ("cnn", "32x3x32x32 BN", "best peer", 0, 1.0),
     ("overhead", "*", "value", 0, 2.0),
+    ("overhead", "*", "replay: value", 0, 2.5),
     ("startup", "import", "value", 0, 0.15),
     ("startup", "first step, cache warm", "value", 0, 0.5),
     ("startup", "first step, cache cold", "value", 0, 12),

@@ -458,18 +458,19 @@ def replay(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     gradients flow to the arguments that require them, and to parameters. Running statistics move, batches are
     counted, dropout draws, labels are checked, as always.
 
-    The first two calls run as always, and are recorded. So is what comes with other shapes or dtypes, other constants,
-    in another mode (train, eval, no_grad), or after a change of a module: an attribute, a parameter, a hook, a dtype.
-    Where the two recordings differ, the function stays as it is, eager, and a RuntimeWarning says why, once: it works
-    on arrays with NumPy, draws random numbers on its own, reads values (x.item(), if (x > 0).any()), takes gradients,
-    assigns attributes. ``tb.fresh(function, ...)`` marks a call that is to be made anew each time. Inside trace(), and
-    where modules have hooks (nn.Watch), it is eager, too.
+    The first two calls run as always, and are recorded. So is what comes with other shapes or dtypes, other constants
+    (floats count as values, like those in arrays), in another mode (train, eval, no_grad), or after a change of a
+    module, or of a variable or attribute that the function's code names. Where the two recordings differ, the function
+    stays as it is, eager, and a RuntimeWarning says why, once: NumPy makes an array anew in each call, random numbers
+    are drawn, values are read (x.item(), if (x > 0).any()), gradients taken, attributes assigned, arrays changed in
+    place. ``tb.fresh(function, ...)`` marks a call that is to be made anew each time. Inside trace(), and where modules
+    have hooks (nn.Watch), it is eager, too; so is what comes after 64 kinds of arguments.
 
-    What is not seen, since it was the same in both recordings and no op shows it: a branch that depends on values in
-    the arrays handed in and went the same way twice; a list or dict that is changed in place; prints and other side
-    effects, which are not repeated. A number that changes from step to step is an argument, or it is read by ``fresh``.
-    A parameter that is used in the function and outside of it, before one backward(), may get its gradients in another
-    order of addition. Each thread has recordings of its own.
+    Not seen is what was the same in both recordings and shows in no op: a branch on values in the arrays handed in that
+    went the same way twice, a Python number that came out equal twice, a list or dict that changes later. Prints and
+    other side effects are not repeated. The order in which gradients are added up may be another where a tensor is
+    used both in the function and outside of it, or in two calls, before one backward(). Memory: the nets and
+    arrays that its last 64 programs use stay. Each thread has recordings of its own.
     Errors: TypeError for what is not callable, and where the function returns no Tensor.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
