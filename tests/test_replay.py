@@ -1037,3 +1037,25 @@ def test_modules_that_are_gone_are_not_kept():
         f(net, np.ones((1, 2)))
         gone.append(weakref.ref(net))
     assert sum(ref() is not None for ref in gone) <= 65
+
+
+def test_a_parameter_that_is_thawed_gets_its_gradient():
+    def build():
+        net = mlp(nn.BatchNorm1d)
+        freeze(net)
+        return net
+
+    pair = Pair(build)
+    pair.change(lambda net: net[0].weight.requires_grad_())
+    assert all(net[0].weight.grad is not None for net in pair.nets) and pair.plans[-1] is Plan
+
+
+def test_a_net_of_another_dtype_than_its_input_is_refused_as_always():
+    net = nn.Linear(2, 2)
+    replayed = tb.replay(lambda x: net(tb.Tensor(x)))
+    for k in range(3):
+        replayed(np.full((1, 2), k, F32))
+    net.double()
+    for function in (replayed.function, replayed):
+        with pytest.raises(TypeError, match="linear mixes float32 and float64"):
+            function(np.ones((1, 2), F32))
