@@ -4,7 +4,7 @@ python -m benchmarks                            all of it
 python -m benchmarks --quick                    under a minute, to see that nothing got worse
 python -m benchmarks --only norms,mlp --no-compile --json norms.json
 python -m benchmarks --busy                     while another process keeps a core busy
-python -m benchmarks --profile mlp              where a training step's time goes
+python -m benchmarks --profile mlp              where a training step's time goes; replay: that of a replayed one
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--busy", action="store_true", help="while another process keeps a core busy")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows, verdicts and the machine to FILE")
-    parser.add_argument("--profile", choices=["mlp", "cnn"], help="where a training step's time goes, and nothing else")
+    nets = ["mlp", "cnn", "replay"]
+    parser.add_argument("--profile", choices=nets, help="where a training step's time goes, and nothing else")
     args = parser.parse_args(argv)
     if args.json and not args.json.parent.is_dir():
         parser.error(f"--json: there is no folder {args.json.parent}")

@@ -90,7 +90,7 @@ def wrap_kernels() -> None:
 
 
 def profile(net: str, quick: bool = False) -> str:
-    """The table of a step of the 128x784x512 MLP or the 64x1x28x28 CNN, both with batch norm."""
+    """The table of a step of the 128x784x512 MLP or the 64x1x28x28 CNN, with batch norm; "replay": of the small MLP."""
     global watching
     if "tinygrad_bn" in sys.modules:
         raise RuntimeError("the profile must be the first to import tinygrad_bn in its process")
@@ -99,13 +99,14 @@ def profile(net: str, quick: bool = False) -> str:
         setattr(builtins, f"timed_{name}", timed("product", shapes, getattr(np, name)))
 
     from benchmarks.cases import cnn, mlp
-    from benchmarks.peers import ours
+    from benchmarks.peers import ours, replayed
     from tinygrad_bn import set_num_threads
 
     set_num_threads(1)
 
-    work = mlp(128, 784, 512, True) if net == "mlp" else cnn(64, 1, 28, True)
-    step = work.eager(ours())
+    sizes = {"mlp": (128, 784, 512), "replay": (60, 64, 100)}
+    work = mlp(*sizes[net], True) if net in sizes else cnn(64, 1, 28, True)
+    step = work.eager(replayed(1) if net == "replay" else ours())
     step.prepare()
     step.call()
     wrap_kernels()

@@ -124,7 +124,8 @@ def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Itera
                 g = g() if callable(g) else g  # lazy gradients are computed here
                 if g is None:
                     continue
-                g = g if create_graph and isinstance(g, Tensor) else guards.gradient(n, g)
+                if type(g) is not np.ndarray and not (create_graph and isinstance(g, Tensor)):
+                    g = guards.gradient(n, g)
             a = n.args[i]._data
             if g.shape != a.shape:
                 g = _sum_to(g, a.shape, n.op.__name__)

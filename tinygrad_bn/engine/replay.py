@@ -290,7 +290,8 @@ def walk_back(back: Any, pullbacks: Any, shapes: Any, sources: Any, out: int, dy
                 g = g() if callable(g) else g
                 if g is None:
                     continue
-                g = guards.gradient(_node(name, count), g)
+                if type(g) is not np.ndarray:
+                    g = guards.gradient(_node(name, count), g)
             if g.shape != shapes[source]:
                 g = _sum_to(g, shapes[source], name)
             if g.dtype is not dtype:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from .. import engine  # whose walk and guards import this file: they are looked up when they are called
 from ..checks import Array, as_floats, check_alike, check_bool, check_floats
 from ..runtime import memory
 from .operators import Operators
@@ -241,17 +242,13 @@ class Tensor(Operators):
         >>> x.grad
         array([5., 7.], dtype=float32)
         """
-        from tinygrad_bn.engine.backward import backward  # not at the top: that file imports Tensor
-
-        backward(self, gradient, retain_graph, create_graph)
+        engine.backward.backward(self, gradient, retain_graph, create_graph)
 
     # in-place changes are for data, not for the tape
 
     def _change(self, value: Any, ufunc: Any, index: Any = Ellipsis) -> Tensor:
-        from tinygrad_bn.engine import guards  # not at the top: that file imports Tensor
-
         unseen(CHANGES)
-        value = guards.change(self, value, index)
+        value = engine.guards.change(self, value, index)
         if ufunc is None:
             self._data[index] = value
         else:

@@ -88,6 +88,10 @@ class Running(NamedTuple):
 
     def move(self, mean: Array, spread: Array, factor: float = 1.0) -> None:
         """Towards the statistics of a batch, in place; factor: of spread, m / (m - 1) makes a variance unbiased."""
+        if type(self.mean) is type(self.spread) is np.ndarray and self.mean.flags.carray and self.spread.flags.carray:
+            four = [a.reshape(-1) for a in (self.mean, self.spread, mean, spread)]
+            move_both(*four, float(self.momentum), float(factor))
+            return
         running = [s._data if isinstance(s, Tensor) else s for s in (self.mean, self.spread)]
         targets = [NOTHING if s is None else contiguous(s).reshape(-1) for s in running]
         move_both(
