@@ -1059,3 +1059,81 @@ def test_a_net_of_another_dtype_than_its_input_is_refused_as_always():
     for function in (replayed.function, replayed):
         with pytest.raises(TypeError, match="linear mixes float32 and float64"):
             function(np.ones((1, 2), F32))
+
+
+def test_results_that_nothing_needs_are_freed_at_once():
+    def chain(x):
+        y = tb.Tensor(x)
+        for _ in range(20):
+            y = y * 2
+        return y
+
+    replayed, arrays = tb.replay(chain), [np.full(250_000, k, F32) for k in range(4)]
+    with tb.no_grad():
+        for x in arrays[:3]:
+            replayed(x)
+        tracemalloc.start()
+        replayed(arrays[3])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert plans(replayed) == [Plan] and peak < 4e6  # three arrays of 1 MB, not twenty
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_what_a_step_kept_is_freed_as_the_walk_goes_on(retain):
+    alive, kept = [], []
+
+    @tb.differentiable
+    def first(x):
+        return x * 2, lambda dy: (alive.append(kept[-1]() is not None), dy * 2)[1]
+
+    @tb.differentiable
+    def second(x):
+        needed = x * 3
+        kept.append(weakref.ref(needed))
+        return x * 3, lambda dy: dy * needed
+
+    replayed = tb.replay(lambda t: second(first(t)).sum())
+    for k in (1.0, 2.0, 3.0, 4.0):
+        t = tb.tensor([k], requires_grad=True)
+        replayed(t).backward(retain_graph=retain)
+    assert plans(replayed) == [Plan] and alive == [retain] * 4
+
+
+def test_second_derivatives_move_no_running_statistics():
+    norm = nn.BatchNorm1d(3).double()
+    replayed, rng = tb.replay(lambda t: (norm(t) ** 3).sum()), np.random.default_rng(0)
+    for k in range(4):
+        t = tb.tensor(rng.standard_normal((5, 3)), requires_grad=True)
+        loss, mean = replayed(t), norm.running_mean.copy()
+        (first,) = tb.grad(loss, t, create_graph=True)
+        tb.grad((first * first).sum(), t)
+        assert same(norm.running_mean, mean) and norm.num_batches_tracked == k + 1
+
+
+def test_second_derivatives_stop_at_detach():
+    replayed = tb.replay(lambda t: (t.detach() * t * t).sum())
+    for k in (1.0, 2.0, 3.0, 4.0):
+        t = tb.tensor(np.array([k]), requires_grad=True)
+        (first,) = tb.grad(replayed(t), t, create_graph=True)
+        (second,) = tb.grad(first, t)
+        assert first.item() == 2 * k * k and second.item() == 2 * k
+
+
+def test_which_arguments_are_one_array():
+    f = tb.replay(lambda a, b, c: tb.Tensor(a) + 10 * tb.Tensor(b) + 100 * tb.Tensor(c))
+    for k in range(4):
+        x, y = np.array([k + 1.0]), np.array([k + 5.0])
+        assert f(x, x, y).item() == 11 * (k + 1) + 100 * (k + 5)
+    for k in range(4):
+        x, y = np.array([k + 1.0]), np.array([k + 5.0])
+        assert f(x, y, y).item() == k + 1 + 110 * (k + 5)
+
+
+def test_a_choice_between_arguments_is_not_the_same_program():
+    function = lambda x, y: W * (tb.Tensor(x) if x[0] > y[0] else tb.Tensor(y))
+    replayed = tb.replay(function)
+    with pytest.warns(RuntimeWarning, match="argument b of step 1, multiply, is not the same in two calls"):
+        for k in range(5):
+            pair = np.array([k % 2, 1.0]), np.array([(k + 1) % 2, 2.0])
+            assert same(replayed(*pair), function(*pair))
