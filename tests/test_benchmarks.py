@@ -295,7 +295,7 @@ def test_the_table_has_every_number_and_verdict():
 
 def test_json_has_rows_ratios_verdicts_and_the_machine(tmp_path, monkeypatch, capsys):
     def rows(settings):
-        yield Row("overhead", "engine, per op", "us", {"ours": 3.0, "PyTorch (1)": 4.0}, note="n")
+        yield Row("overhead", "engine, per op", "us", {"ours": 3.0, "replay": 2.0, "PyTorch (1)": 4.0}, note="n")
 
     monkeypatch.setitem(command.SECTIONS, "overhead", rows)
     monkeypatch.setattr(command, "find_peers", lambda: ([], ["JAX is left out"]))
@@ -310,16 +310,19 @@ def test_json_has_rows_ratios_verdicts_and_the_machine(tmp_path, monkeypatch, ca
             "section": "overhead",
             "case": "engine, per op",
             "unit": "us",
-            "values": {"ours": 3.0, "PyTorch (1)": 4.0},
+            "values": {"ours": 3.0, "replay": 2.0, "PyTorch (1)": 4.0},
             "limit": None,
             "note": "n",
             "ratios": {"best peer": 0.75, "limit": None},
-            "verdicts": [{"measure": "value", "value": 3.0, "low": 0, "high": 2.0, "verdict": "miss"}],
+            "verdicts": [
+                {"measure": "value", "value": 3.0, "low": 0, "high": 2.0, "verdict": "miss"},
+                {"measure": "replay: value", "value": 2.0, "low": 0, "high": 2.5, "verdict": "PASS"},
+            ],
         }
     ]
-    assert result["summary"] == {"passed": 0, "missed": ["overhead: engine, per op (<= 2)"], "not measured": []}
+    assert result["summary"] == {"passed": 1, "missed": ["overhead: engine, per op (<= 2)"], "not measured": []}
     out = capsys.readouterr().out
-    assert "JAX is left out" in out and "<= 2: miss" in out and "0 targets met, 1 missed" in out
+    assert "JAX is left out" in out and "<= 2: miss" in out and "1 targets met, 1 missed" in out
 
 
 def test_the_legend_says_what_a_limit_is(monkeypatch, capsys):

@@ -198,3 +198,24 @@ def test_what_openblas_computes_has_the_same_bits(name, theirs):
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["rms", "instance"])
+def test_bits_do_not_depend_on_where_arrays_lie(norm):
+    """A loop that sums and writes takes another order of addition where arrays lie close to each other."""
+    if norm == "rms":
+        op, shapes = lambda x, w: F.rms_norm(x, 5, w), [(3, 5), (5,)]
+    else:
+        op, shapes = lambda x, w, b: F.instance_norm(x, weight=w, bias=b), [(2, 3, 4), (3,), (3,)]
+    rng, seen = np.random.default_rng(7), set()
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    dy = np.random.default_rng(1).standard_normal(shapes[0])
+    for _ in range(3000):
+        args = [tb.Tensor(a.copy(), requires_grad=True) for a in arrays]
+        y = op(*args)
+        y.backward(dy, retain_graph=True)
+        gradients = tb.grad(y, args, dy, create_graph=True)  # many small arrays, so that the next ones lie elsewhere
+        seconds = tb.grad(sum((g * g).sum() for g in gradients), args, allow_unused=True)
+        seen.add(b"".join(a.tobytes() for a in (y.data, *(t.grad for t in args), *seconds) if a is not None))
+    assert len(seen) == 1

@@ -670,6 +670,24 @@ def freeze_gradient(x: Tensor) -> Any:
 # Settings
 
 
+@target("replay", "fresh")
+def _(w: World) -> Call:
+    x, p = w.array(2, 3), Tensor(w.array(2, 3), requires_grad=True)
+    function = w.pick(
+        lambda x: Tensor(x) * p,
+        lambda x: F.tanh(Tensor(x) + p).sum(),
+        lambda x: Tensor(x) * p + tb.fresh(np.ones_like, x),
+    )
+
+    def fn(function: Any) -> Any:
+        replayed = tb.replay(function)
+        results = [replayed(x * k) for k in (1, 2, 3, 1)]
+        assert results[0].data.tobytes() == results[-1].data.tobytes()
+        return results[0]
+
+    return Call(fn, {"function": function}, words=("argument", "integer", "scalars", "converted"))
+
+
 @target("no_grad", "enable_grad")
 def _(w: World) -> Call:
     def fn(function: Any) -> Any:

@@ -88,7 +88,7 @@ def arguments(dtype, l):
 
     x, dy, weight, m = given(n, c, l), given(n, c, l), given(c), float(n * l)
     run, mean, rows, row = given(9), statistics(c), given(n, 1, c, l), statistics(c * l)
-    each, given_each = statistics(n, 1), given(1, c)
+    edges, given_each = np.array([0, n]), given(1, c)
     return {
         "ratio": (1.0, 3),
         "normalize_run": (run, 0.5, 2.0, dtype(1), np.empty_like(run)),
@@ -101,22 +101,25 @@ def arguments(dtype, l):
         "channel_sums": (x, dy, mean, mean, statistics(c), statistics(c)),
         "channel_dx": (x, dy, weight, m, mean, mean, mean, mean, np.empty_like(x)),
         "channel_scale": (dy, weight, mean, np.empty_like(x)),
-        "channel_given_backward": (x, dy, weight, mean, np.ones(c), *statistics(2, c), np.empty_like(x)),
-        "channel_forward": (x, weight, given(c), 1e-5, True, *statistics(3, c), np.empty_like(x)),
-        "channel_backward": (x, dy, weight, m, mean, mean, *statistics(2, c), np.empty_like(x)),
+        "channel_forward": (x, edges, weight, given(c), 1e-5, True, statistics(3, 1, c), np.empty_like(x)),
+        "channel_backward": (
+            *(x, dy, edges, weight, True, statistics(3, 1, c)),
+            *(given(c), given(c), np.empty_like(x)),
+        ),
         "normalize_row": (row, 2.0, given(c * l), given(c * l), given(c * l)),
         "backward_row": (row, given(c * l), given(c * l), 2.0, 0.5, 0.25, given(c * l), *statistics(2, c * l)),
-        "row_forward": (rows, given_each, given(1, c), 1e-5, True, 0, n, *statistics(3, n, 1), np.empty_like(rows)),
+        "row_forward": (rows, given_each, given(1, c), 1e-5, True, 0, n, statistics(3, n, 1), np.empty_like(rows)),
         "row_backward": (
-            *(rows, given(n, 1, c, l), given_each, True, 0, n, each, each, np.empty_like(rows)),
-            *statistics(2, 1, c),
+            *(rows, given(n, 1, c, l), given_each, True, 0, n, statistics(3, n, 1), np.empty_like(rows)),
+            statistics(2, 1, c),
         ),
         "move": (given(c), mean, 0.1, 1.0),
+        "move_both": (given(c), given(c), mean, mean, 0.1, 1.0),
     }
 
 
 def call_alone(name):
-    kernel = norms.move if name == "move" else getattr(norm_kernels, name)
+    kernel = getattr(norms if name.startswith("move") else norm_kernels, name)
     for dtype in (np.float32, np.float64):
         for l in (1, L):
             kernel(*arguments(dtype, l)[name])

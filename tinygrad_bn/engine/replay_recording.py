@@ -504,6 +504,8 @@ def _name(step: Step, i: int) -> str:
 
 def _difference(term: Term) -> str:
     hint = "make it once, outside of the function, hand it in as an argument, compute it with ops, or by tb.fresh()"
+    if term.kind == "slot":
+        return f"comes from another place in each call: {hint}"
     if term.kind == "tensor":
         return f"is a tensor made anew in each call (tb.Tensor(array) of an argument would be known): {hint}"
     if isinstance(term.value, np.ndarray):

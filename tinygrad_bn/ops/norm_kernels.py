@@ -301,6 +301,10 @@ def pieces(x: Array) -> list[tuple[int, slice]]:
 
 # Layout 2: rows. x is (N, G, J, L); the row (n, g) has its own statistics, weight and bias are indexed by (g, j).
 # d is x - mean of one row in float64: the sums need it, and what follows needs it once more. Its own mean is 0.
+#
+# A loop that sums writes no array. Where one array is written and another read, the compiler asks at run time whether
+# they lie too close to each other in memory, and then takes the loop that is not vectorized: it adds in another order,
+# and the last bits would depend on where arrays happen to lie.
 
 
 @part_as_written
@@ -337,6 +341,7 @@ def row_forward(x, weight, bias, eps, centered, first, last, stats, y):
             total = np.float64(0)
             for i in range(K):
                 d[i] = row[i] - center
+            for i in range(K):  # by itself: a loop that sums must not write, see above
                 total += d[i] * d[i]
             r = 1 / np.sqrt(total / K + eps)
             stats[0, n, g], stats[1, n, g], stats[2, n, g] = center, total / K, r
@@ -362,8 +367,9 @@ def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
             if L == 1:
                 row, grad, w = x[n, g].reshape(K), dy[n, g].reshape(K), weight[g]
                 for j in range(J):
-                    v = np.float64(grad[j]) * w[j]
                     d[j] = row[j] - center
+                for j in range(J):
+                    v = np.float64(grad[j]) * w[j]
                     mean_g += v
                     mean_g_xhat += v * d[j]
                 mean_g_xhat *= r
@@ -373,6 +379,7 @@ def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
                     s, t = np.float64(0), np.float64(0)
                     for i in range(L):
                         d_run[i] = run[i] - center
+                    for i in range(L):
                         s += grad[i]
                         t += grad[i] * d_run[i]
                     t *= r
