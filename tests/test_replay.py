@@ -790,7 +790,13 @@ def test_attributes_of_plain_objects():
     follows(lambda x: tb.Tensor(x) * Settings.shared, lambda: setattr(Settings, "shared", 3.0))
 
 
-def test_a_global_in_a_forward_and_in_a_nested_replay():
+def test_a_global_in_a_forward(monkeypatch):
+    net = WithGlobal()
+    monkeypatch.setitem(globals(), "GLOBAL", 1.0)
+    follows(lambda x: net(x), lambda: monkeypatch.setitem(globals(), "GLOBAL", 10.0))
+
+
+def test_a_global_in_a_nested_replay():
     net = WithGlobal()
     inner = tb.replay(lambda x: tb.Tensor(x) * GLOBAL)
     follows(lambda x: net(x) + inner.function(x), set_global, replayed=tb.replay(lambda x: net(x) + inner(x)))
@@ -883,7 +889,11 @@ def test_what_was_silently_wrong_stays_eager(what):
 def test_fresh_calls_that_give_one_object_are_two():
     state = {"a": 1.0, "b": 1.0}  # one float
     state["b"] = state["a"]
-    function = lambda x: W * tb.Tensor(x) * tb.fresh(lambda: state["a"]) + tb.fresh(lambda: state["b"])
+
+    def function(x):
+        a, b = tb.fresh(lambda: state["a"]), tb.fresh(lambda: state["b"])
+        return W * tb.Tensor(x) * a + b
+
     follows(function, lambda: state.update(a=5.0))
 
 
