@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 
 from .operators import Operators
 
+READS = "it reads the values of a tensor: compute with the tensor, or by tb.fresh(function, tensor)"
+CHANGES = "it changes a tensor in place"
+
 recorders: dict[int, Any] = {}  # thread -> the Recording that is made in it
 
 

@@ -16,14 +16,10 @@ from .. import engine  # whose walk and guards import this file: they are looked
 from ..checks import Array, as_floats, check_alike, check_bool, check_floats
 from ..runtime import memory
 from .operators import Operators
-from .replay_notes import note_detached, unseen
+from .replay_notes import CHANGES, READS, note_detached, unseen
 
 if TYPE_CHECKING:
     from .tape import Node
-
-
-READS = "it reads the values of a tensor: compute with the tensor, or by fresh(function, tensor)"
-CHANGES = "it changes a tensor in place"
 
 
 class Tensor(Operators):
