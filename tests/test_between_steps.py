@@ -478,3 +478,19 @@ def test_each_setting_that_is_edited_after_a_step_holds_in_the_next():
 def test_a_number_that_is_repeated_a_billion_times_is_known_without_a_table_of_places():
     assert overlaps(np.broadcast_to(np.float32(1), (1000, 1000, 1000)))
     assert not overlaps(np.ones((3, 4)).T[::2]) and not overlaps(np.ones(1)[:, None])
+
+
+@pytest.mark.parametrize("fortran", [0, 1])
+def test_parameters_on_one_memory_step_in_their_order(fortran):
+    """Whatever the layout of their gradients, which decides how many of them one call changes."""
+    a, b = nn.Parameter(np.array([[1.0, 2.0], [3.0, 4.0]])), nn.Parameter(np.zeros((2, 2)))
+    b.data = a.data
+    sgd, expected = optim.SGD([a, b], lr=0.1, weight_decay=0.5), a.data.copy()
+    for _ in range(3):
+        gradients = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 6.0], [7.0, 8.0]])]
+        gradients[fortran] = np.asfortranarray(gradients[fortran])
+        a.grad, b.grad = gradients
+        sgd.step()
+        for g in gradients:
+            expected = expected - 0.1 * (g + 0.5 * expected)
+    np.testing.assert_allclose(a.data, expected, rtol=1e-14)

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
+    pytest.importorskip(package, reason="needs the extra [demos]")
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from demos import training
-from tinygrad_bn import manual_seed, nn
-from tinygrad_bn.engine.replay import Plan, Replay
+from demos import training  # noqa: E402
+from tinygrad_bn import manual_seed, nn  # noqa: E402
+from tinygrad_bn.engine.replay import Plan, Replay  # noqa: E402
 
 
 def net(kind, config):

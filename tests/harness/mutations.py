@@ -716,6 +716,11 @@ edits(
         "self._seen, self._numbers = settings, [{} for _ in self.param_groups]",
         "a step is made again with the old settings",
     ),
+    (
+        "                self._run(runs)\n                self._step(",
+        "                self._step(",
+        "parameters on one memory step in another order",
+    ),
     ("self._buffers = buffers\n\n", "pass\n\n", "loading forgets the momentum"),
     ("group.update(loaded)", "group.update({**loaded, **self.defaults})", "loading forgets the settings"),
     ("me = weakref.ref(self)  #", "me = lambda: self  #", "an optimizer is left to the cycle collector"),

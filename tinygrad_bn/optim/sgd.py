@@ -236,20 +236,28 @@ class SGD:
                 known = buffer if numbers[dtype][1] else g  # without momentum it is not used
                 at_once = plain and known is not None and known.dtype is dtype and g.flags.carray and g.dtype is dtype
                 steps.append((p, g, known if at_once else buffer, numbers[dtype], at_once))
-        many: dict[int, list[Any]] = {}  # those that one call of a kernel can change, by their settings
         self._buffers.again = None
-        for p, g, buffer, settings, at_once in steps:
+        runs: list[tuple[tuple[Any, ...], list[Any]]] = []  # settings, and what one call can change by them
+        for p, g, buffer, settings, at_once in steps:  # in their order: two may share their memory
             p._version[0] += 1
-            if at_once:
-                many.setdefault(id(settings), [settings]).append((p._data, g, buffer))
-            else:
+            if not at_once:
+                self._run(runs)
                 self._step(p, contiguous(g).reshape(-1), buffer, settings)
-        for settings, *arrays in many.values():
-            _change(arrays, settings, False)
-        all_alike = len(many) == 1 and len(arrays) == len(parameters)
+            elif runs and runs[-1][0] is settings:
+                runs[-1][1].append((p._data, g, buffer))
+            else:
+                runs.append((settings, [(p._data, g, buffer)]))
+        all_alike = len(runs) == 1 and len(runs[0][1]) == len(parameters)
         own = all(p._data.base is None for p in parameters) and not any(g["maximize"] for g in self.param_groups)
         if COMPILED and all_alike and own:
-            self._buffers.again = _Again(parameters, arrays, settings)
+            self._buffers.again = _Again(parameters, runs[0][1], runs[0][0])
+        self._run(runs)
+
+    def _run(self, runs: list[tuple[tuple[Any, ...], list[Any]]]) -> None:
+        """Make the steps, a call for each run, and empty the list."""
+        for settings, arrays in runs:
+            _change(arrays, settings, False)
+        runs.clear()
 
     def _check_step(self) -> list[Tensor]:
         """The parameters. Checks all that a step relies on, but settings that are the very objects of the last step."""
