@@ -696,8 +696,8 @@ edits(
     ("                    g = -g\n", "                    pass\n", "maximize is ignored"),
     ("p.grad = None if set_to_none or", "p.grad = p.grad if set_to_none or", "zero_grad does nothing"),
     (
-        "            p._version[0] += 1\n            if at_once:",
-        "            if at_once:",
+        "            p._version[0] += 1\n            if not at_once:",
+        "            if not at_once:",
         "a step is not counted as a change",
     ),
     (
