@@ -1,5 +1,6 @@
 """What callers of the engine rely on beside gradients: refusals, layouts, names, memory, histories."""
 
+import operator
 import pickle
 import tracemalloc
 
@@ -167,3 +168,11 @@ def test_gradients_in_memory_that_is_no_arrays():
     op(x).sum().backward()
     x.grad += 1  # an array of its own, which may be written into
     assert x.grad.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("compare", [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge])
+def test_comparisons_are_numpys_also_of_equal_elements(compare):
+    a, b = np.array([1.0, 2.0, 3.0, np.nan]), np.array([2.0, 2.0, 2.0, np.nan])
+    for left, right in ((tb.tensor(a), tb.tensor(b)), (tb.tensor(a), b), (tb.tensor(a), 2.0)):
+        expected = compare(a, right if isinstance(right, float) else b)
+        assert (compare(left, right) == expected).all() and type(compare(left, right)) is np.ndarray

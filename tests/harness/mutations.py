@@ -55,7 +55,7 @@ def edits(file: str, tests: str, *rows: tuple[str, str, str]) -> None:
 
 edits(
     "ops/elementwise.py",
-    "truth properties engine random_graphs gradients",
+    "truth properties engine random_graphs gradients special_values",
     ("(dy, lambda: -dy)", "(dy, dy)", "subtract: the sign of db"),
     ("(lambda: dy * b, lambda: dy * a)", "(lambda: dy * a, lambda: dy * b)", "multiply: a and b exchanged"),
     ("lambda: dy / b, lambda: -dy * (y / b)", "lambda: dy / b, lambda: -dy / (b * b)", "divide: db without a"),
@@ -297,7 +297,7 @@ edits(  # of large arrays, which no other file has
 
 edits(
     "ops/norms.py",
-    "norms golden truth norm_properties properties gradients",
+    "norms golden truth norm_properties properties gradients bad_input",
     (
         "running[c] = (1 - momentum) * running[c] + momentum * factor * batch[c]",
         "running[c] = momentum * running[c] + (1 - momentum) * factor * batch[c]",
@@ -373,7 +373,7 @@ edits(
 
 edits(
     "checks.py",
-    "engine nn bad_input",
+    "engine nn bad_input engine_contracts",
     ('(inspect.iscoroutinefunction, "a coroutine"),', "", "no_grad takes coroutines"),
     ("value.shape != array.shape:", "False:", "t.data takes an array of another shape"),
     ("if data.dtype not in FLOATS:", "if False:", "tensors of integers"),
@@ -422,7 +422,7 @@ edits(
 
 edits(
     "engine/backward.py",
-    "truth engine random_graphs nn properties gradients",
+    "truth engine random_graphs nn properties gradients engine_contracts",
     ("tuple(i + extra for i, n", "tuple(i for i, n", "broadcasting: summed over the wrong axis"),
     ("total(g, axes, keepdims=True)", "g.mean(axis=axes, keepdims=True)", "broadcasting: the mean of the copies"),
     ("table[key] = _add(table[key], g)", "table[key] = g", "a tensor used twice: overwritten instead of added"),
@@ -468,7 +468,7 @@ edits(
 
 edits(
     "engine/guards.py",
-    "engine bad_input nn",
+    "engine bad_input nn engine_contracts",
     ("if dtype is not None and a.dtype != dtype:", "if False:", "float32 and float64 are mixed"),
     (
         'if isinstance(value, Tensor):\n            raise TypeError(f"{op.__name__} takes',
@@ -494,7 +494,7 @@ edits(
 
 edits(
     "engine/operators.py",
-    "properties random_graphs engine gradients",
+    "properties random_graphs engine gradients engine_contracts",
     ("other: OPS[function](other, self)", "other: OPS[function](self, other)", "2 - t is t - 2"),
     ("__truediv__, __rtruediv__ =", "__rtruediv__, __truediv__ =", "a / t is t / a"),
     (
