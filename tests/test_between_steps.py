@@ -494,3 +494,10 @@ def test_parameters_on_one_memory_step_in_their_order(fortran):
         for g in gradients:
             expected = expected - 0.1 * (g + 0.5 * expected)
     np.testing.assert_allclose(a.data, expected, rtol=1e-14)
+
+
+def test_a_copy_of_one_number_repeated_has_a_place_for_each_element():
+    repeated = np.broadcast_to(np.ones(1), (3,))
+    for again in (copy.deepcopy(tb.Tensor(repeated)), pickle.loads(pickle.dumps(tb.Tensor(repeated)))):
+        again[0] = 5.0
+        assert again.tolist() == [5.0, 1.0, 1.0]
