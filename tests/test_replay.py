@@ -1147,3 +1147,57 @@ def test_a_choice_between_arguments_is_not_the_same_program():
         for k in range(5):
             pair = np.array([k % 2, 1.0]), np.array([(k + 1) % 2, 2.0])
             assert same(replayed(*pair), function(*pair))
+
+
+loss = 0.0
+
+
+class WithLoss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(np.ones(2))
+
+    def loss(self, x):
+        return tb.Tensor(x) * self.w
+
+
+def test_a_global_named_like_an_attribute_may_change(monkeypatch):
+    """In a script the result of each step is called loss, and so may a method be."""
+    net = WithLoss()
+    replayed = tb.replay(lambda x: net.loss(x))
+    for k in range(20):
+        monkeypatch.setitem(globals(), "loss", float(k))
+        assert same(replayed(*BATCHES[k % 5]), net.loss(*BATCHES[k % 5]))
+    assert plans(replayed) == [Plan] and replayed._own.misses in ({}, dict.fromkeys(replayed._own.plans, 0))
+
+
+def test_shapes_are_no_values():
+    def function(x):
+        t = tb.Tensor(x)
+        return t * np.shape(t)[0] + np.ndim(t) * np.size(t)
+
+    follows(function, lambda: None)
+
+
+def test_a_comparison_of_a_number_is_a_look_of_pythons():
+    replayed = tb.replay(lambda x: W * 2 if tb.Tensor(x).sum() > 100 else W * 3)
+    with pytest.warns(RuntimeWarning, match="Python looks at np.greater of a tensor, a number"):
+        replayed(np.ones(2))
+
+
+def test_a_module_that_is_called_often_is_watched_once():
+    class Block(nn.Module):
+        def forward(self, x):
+            return x * GLOBAL
+
+    block = Block()
+
+    def many(x):
+        y = tb.Tensor(x)
+        for _ in range(50):
+            y = block(y)
+        return y
+
+    replayed = follows(many, lambda: None)
+    (plan,) = replayed._own.plans.values()
+    assert len(plan.recording.bindings) == len({(id(where), name) for where, name, _ in plan.recording.bindings}) < 20

@@ -1133,7 +1133,7 @@ edits(
     ("or not all(map(is_, a.numbers, b.numbers))", "", "numbers that NumPy computes"),
     ("if any(id(a) in reached for a in", "if any(False for a in", "an argument that has another name inside"),
     ("step.errors = errors", "pass", "np.errstate inside of the function"),
-    ("objects += [vars(item), *classes]", "pass", "attributes of plain objects"),
+    ("add(item, type(item).__mro__)", "pass", "attributes of plain objects"),
     ('stack += [vars(c)["forward"] for c in', "stack += [None for c in", "globals of a forward"),
 )
 edits(

@@ -34,13 +34,12 @@ from . import guards
 from .backward import _add, _sum_to
 from .recording import thread
 from .replay_notes import Observed, recorders
-from .replay_recording import Recording, Step, Term, agreed, alike, as_array, equal
+from .replay_recording import SAMPLE, Recording, Step, Term, agreed, alike, as_array, equal
 from .tape import Node, serials
 from .tensors import Tensor, wrap
 
 MOST_PLANS = 64  # for each thread; what comes after them is eager
 MOST_MISSES = 8  # so often may what a plan relies on change; then the function stays eager
-LARGE = 1 << 18  # elements of an argument that is not compared from call to call
 
 
 # The program
@@ -421,7 +420,7 @@ class Replay:
         if reason:
             own.plans[key] = None
             self._warn(reason)
-        elif any(getattr(as_array(arguments[i]), "size", 0) >= LARGE for i, _ in pins):  # comparing it takes too long
+        elif any(getattr(as_array(arguments[i]), "size", 0) >= SAMPLE for i, _ in pins):  # comparing it takes too long
             own.misses[key] = own.misses.get(key, 0) + 1
             own.plans[key] = recording if own.misses[key] < MOST_MISSES else None
         else:

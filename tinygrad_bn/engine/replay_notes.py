@@ -29,7 +29,8 @@ class Observed:
     def _observe(self) -> None:
         """For a recording, when the module is called: its attributes belong to what has to stay as it is."""
         if (recording := recorders.get(threading.get_ident())) is not None:
-            recording.watch(self)
+            if id(self) not in recording.modules:
+                recording.watch(self)
             if self._hooks or self._pre_hooks:
                 recording.give_up(f"{type(self).__name__} has hooks")
 

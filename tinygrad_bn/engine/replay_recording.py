@@ -7,11 +7,12 @@ being another object: another array, which may have the same values by chance, o
 from __future__ import annotations
 
 import copy
+import dis
 import functools
 import random
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
@@ -88,6 +89,7 @@ class Recording:
         self._fresh: list[Array] = []  # what fresh calls gave
         self._draws: list[Any] = []  # the states of what draws random numbers
         self._random: dict[Any, Any] = {0: random.getstate, 1: lambda: default_state(default_generator())}
+        self._bound: set[tuple[int, str]] = set()  # the variables that are in bindings
         self._errors = np.geterr()
         for a in arguments:
             if isinstance(a, Tensor):
@@ -136,6 +138,8 @@ class Recording:
         self._look_at_states()
         result = paused(function, *map(as_array, args))
         many = type(result) is tuple
+        if decides and not isinstance(result, np.ndarray):  # of a tensor without axes, or argmax of all
+            self.give_up(f"Python looks at np.{step.name} of a tensor, a number")
         values = [self._own(value) for value in (result if many else (result,))]
         result = tuple(values) if many else values[0]
         self._fresh += [value for value in values if type(value) is np.ndarray]
@@ -145,7 +149,7 @@ class Recording:
             step.parts = len(values)
             for value in values:
                 self._remember(value)
-        if result is not None and not isinstance(result, bool):
+        if result is not None:
             what = f"np.{step.name} of a tensor" if decides else f"what {step.name} gives to fresh()"
             self._owed[step.out] = (step.parts, what)
         return result
@@ -285,22 +289,28 @@ class Recording:
 
         Returns the ids of all that was found.
         """
-        stack, names = list(things), set[str]()
-        objects: list[Any] = []  # dicts of attributes
+        stack, attributes = list(things), set[str]()
+        objects: dict[int, Any] = {}  # whose attributes they are -> the attributes
         seen: dict[int, Any] = {}
-        bound: set[tuple[int, str]] = set()
 
-        def bind(where: Any, name: str, value: Any) -> None:
-            if (id(where), name) not in bound:
-                bound.add((id(where), name))
+        def bind(owner: Any, where: Any, name: str) -> None:
+            if (id(owner), name) not in self._bound:
+                self._bound.add((id(owner), name))
+                value = where[name] if name else where.cell_contents
                 self.bindings.append((where, name, value))
                 stack.append(value)
 
+        def add(thing: Any, classes: Sequence[type]) -> None:
+            """An object, and its classes: which of their attributes count, the code says."""
+            objects.update((id(c), (c, vars(c))) for c in classes if not _foreign(c))
+            if thing is not None:
+                objects[id(thing)] = thing, vars(thing)
+
         while stack or objects:
             if not stack:  # attributes, now that all code has said which
-                for where in list(objects):
-                    for name in names & set(where):
-                        bind(where, name, where[name])
+                for owner, where in list(objects.values()):
+                    for name in attributes & set(where):
+                        bind(owner, where, name)
                 if not stack:
                     break
                 continue
@@ -311,7 +321,7 @@ class Recording:
             if isinstance(item, Observed):
                 self.modules[id(item)] = item
                 stack += vars(item).values()
-                objects += [vars(c) for c in type(item).__mro__ if not _foreign(c)]
+                add(None, type(item).__mro__)
                 stack += [vars(c)["forward"] for c in type(item).__mro__ if not _foreign(c) and "forward" in vars(c)]
             elif isinstance(item, (tuple, list)):
                 stack += item[:1000]
@@ -326,22 +336,21 @@ class Recording:
                     continue
                 for cell, value in zip(item.__closure__ or (), held(item), strict=True):
                     if value is not EMPTY:
-                        bind(cell, "", value)
-                names |= set(code_names(item.__code__))
-                for name in names & set(item.__globals__):
-                    bind(item.__globals__, name, item.__globals__[name])
+                        bind(cell, cell, "")
+                variables, named = code_names(item.__code__)
+                attributes |= named
+                for name in variables & item.__globals__.keys():
+                    bind(item.__globals__, item.__globals__, name)
             elif isinstance(item, (staticmethod, classmethod)) or hasattr(item, "__wrapped__"):
                 stack.append(item.__wrapped__)
             elif isinstance(item, types.ModuleType):
                 if not _foreign(item):
-                    objects.append(vars(item))
+                    add(item, ())
             elif isinstance(item, type):
-                if not _foreign(item):
-                    objects += [vars(c) for c in item.__mro__ if not _foreign(c)]
+                add(None, item.__mro__)
             elif hasattr(item, "__dict__") and not isinstance(item, Tensor) and not _foreign(type(item)):
-                classes = [vars(c) for c in type(item).__mro__ if not _foreign(c)]
-                objects += [vars(item), *classes]
-                stack += [c["__call__"] for c in classes if "__call__" in c]
+                add(item, type(item).__mro__)
+                stack += [vars(c)["__call__"] for c in type(item).__mro__ if not _foreign(c) and "__call__" in vars(c)]
         for item in seen.values():
             if isinstance(item, np.random.Generator) and id(item) not in self._random:
                 self._random[id(item)] = lambda g=item: g.bit_generator.state
@@ -361,12 +370,19 @@ def _foreign(thing: Any) -> bool:
     return (name or "").partition(".")[0] in FOREIGN
 
 
-def code_names(code: types.CodeType) -> Iterator[str]:
-    """The global variables and attributes that code names."""
-    yield from code.co_names
+def code_names(code: types.CodeType) -> tuple[set[str], set[str]]:
+    """The global variables, and the attributes, that code names."""
+    variables, attributes = set[str](), set[str]()
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            variables.add(step.argval)
+        elif isinstance(step.argval, str):  # which instructions load attributes differs from Python to Python
+            attributes.add(step.argval)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from code_names(constant)
+            inner = code_names(constant)
+            variables, attributes = variables | inner[0], attributes | inner[1]
+    return variables, attributes
 
 
 def as_array(a: Any) -> Any:

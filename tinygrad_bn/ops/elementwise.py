@@ -266,8 +266,9 @@ def _constant(function: Any) -> Any:
             raise
 
     on_arrays.__name__ = function.__name__
-    of_values = function not in (np.shape, np.ndim, np.size)
-    return lambda *args: note(on_arrays, args, decides=of_values)
+    if function in (np.shape, np.ndim, np.size):  # which say nothing of values
+        return lambda *args: on_arrays(*(a._data if isinstance(a, Tensor) else a for a in args))
+    return lambda *args: note(on_arrays, args, decides=True)
 
 
 _CONSTANT: tuple[Any, ...] = (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
