@@ -58,10 +58,9 @@ PRESETS = {
         "limits": "five seeds give wide intervals; one learning rate: no arm has its best.",
     },
     "full": {
-        "seeds": 10,
+        "seeds": 20,
         "steps": 1500,
         "lrs": [0.03, FIXED_LR, 0.3, 1.0, 3.0],
-        "limits": "ten seeds, so that five learning rates of every net fit in",
     },
 }
 

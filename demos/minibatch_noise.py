@@ -58,12 +58,11 @@ PRESETS = {
         "hardly a search for the best; dropout and Gaussian noise are left to the full preset",
     },
     "full": {
-        "seeds": 16,
+        "seeds": 20,
         "steps": 1000,
         "lrs": [0.03, 0.1, 0.3, 1.0, 3.0],
         "arms": list(ARMS),
         "swept": list(ARMS),
-        "limits": "16 seeds, so that five learning rates of every arm fit in",
     },
 }
 

@@ -38,7 +38,7 @@ def _copy(x: Any) -> Any:
     return x.copy() if isinstance(x, np.ndarray) else _copy(x), lambda dy: dy
 
 
-def _add(a: Any, b: Any) -> Any:
+def plus(a: Any, b: Any) -> Any:
     """a + b as an array or a Tensor: NumPy makes a scalar of the sum of two arrays without axes."""
     y = a + b
     return y if type(y) is np.ndarray or isinstance(y, Tensor) else np.asarray(y)
@@ -70,7 +70,7 @@ def pullback_on_tensors(node: Node) -> Pullback:
     return pullback
 
 
-def _sum_to(g: Any, shape: tuple[int, ...], name: str) -> Any:
+def sum_to(g: Any, shape: tuple[int, ...], name: str) -> Any:
     """Undo broadcasting: sum g over the axes along which an argument of this shape was repeated."""
     guards.check_broadcast(g, shape, name)
     extra = g.ndim - len(shape)
@@ -128,7 +128,7 @@ def pull(n: Node, dy: Any, needed: set[int] | None, create_graph: bool) -> Itera
                     g = guards.gradient(n, g)
             a = n.args[i]._data
             if g.shape != a.shape:
-                g = _sum_to(g, a.shape, n.op.__name__)
+                g = sum_to(g, a.shape, n.op.__name__)
             if g.dtype is not a.dtype:
                 guards.check_dtype(n, g, a)
             yield i, source, g
@@ -154,7 +154,7 @@ def walk(
     for t, seed in zip(outputs, seeds, strict=True):
         key = id(t._node or t)
         seed = _copy(seed) if create_graph else seed._data
-        table[key] = _add(table[key], seed) if key in table else seed
+        table[key] = plus(table[key], seed) if key in table else seed
 
     report = thread.report  # None, or trace()'s
     with grad_enabled(create_graph, retain), one_thread:
@@ -170,7 +170,7 @@ def walk(
                 if report is not None:
                     report(n, dy, i, source, g)
                 if key in table:
-                    table[key] = _add(table[key], g)
+                    table[key] = plus(table[key], g)
                 else:
                     table[key] = _arrived(g, create_graph) if not isinstance(source, Node) or key in kept else g
             if not retain:
@@ -182,14 +182,14 @@ def walk(
         return [_delivered(table, key, kept[key] < i) if key in table else None for i, key in enumerate(keys)]
     for key, leaf in leaves.items():
         if key in table:
-            leaf.grad = _delivered(table, key) if leaf.grad is None else _add(leaf.grad, table[key])
+            leaf.grad = _delivered(table, key) if leaf.grad is None else plus(leaf.grad, table[key])
     return []
 
 
 def _retain(n: Node, dy: Any, create_graph: bool) -> None:
     """The gradient of a computed tensor that asked for it."""
     if (t := n.retained()) is not None:
-        t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else _add(t.grad, dy)
+        t.grad = (_copy(dy) if create_graph else dy.copy()) if t.grad is None else plus(t.grad, dy)
 
 
 def _references(table: dict[int, Any], key: int) -> int:

@@ -31,7 +31,7 @@ import numpy as np
 
 from ..runtime.blas import one_thread
 from . import guards
-from .backward import _add, _sum_to
+from .backward import plus, sum_to
 from .recording import thread
 from .replay_notes import Observed, recorders
 from .replay_recording import SAMPLE, Recording, Step, Term, agreed, alike, as_array, equal
@@ -292,11 +292,11 @@ def walk_back(back: Any, pullbacks: Any, shapes: Any, sources: Any, out: int, dy
                 if type(g) is not np.ndarray:
                     g = guards.gradient(_node(name, count), g)
             if g.shape != shapes[source]:
-                g = _sum_to(g, shapes[source], name)
+                g = sum_to(g, shapes[source], name)
             if g.dtype is not dtype:
                 guards.check_dtype(_node(name, count), g, np.empty(0, dtype))
             before = table[source]
-            table[source] = g if before is None else _add(before, g)
+            table[source] = g if before is None else plus(before, g)
     return tuple([table[slot] for slot in sources])
 
 
@@ -467,8 +467,9 @@ def replay(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     have hooks (nn.Watch), it is eager, too; so is what comes after 64 kinds of arguments.
 
     Not seen is what was the same in both recordings and shows in no op: a branch on values in the arrays handed in that
-    went the same way twice, a Python number that came out equal twice, a list or dict that changes later. Prints and
-    other side effects are not repeated. The order in which gradients are added up may be another where a tensor is
+    went the same way twice, a Python number that came out equal twice, a list or dict that changes later, a buffer
+    made read-only. Prints and other side effects are not repeated, nor the notes that modules add to errors. A walk back
+    computes all gradients of the function, also where tb.grad asks for some of them. The order in which gradients are added up may be another where a tensor is
     used both in the function and outside of it, or in two calls, before one backward(). Memory: the nets and
     arrays that its last 64 programs use stay. Each thread has recordings of its own.
     Errors: TypeError for what is not callable, and where the function returns no Tensor.
