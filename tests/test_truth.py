@@ -7,7 +7,7 @@ function that saturates (tanh, sigmoid, the softmax family), whose stored result
 
 One thing is worse by nature: a mean that is c standard deviations away from 0, and is stored in float64, spoils
 x - mean by c roundings. In these rows of the norms c times as much is allowed (``deviations``). In float32 there is no
-such allowance: the norms' means are float64 (parity/test_torch_accuracy.py).
+such allowance: the norms keep their means in two parts (parity/test_torch_accuracy.py).
 """
 
 import functools
@@ -230,14 +230,14 @@ def test_worst_errors(figure):
             assert found <= bound
 
 
-def test_norms_in_float32_are_exact_up_to_one_rounding(figure):
-    """On hard inputs, half a unit in the last place of the largest element (norm_accuracy.floors)."""
+def test_norms_in_float32_are_exact_up_to_a_few_roundings(figure):
+    """On hard inputs: that of the result, and those of float32 arithmetic (norm_accuracy.floors and roundings)."""
     worst = 0.0
     for case in norm_accuracy.cases([1, 2, 3, 7, 8, 9, 31, 33]):
-        for quantity, (error_, floor, _) in norm_accuracy.measure(case, norm_accuracy.ours).items():
-            assert error_ <= floor, f"{case} {quantity}: off by {error_:.3g}, {error_ / floor:.3g} times the floor"
-            worst = max(worst, error_ / floor)
-    figure("norms in float32 on hard inputs, error over that of one rounding", f"{worst:.3f}")
+        for quantity, (error_, floor, more, _) in norm_accuracy.measure(case, norm_accuracy.ours).items():
+            assert error_ <= floor + more, f"{case} {quantity}: off by {error_:.3g}, allowed {floor:.3g} + {more:.3g}"
+            worst = max(worst, (error_ - floor) / more if more else 0)
+    figure("norms in float32 on hard inputs, error beyond one rounding over what is allowed", f"{worst:.3f}")
 
 
 def test_the_mean_of_equal_values_is_that_value():

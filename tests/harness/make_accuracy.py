@@ -37,14 +37,15 @@ def ops():
 
 @functools.cache
 def float32():
-    """{(norm, input, value or gradient): worst errors of ours and PyTorch's} in units in the last place."""
+    """{(norm, input, value or gradient): worst errors of ours and PyTorch's} in roundings of float32."""
     worst = {}
     lengths = [n for n in norms.LENGTHS if n < 1000]
     for case in [*norms.cases(lengths, seeds=SEEDS), *norms.cases([1_000_000])]:
         kind, _, family, _ = case
-        for quantity, (*errors, floor, _) in norms.measure(case, norms.ours, norms.pytorchs).items():
+        for quantity, (*errors, _, more, _) in norms.measure(case, norms.ours, norms.pytorchs).items():
             key = kind.removesuffix(", positions"), family, "value" if quantity == "y" else "gradient"
-            worst[key] = [max(w, e / (2 * floor)) for w, e in zip(worst.get(key, (0, 0)), errors, strict=True)]
+            one = more / (4 if quantity == "y" else 8) or 1  # a rounding
+            worst[key] = [max(w, e / one) for w, e in zip(worst.get(key, (0, 0)), errors, strict=True)]
     return worst
 
 

@@ -85,7 +85,7 @@ def call(library, kind, x, w, b, mean, var):
 
 
 def exact(kind, x, w, b, mean, var, dy):
-    """y, dx, dweight, dbias in long double, and the size of the terms that each is the sum of."""
+    """y, dx, dweight, dbias in long double; the size of the terms that each is the sum of; what a rounding is of."""
     x, w, b, mean, var, dy = (a.astype(np.longdouble) for a in (x, w, b, mean, var, dy))
     shape = x.shape
     if kind.startswith("group"):
@@ -112,14 +112,24 @@ def exact(kind, x, w, b, mean, var, dy):
         dx = rstd * (g - (0 if kind == "rms" else average(g)) - x_hat * average(g * x_hat))
     others = tuple(i for i, n in enumerate(affine) if n == 1)
     results = [x_hat * w + b, dx, (dy * x_hat).sum(axis=others), dy.sum(axis=others)]
+    parts = [rstd * g]  # of dx
+    if kind != "batch, eval":
+        parts += [rstd * x_hat * average(g * x_hat), rstd * (0 if kind == "rms" else average(g))]
     terms = [
         abs(x * rstd * w).max() + abs(b).max() if kind != "rms" else abs(x_hat * w).max(),
         abs(rstd * g).max() * (1 + abs(x_hat).max() ** 2),
         abs(dy * x_hat).sum(axis=others).max(),
         abs(dy).sum(axis=others).max(),
     ]
+    largest = [abs(results[0]).max(), max(abs(a).max() for a in parts), *terms[2:]]
     flat = [results[0].reshape(shape), results[1].reshape(shape), results[2].reshape(-1), results[3].reshape(-1)]
-    return dict(zip(QUANTITIES, flat, strict=True)), dict(zip(QUANTITIES, terms, strict=True))
+    return tuple(dict(zip(QUANTITIES, values, strict=True)) for values in (flat, terms, largest))
+
+
+def roundings(largest):
+    """For each quantity, what arithmetic in float32 may add to the error of the floor: 4 roundings of the largest y, 8
+    of the largest of dx's three terms, and of the terms that dweight and dbias are the sum of."""
+    return {q: (4 if q == "y" else 8) * 2.0**-24 * float(largest[q]) for q in QUANTITIES}
 
 
 def floors(results, terms):
@@ -138,15 +148,16 @@ def cases(lengths, families=FAMILIES, seeds=1):
 
 
 def measure(case, *libraries):
-    """{quantity: (the largest error of each library's result, the floor, the largest exact element)}"""
+    """{quantity: (the largest error of each library's result, the floor, the roundings, the largest exact element)}"""
     kind, (x, w, b, mean, var, dy) = case[0], arrays(*case)
-    results, terms = exact(kind, x, w, b, mean, var, dy)
-    least = floors(results, terms)
+    results, terms, largest = exact(kind, x, w, b, mean, var, dy)
+    least, more = floors(results, terms), roundings(largest)
     found = [run(kind, x, w, b, mean.copy(), var.copy(), dy) for run in libraries]
     return {
         q: (
             *(float(abs(f[q] - results[q]).max()) for f in found),
             least[q],
+            more[q],
             float(abs(results[q]).max()),
         )
         for q in QUANTITIES

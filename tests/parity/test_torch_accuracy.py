@@ -1,9 +1,9 @@
-"""In float32, on inputs that are hard on it, no norm's error is above PyTorch's: value, dx, dweight and dbias.
+"""The contract of norms in float32, on inputs that are hard on it: value, dx, dweight and dbias, beside PyTorch.
 
-The error is the largest one in the array, against long double (harness/norm_accuracy.py). A float32 result cannot be
-closer than half a unit in its last place except by luck. Where PyTorch has that luck, ours may have the half unit (and
-8 roundings of float64, where terms cancel to almost 0): error <= max(PyTorch's error, that floor). There are no
-exceptions. The table that follows from these numbers is docs/accuracy.md.
+The error is the largest one in the array, against long double (harness/norm_accuracy.py). It is at most PyTorch's plus
+a few roundings: 4 of the largest y, 8 of the terms that a gradient is the sum of. A float32 result cannot be closer
+than half a unit in its last place except by luck: where PyTorch has that luck, ours may have the half unit. There are
+no exceptions. The table that follows from these numbers is docs/accuracy.md.
 """
 
 import norm_accuracy
@@ -28,19 +28,22 @@ def one_thread():
 
 
 def compare(cases, figure, what):
-    worst, above, count, better = 0.0, [], 0, 0
+    worst, above, count, better, worse = 0.0, [], 0, 0, 0
     for case in cases:
-        for quantity, (ours, theirs, floor, _) in norm_accuracy.measure(
+        for quantity, (ours, theirs, floor, more, _) in norm_accuracy.measure(
             case, norm_accuracy.ours, norm_accuracy.pytorchs
         ).items():
             count += 1
-            worst = max(worst, ours / floor)
-            better += theirs > floor
-            if not ours <= max(theirs, floor):
-                above.append(f"{case} {quantity}: ours {ours:.3g}, PyTorch's {theirs:.3g}, floor {floor:.3g}")
+            worst = max(worst, (ours - max(theirs, floor)) / more if more else 0)
+            better += theirs > floor + more
+            worse += ours > floor + more
+            if not ours <= max(theirs, floor) + more:
+                above.append(
+                    f"{case} {quantity}: ours {ours:.3g}, PyTorch's {theirs:.3g}, floor {floor:.3g}, {more:.3g}"
+                )
     figure(
-        f"norms in float32, {what}: error above max(PyTorch's, half a unit)",
-        f"{len(above)} of {count} arrays; ours at most {worst:.2f} floors, PyTorch's above the floor in {better}",
+        f"norms in float32, {what}: error beyond PyTorch's, over the roundings that are allowed",
+        f"{worst:.2f}; above one rounding and these: ours {worse}, PyTorch's {better} of {count} arrays",
     )
     assert not above, "\n".join(above)
 

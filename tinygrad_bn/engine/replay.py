@@ -468,10 +468,11 @@ def replay(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     Not seen is what was the same in both recordings and shows in no op: a branch on values in the arrays handed in that
     went the same way twice, a Python number that came out equal twice, a list or dict that changes later, a buffer
-    made read-only. Prints and other side effects are not repeated, nor the notes that modules add to errors. A walk back
-    computes all gradients of the function, also where tb.grad asks for some of them. The order in which gradients are added up may be another where a tensor is
-    used both in the function and outside of it, or in two calls, before one backward(). Memory: the nets and
-    arrays that its last 64 programs use stay. Each thread has recordings of its own.
+    made read-only. Prints and other side effects are not repeated, nor the notes that modules add to errors. A walk
+    back computes all gradients of the function, also where tb.grad asks for some of them. The order in which gradients
+    are added up may be another where a tensor is used both in the function and outside of it, or in two calls, before
+    one backward(). Memory: the nets and arrays that its last 64 programs use stay. Each thread has recordings of its
+    own.
     Errors: TypeError for what is not callable, and where the function returns no Tensor.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))

@@ -19,8 +19,13 @@ so no mean(g); in eval mode batch norm's statistics are constants, so neither te
 
 Two memory layouts carry the family. Batch norm: a channel of (N, C, L). All others: contiguous rows, (N, G, J, L),
 with statistics over the J channels of a group and their L positions; layer norm is G = 1, L = 1, instance norm J = 1.
-Statistics are two-pass sums in float64, also for float32 input, and are kept in float64 for the backward. (Sums start
-at np.float64(0): where the kernels run as plain Python, 0.0 plus a float32 would be a float32.)
+
+Elements are computed in x's own width, statistics are float64. What keeps the digits of float32 (docs/accuracy.md):
+- x - mean comes first, before anything is summed or scaled. The mean is two numbers, high of x's width and low, what
+  is left of it: x - high is exact where the two are close, and low goes into a constant of the loop (``fold``).
+- Sums are of x's width within a block, of float64 over the blocks. Squares are of x - c, with any c near the mean:
+  mean = c + mean(d), var = mean(d^2) - mean(d)^2 for d = x - c (Chan, Golub & LeVeque 1983).
+- Where float32 could not hold the squares, float64 does (``usual``).
 """
 
 from __future__ import annotations
@@ -37,14 +42,16 @@ from ..runtime.jit import contiguous, kernel, part, part_as_written
 from ..runtime.threads import LARGE, for_each, spans
 from .shape import concatenate
 
-# What both layouts share: a run, contiguous positions that have one mean, one scale and one shift.
+BLOCK = 512  # elements of a run that are summed in x's width
+ROWS = 64  # rows of a table, the same for each column
+
+# What both layouts share, for a run: contiguous positions that have one mean, one scale and one shift.
 #
-# Sums are float64, and so is what is then done to each element: mean and scale are float64, so x - mean is too,
-# and a float32 result is rounded once, at the end. It is the exact one up to half a unit in its last place, whatever
-# the mean, and where the terms of dx cancel (docs/accuracy.md). In float32 every step would round, and save only a few
-# percent of the time.
-#
-# These functions are compiled without leave to reorder sums, or to multiply by 1 / m instead of dividing by m.
+# Two things decide whether the compiler vectorizes these loops. Slices: of row[i], i from 7 on, Numba must allow for an
+# index counted from the end; of a slice from its first element on it need not. Few arrays: the compiler asks at run
+# time whether one that is written lies too close to another one, and gives up after about eight such questions. Where
+# they do lie close it takes the loop that is not vectorized, which adds in another order: so a loop that sums along a
+# run writes no array, or its last bits would depend on where arrays happen to lie.
 
 
 @part_as_written
@@ -54,74 +61,226 @@ def ratio(total, m):
 
 
 @part_as_written
+def minus(a, b):
+    """a - b, in a loop that may be reordered: sum(x - c) must not become sum(x) - sum(c)."""
+    return a - b
+
+
+@part_as_written
+def fold(mean, scale, shift, x):
+    """high and shift such that (x - mean) scale + shift is (x - high) scale + shift, with high of x's width."""
+    high = x.dtype.type(mean)
+    low = mean - high
+    if low == low and low != 0:  # of an infinite mean nothing is left
+        shift = shift - low * scale
+    return high, shift
+
+
+@part
+def usual(var, rstd, x):
+    """Whether x's width can hold squares and products of what has this spread; float64 is as wide as it gets."""
+    return x.itemsize == 8 or (1e-10 < rstd < 1e10 and not 0 < var < 1e-20)
+
+
+@part
+def vanished(var, x, c, centered):
+    """Whether a variance of 0 is that of squares too small for x's width: elements of channel c differ."""
+    if var > 0 or x.itemsize == 8 or x.size == 0:
+        return False
+    same = x[0, c, 0] if centered else x.dtype.type(0)
+    for n in range(len(x)):
+        run = x[n, c]
+        for i in range(run.size):
+            if run[i] != same:
+                return True
+    return False
+
+
+@part
+def run_sum(x):
+    total = np.float64(0)
+    for i in range(0, x.size, BLOCK):
+        block, s = x[i : i + BLOCK], x.dtype.type(0)
+        for j in range(block.size):
+            s += block[j]
+        total += s
+    return total
+
+
+@part
+def run_moments(x, c):
+    """sum(x - c) and sum((x - c)^2)"""
+    first, second = np.float64(0), np.float64(0)
+    for i in range(0, x.size, BLOCK):
+        block, s, t = x[i : i + BLOCK], x.dtype.type(0), x.dtype.type(0)
+        for j in range(block.size):
+            d = minus(block[j], c)
+            s += d
+            t += d * d
+        first += s
+        second += t
+    return first, second
+
+
+@part
+def run_products(x, dy, c):
+    """sum(dy) and sum(dy (x - c))"""
+    first, second = np.float64(0), np.float64(0)
+    for i in range(0, x.size, BLOCK):
+        block, grad, s, t = x[i : i + BLOCK], dy[i : i + BLOCK], x.dtype.type(0), x.dtype.type(0)
+        for j in range(block.size):
+            s += grad[j]
+            t += grad[j] * minus(block[j], c)
+        first += s
+        second += t
+    return first, second
+
+
+@part
+def weighted_products(x, dy, weight, c):
+    """sum(g) and sum(g (x - c)) for g = dy weight, with a weight for each element"""
+    first, second = np.float64(0), np.float64(0)
+    for i in range(0, x.size, BLOCK):
+        block, grad, w = x[i : i + BLOCK], dy[i : i + BLOCK], weight[i : i + BLOCK]
+        s, t = x.dtype.type(0), x.dtype.type(0)
+        for j in range(block.size):
+            g = grad[j] * w[j]
+            s += g
+            t += g * minus(block[j], c)
+        first += s
+        second += t
+    return first, second
+
+
+@part
+def about_mean(first, second, m):
+    """How far the mean is from c, and sum((x - mean)^2), of sum(x - c) and sum((x - c)^2)."""
+    off = ratio(first, m)
+    return off, max(second - off * first, 0.0) if second < np.inf else second
+
+
+@part
+def moments(x):
+    """The mean, and the sum of the squared deviations from it."""
+    c = x.dtype.type(ratio(run_sum(x), x.size))
+    first, second = run_moments(x, c)
+    off, square = about_mean(first, second, x.size)
+    return c + off, square
+
+
+@part_as_written
 def normalize_run(x, mean, scale, shift, y):
     """y = (x - mean) scale + shift"""
+    high, shift = fold(mean, scale, shift, x)
+    a, b = x.dtype.type(scale), x.dtype.type(shift)
     for i in range(x.size):
-        y[i] = (x[i] - mean) * scale + shift
+        y[i] = (x[i] - high) * a + b
 
 
 @part_as_written
 def backward_run(x, dy, mean, scale, shift, slope, dx):
-    """dx = dy scale - shift - (x - mean) slope"""
+    """dx = dy scale - (x - mean) slope - shift"""
+    high, shift = fold(mean, slope, shift, x)
+    a, b, c = x.dtype.type(scale), x.dtype.type(slope), x.dtype.type(shift)
     for i in range(x.size):
-        dx[i] = dy[i] * scale - shift - (x[i] - mean) * slope
+        dx[i] = dy[i] * a - (x[i] - high) * b - c
+
+
+# Layout 1: channels of (N, C, L). Where L = 1 it is a table, and loops over c run innermost, so that memory is read in
+# order: each column has a mean, scale and shift of its own.
 
 
 @part_as_written
-def normalize_columns(x, mean, scale, shift, y):
-    """normalize_run where each element has a mean, scale and shift of its own."""
+def normalize_columns(x, high, scale, shift, y):
     for c in range(x.size):
-        y[c] = (x[c] - mean[c]) * scale[c] + shift[c]
+        y[c] = (x[c] - high[c]) * scale[c] + shift[c]
 
 
 @part_as_written
-def backward_columns(x, dy, mean, scale, shift, slope, dx):
+def backward_columns(x, dy, high, scale, shift, slope, dx):
     for c in range(x.size):
-        dx[c] = dy[c] * scale[c] - shift[c] - (x[c] - mean[c]) * slope[c]
-
-
-# Layout 1: channels of (N, C, L). Loops over c run innermost where L = 1, so that memory is read in order; taking the
-# row as a one-dimensional view first is what lets the compiler vectorize them.
+        dx[c] = dy[c] * scale[c] - (x[c] - high[c]) * slope[c] - shift[c]
 
 
 @part
-def channel_sum(x, total):
-    """total[c] = sum of x over n and l, in float64"""
-    N, C, L = x.shape
-    rows = x.reshape(N, C * L)
-    total[:] = 0
-    for n in range(N):
-        if L == 1:
-            row = rows[n]
-            for c in range(C):
-                total[c] += row[c]
-        else:
-            for c in range(C):
-                run, s = x[n, c], np.float64(0)
-                for i in range(L):
-                    s += run[i]
-                total[c] += s
+def add_moments(row, center, first, second):
+    """first[c] += x - center[c], second[c] += (x - center[c])^2"""
+    for c in range(row.size):
+        d = minus(row[c], center[c])
+        first[c] += d
+        second[c] += d * d
 
 
 @part
-def channel_squares(x, mean, total):
-    """total[c] = sum of (x - mean[c])^2, in float64"""
+def channel_centers(x, center):
+    """About the mean of each channel."""
     N, C, L = x.shape
-    rows = x.reshape(N, C * L)
-    total[:] = 0
-    for n in range(N):
-        if L == 1:
+    center[:] = 0
+    if L == 1:
+        rows = x.reshape(N, C)
+        for n in range(N):
             row = rows[n]
             for c in range(C):
-                d = row[c] - mean[c]
-                total[c] += d * d
-        else:
-            for c in range(C):
-                run, center, s = x[n, c], mean[c], np.float64(0)
-                for i in range(L):
-                    d = run[i] - center
-                    s += d * d
-                total[c] += s
+                center[c] += row[c]
+        for c in range(C):
+            center[c] = ratio(np.float64(center[c]), N)
+    else:
+        for c in range(C):
+            center[c] = ratio(run_sum(x[0, c]), L)
+
+
+@part
+def moments_about(x, center, mean, square):
+    """moments of each channel, by way of those about a center; whether it was near enough, or digits are lost."""
+    N, C, L = x.shape
+    near, m = True, N * L
+    if L == 1:
+        first, second = np.zeros(C, x.dtype), np.zeros(C, x.dtype)
+        rows = x.reshape(N, C)
+        for n in range(N):
+            add_moments(rows[n], center, first, second)
+        for c in range(C):
+            mean[c], square[c] = first[c], second[c]
+    else:
+        for c in range(C):
+            mean[c], square[c] = run_moments(x[0, c], center[c])
+    for c in range(C):
+        off, exact = about_mean(mean[c], square[c], m)
+        near &= exact >= 0.5 * square[c]
+        mean[c], square[c] = center[c] + off, exact
+    return near
+
+
+@part
+def merge(count, mean, square, more, others_mean, others_square):
+    """mean and square of count values become those of them and of more values, per channel (Chan's formula)."""
+    if count == 0:  # mean is 0 then, and the square of another one may be infinite
+        mean[:], square[:] = others_mean, others_square
+        return
+    share = more / (count + more)
+    for c in range(mean.size):
+        apart = others_mean[c] - mean[c]
+        square[c] += others_square[c] + apart * apart * count * share
+        mean[c] += apart * share
+
+
+@part
+def channel_moments(x, mean, square):
+    """moments of each channel, in one reading of x: a few rows at a time, or a run, about the mean of those before."""
+    N, C, L = x.shape
+    center, some_mean, some_square = np.empty(C, x.dtype), np.empty(C), np.empty(C)
+    mean[:] = 0
+    square[:] = 0
+    step = ROWS if L == 1 else 1
+    for n in range(0, N, step):
+        some, near = x[n : n + step], False
+        if n > 0:
+            center[:] = mean
+            near = moments_about(some, center, some_mean, some_square)
+        if not near:
+            channel_centers(some, center)
+            moments_about(some, center, some_mean, some_square)
+        merge(np.float64(n * L), mean, square, np.float64(len(some) * L), some_mean, some_square)
 
 
 @part
@@ -130,40 +289,49 @@ def channel_normalize(x, weight, bias, mean, rstd, y):
     N, C, L = x.shape
     if L == 1:
         rows, out = x.reshape(N, C), y.reshape(N, C)
-        scale, shift = np.empty(C), np.empty(C)
+        high, scale, shift = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
         for c in range(C):
-            scale[c], shift[c] = rstd[c] * weight[c], bias[c]
+            factor = rstd[c] * weight[c]
+            scale[c] = factor
+            high[c], shift[c] = fold(mean[c], factor, np.float64(bias[c]), x)
         for n in range(N):
-            normalize_columns(rows[n], mean, scale, shift, out[n])
+            normalize_columns(rows[n], high, scale, shift, out[n])
     else:
         for n in range(N):
             for c in range(C):
-                normalize_run(x[n, c], mean[c], rstd[c] * weight[c], bias[c], y[n, c])
+                normalize_run(x[n, c], mean[c], rstd[c] * weight[c], np.float64(bias[c]), y[n, c])
 
 
 @part
 def channel_sums(x, dy, mean, rstd, dweight, dbias):
     """dweight[c] = sum(dy x_hat), dbias[c] = sum(dy), in float64"""
     N, C, L = x.shape
-    rows, rows_dy = x.reshape(N, C * L), dy.reshape(N, C * L)
     dweight[:] = 0
     dbias[:] = 0
-    for n in range(N):
-        if L == 1:
-            row, grad = rows[n], rows_dy[n]
+    if L == 1:
+        rows, grads, high = x.reshape(N, C), dy.reshape(N, C), np.empty(C, x.dtype)
+        first, second = np.empty(C, x.dtype), np.empty(C, x.dtype)
+        for c in range(C):
+            high[c] = mean[c]
+        for i in range(0, N, ROWS):
+            first[:] = 0
+            second[:] = 0
+            for n in range(i, min(i + ROWS, N)):
+                row, grad = rows[n], grads[n]
+                for c in range(C):
+                    first[c] += grad[c]
+                    second[c] += grad[c] * minus(row[c], high[c])
             for c in range(C):
-                dbias[c] += grad[c]
-                dweight[c] += grad[c] * (row[c] - mean[c])
-        else:
+                dbias[c] += first[c]
+                dweight[c] += second[c]
+    else:
+        for n in range(N):
             for c in range(C):
-                run, grad = x[n, c], dy[n, c]
-                center, s, t = mean[c], np.float64(0), np.float64(0)
-                for i in range(L):
-                    s += grad[i]
-                    t += grad[i] * (run[i] - center)
-                dbias[c] += s
-                dweight[c] += t
+                first_, second_ = run_products(x[n, c], dy[n, c], x.dtype.type(mean[c]))
+                dbias[c] += first_
+                dweight[c] += second_
     for c in range(C):
+        _, dweight[c] = fold(mean[c], dbias[c], dweight[c], x)
         dweight[c] *= rstd[c]
 
 
@@ -173,17 +341,19 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):
     N, C, L = x.shape
     if L == 1:
         rows, grads, out = x.reshape(N, C), dy.reshape(N, C), dx.reshape(N, C)
-        scale, shift, slope = np.empty(C), np.empty(C), np.empty(C)
+        high, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
+        shift, slope = np.empty(C, x.dtype), np.empty(C, x.dtype)
         for c in range(C):
-            scale[c] = weight[c] * rstd[c]
-            shift[c] = dbias[c] / m * scale[c]
-            slope[c] = scale[c] * rstd[c] * dweight[c] / m
+            factor = weight[c] * rstd[c]
+            steep = factor * rstd[c] * dweight[c] / m
+            scale[c], slope[c] = factor, steep
+            high[c], shift[c] = fold(mean[c], steep, dbias[c] / m * factor, x)
         for n in range(N):
-            backward_columns(rows[n], grads[n], mean, scale, shift, slope, out[n])
+            backward_columns(rows[n], grads[n], high, scale, shift, slope, out[n])
     else:
         for n in range(N):
             for c in range(C):
-                factor = weight[c] * rstd[c]  # scale and slope of the one channel: to Numba a name has one type
+                factor = weight[c] * rstd[c]
                 steep = factor * rstd[c] * dweight[c] / m
                 backward_run(x[n, c], dy[n, c], mean[c], factor, dbias[c] / m * factor, steep, dx[n, c])
 
@@ -193,7 +363,7 @@ def channel_scale(dy, weight, rstd, dx):
     """dx = weight[c] rstd[c] dy, where the statistics are constants"""
     N, C, L = dy.shape
     if L == 1:
-        rows, out, factors = dy.reshape(N, C), dx.reshape(N, C), np.empty(C)
+        rows, out, factors = dy.reshape(N, C), dx.reshape(N, C), np.empty(C, dy.dtype)
         for c in range(C):
             factors[c] = weight[c] * rstd[c]
         for n in range(N):
@@ -203,9 +373,51 @@ def channel_scale(dy, weight, rstd, dx):
     else:
         for n in range(N):
             for c in range(C):
-                run, result, factor = dy[n, c], dx[n, c], weight[c] * rstd[c]
+                run, result, factor = dy[n, c], dx[n, c], dy.dtype.type(weight[c] * rstd[c])
                 for i in range(L):
                     result[i] = run[i] * factor
+
+
+@part
+def wide_channel(x, c):
+    """Channel c as a run, in float64."""
+    N, _, L = x.shape
+    run = np.empty(N * L)
+    for n in range(N):
+        run[n * L : n * L + L] = x[n, c]
+    return run
+
+
+@part
+def unusual_forward(x, weight, bias, eps, own, mean, var, rstd, y):
+    """Once more, in float64: the channels whose squares x's width cannot hold."""
+    N, C, L = x.shape
+    for c in range(C):
+        if N * L > 0 and (not usual(var[c], rstd[c], x) or (own and vanished(var[c], x, c, True))):
+            run, out = wide_channel(x, c), np.empty(N * L)
+            if own:
+                mean[c], var[c] = moments(run)
+                var[c] /= N * L
+                rstd[c] = 1 / np.sqrt(var[c] + eps)
+            normalize_run(run, mean[c], rstd[c] * weight[c], np.float64(bias[c]), out)
+            for n in range(N):
+                y[n, c] = out[n * L : n * L + L]
+
+
+@part
+def unusual_backward(x, dy, weight, own, mean, var, rstd, dweight, dbias, dx):
+    """The same for the backward."""
+    N, C, L = x.shape
+    for c in range(C):
+        if N * L > 0 and not usual(var[c], rstd[c], x):
+            run, grad, out, factor = wide_channel(x, c), wide_channel(dy, c), np.empty(N * L), weight[c] * rstd[c]
+            dbias[c], dweight[c] = run_products(run, grad, mean[c])
+            dweight[c] *= rstd[c]
+            if own:
+                steep = factor * rstd[c] * dweight[c] / (N * L)
+                backward_run(run, grad, mean[c], factor, dbias[c] / (N * L) * factor, steep, out)
+                for n in range(N):
+                    dx[n, c] = out[n * L : n * L + L]
 
 
 @kernel
@@ -219,16 +431,13 @@ def channel_forward(x, edges, weight, bias, eps, own, stats, y):
         mean, var, rstd = stats[0, k], stats[1, k], stats[2, k]
         N, C, L = samples.shape
         if own:
-            m = max(N * L, 1)  # an empty batch has mean and variance 0
-            channel_sum(samples, mean)
+            channel_moments(samples, mean, var)
             for c in range(C):
-                mean[c] = ratio(mean[c], m)
-            channel_squares(samples, mean, var)
-            for c in range(C):
-                var[c] /= m
+                var[c] /= max(N * L, 1)  # an empty batch has mean and variance 0
         for c in range(C):
             rstd[c] = 1 / np.sqrt(var[c] + eps)
         channel_normalize(samples, weight, bias, mean, rstd, out)  # (4), (5) of docs/2-batch-norm.md
+        unusual_forward(samples, weight, bias, eps, own, mean, var, rstd, out)
 
 
 @kernel
@@ -237,13 +446,14 @@ def channel_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
     sums, part_sums = np.zeros((2, C)), np.empty((2, C))
     for k in range(edges.size - 1):
         samples, grads, out = x[edges[k] : edges[k + 1]], dy[edges[k] : edges[k + 1]], dx[edges[k] : edges[k + 1]]
-        mean, rstd = stats[0, k], stats[2, k]
+        mean, var, rstd = stats[0, k], stats[1, k], stats[2, k]
         channel_sums(samples, grads, mean, rstd, part_sums[0], part_sums[1])
         if own:
             m = float(max(len(samples) * L, 1))
             channel_dx(samples, grads, weight, m, mean, rstd, part_sums[0], part_sums[1], out)
         else:  # an infinite dy or x stays in its place
             channel_scale(grads, weight, rstd, out)
+        unusual_backward(samples, grads, weight, own, mean, var, rstd, part_sums[0], part_sums[1], out)
         for c in range(C):
             sums[0, c] += part_sums[0, c]
             sums[1, c] += part_sums[1, c]
@@ -258,13 +468,16 @@ def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float
         samples, y, (mean, var, rstd) = x[p], all_y[p], all_stats[:, k]
         jobs = pieces(samples)
         if own:
-            m, totals = len(samples) * x.shape[2], np.empty((len(jobs), len(mean)))
-            for_each(lambda job: channel_sum(samples[job[1]], totals[job[0]]), jobs)  # noqa: B023 (called at once)
-            mean[:] = totals.sum(axis=0) / m
-            for_each(lambda job: channel_squares(samples[job[1]], mean, totals[job[0]]), jobs)  # noqa: B023
-            var[:] = totals.sum(axis=0) / m
+            moments_of = np.empty((2, len(jobs), len(mean)))
+            for_each(lambda job: channel_moments(samples[job[1]], *moments_of[:, job[0]]), jobs)  # noqa: B023 (called at once)
+            mean[:], var[:] = 0, 0
+            for i, q in jobs:
+                counts = [float(n * x.shape[2]) for n in (q.start, q.stop - q.start)]
+                merge(counts[0], mean, var, counts[1], *moments_of[:, i])
+            var /= len(samples) * x.shape[2]
         rstd[:] = 1 / np.sqrt(var + eps)
         for_each(lambda job: channel_normalize(samples[job[1]], weight, bias, mean, rstd, y[job[1]]), jobs)  # noqa: B023
+        unusual_forward(samples, weight, bias, eps, own, mean, var, rstd, y)
 
 
 def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, *arrays: Array) -> None:
@@ -272,7 +485,7 @@ def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, 
     all_stats, dweight, dbias, all_dx = arrays
     sums = np.empty((2, len(edges) - 1, x.shape[1]))
     for k, p in parts_between(edges):
-        samples, grads, dx, (mean, _, rstd) = x[p], dy[p], all_dx[p], all_stats[:, k]
+        samples, grads, dx, (mean, var, rstd) = x[p], dy[p], all_dx[p], all_stats[:, k]
         jobs, (dgamma, dbeta) = pieces(samples), sums[:, k]
         totals, m = np.empty((2, len(jobs), len(mean))), float(samples[:, 0].size)
         for_each(lambda job: channel_sums(samples[job[1]], grads[job[1]], mean, rstd, *totals[:, job[0]]), jobs)  # noqa: B023
@@ -286,6 +499,7 @@ def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, 
                 channel_scale(grads[q], weight, rstd, dx[q])  # noqa: B023
 
         for_each(backward, jobs)
+        unusual_backward(samples, grads, weight, own, mean, var, rstd, dgamma, dbeta, dx)
     dweight[:], dbias[:] = sums.sum(axis=1)
 
 
@@ -300,101 +514,142 @@ def pieces(x: Array) -> list[tuple[int, slice]]:
 
 
 # Layout 2: rows. x is (N, G, J, L); the row (n, g) has its own statistics, weight and bias are indexed by (g, j).
-# d is x - mean of one row in float64: the sums need it, and what follows needs it once more. Its own mean is 0.
-#
-# A loop that sums writes no array. Where one array is written and another read, the compiler asks at run time whether
-# they lie too close to each other in memory, and then takes the loop that is not vectorized: it adds in another order,
-# and the last bits would depend on where arrays happen to lie.
 
 
 @part_as_written
-def normalize_row(d, rstd, weight, bias, y):
-    """y = weight d rstd + bias, with a weight and a bias for each element"""
-    for j in range(d.size):
-        y[j] = d[j] * rstd * weight[j] + bias[j]
+def normalize_row(x, mean, rstd, weight, bias, y):
+    """y = weight (x - mean) rstd + bias, with a weight and a bias for each element"""
+    high, shift = fold(mean, rstd, 0.0, x)
+    a, b = x.dtype.type(rstd), x.dtype.type(shift)
+    for j in range(x.size):
+        y[j] = ((x[j] - high) * a + b) * weight[j] + bias[j]
 
 
 @part_as_written
-def backward_row(d, dy, weight, rstd, mean_g, slope, dx, dweight, dbias):
-    """dx = (dy weight - mean_g) rstd - d slope; adds dy x_hat to dweight and dy to dbias, both float64"""
-    for j in range(d.size):
-        grad = np.float64(dy[j])
-        dx[j] = (grad * weight[j] - mean_g) * rstd - d[j] * slope
-        dweight[j] += grad * d[j] * rstd
-        dbias[j] += grad
+def backward_row(x, dy, weight, mean, rstd, mean_g, slope, dx):
+    """dx = (dy weight - mean_g) rstd - (x - mean) slope"""
+    high, shift = fold(mean, slope, mean_g * rstd, x)
+    a, b, c = x.dtype.type(rstd), x.dtype.type(slope), x.dtype.type(shift)
+    for j in range(x.size):
+        dx[j] = dy[j] * weight[j] * a - (x[j] - high) * b - c
+
+
+@part_as_written
+def add_products(x, dy, mean, rstd, dweight, dbias):
+    """dweight += dy x_hat, dbias += dy"""
+    high, shift = fold(mean, rstd, 0.0, x)
+    a, b = x.dtype.type(rstd), x.dtype.type(shift)
+    for j in range(x.size):
+        dweight[j] += dy[j] * ((x[j] - high) * a + b)
+        dbias[j] += dy[j]
+
+
+@part
+def row_statistics(row, centered):
+    if centered:
+        mean, square = moments(row)
+    else:
+        mean, square = 0.0, run_moments(row, row.dtype.type(0))[1]
+    return mean, square / row.size
+
+
+@part
+def forward_of_row(row, mean, rstd, weight, bias, y):
+    """A weight for each element, or for each run of L of them."""
+    L = row.size // weight.size
+    if L == 1:
+        normalize_row(row, mean, rstd, weight, bias, y)
+    else:
+        for j in range(weight.size):
+            run, out = row[j * L : j * L + L], y[j * L : j * L + L]
+            normalize_run(run, mean, rstd * weight[j], np.float64(bias[j]), out)
+
+
+@part
+def backward_of_row(row, dy, weight, centered, mean, rstd, dx, dweight, dbias):
+    """A weight for each element; adds to dweight and dbias."""
+    sum_g, products = weighted_products(row, dy, weight, row.dtype.type(mean))
+    _, products = fold(mean, sum_g, products, row)
+    mean_g = sum_g / row.size if centered else 0.0
+    backward_row(row, dy, weight, mean, rstd, mean_g, rstd * rstd * rstd * products / row.size, dx)
+    add_products(row, dy, mean, rstd, dweight, dbias)
+
+
+@part
+def backward_of_runs(row, dy, weight, centered, mean, rstd, dx, dweight, dbias):
+    """The same with a weight for each run."""
+    L, high = row.size // weight.size, row.dtype.type(mean)
+    sum_g, sum_g_xhat = np.float64(0), np.float64(0)
+    for j in range(weight.size):
+        s, t = run_products(row[j * L : j * L + L], dy[j * L : j * L + L], high)
+        _, t = fold(mean, s, t, row)
+        dbias[j] += s
+        dweight[j] += t * rstd
+        sum_g += s * weight[j]
+        sum_g_xhat += t * rstd * weight[j]
+    mean_g = sum_g / row.size if centered else 0.0
+    slope = rstd * rstd * sum_g_xhat / row.size
+    for j in range(weight.size):
+        run, grad, out = row[j * L : j * L + L], dy[j * L : j * L + L], dx[j * L : j * L + L]
+        backward_run(run, grad, mean, rstd * weight[j], rstd * mean_g, slope, out)
 
 
 @kernel
 def row_forward(x, weight, bias, eps, centered, first, last, stats, y):
     """stats are the mean, var and rstd of each row."""
-    _, G, J, L = x.shape
-    K = J * L
-    d = np.empty(K)
+    N, G, J, L = x.shape
+    rows, out, mean, var, rstd = x.reshape(N, G, J * L), y.reshape(N, G, J * L), stats[0], stats[1], stats[2]
     for n in range(first, last):
         for g in range(G):
-            row = x[n, g].reshape(K)
-            center = np.float64(0)
-            if centered:
-                for i in range(K):
-                    center += row[i]
-                center = ratio(center, K)
-            total = np.float64(0)
-            for i in range(K):
-                d[i] = row[i] - center
-            for i in range(K):  # by itself: a loop that sums must not write, see above
-                total += d[i] * d[i]
-            r = 1 / np.sqrt(total / K + eps)
-            stats[0, n, g], stats[1, n, g], stats[2, n, g] = center, total / K, r
-            if L == 1:
-                normalize_row(d, r, weight[g], bias[g], y[n, g].reshape(K))
-            else:
-                for j in range(J):
-                    normalize_run(d[j * L : j * L + L], 0.0, r * weight[g, j], bias[g, j], y[n, g, j])
+            mean[n, g], var[n, g] = row_statistics(rows[n, g], centered)
+            rstd[n, g] = 1 / np.sqrt(var[n, g] + eps)
+            forward_of_row(rows[n, g], mean[n, g], rstd[n, g], weight[g], bias[g], out[n, g])
+    for n in range(first, last):
+        for g in range(G):
+            if not usual(var[n, g], rstd[n, g], x) or vanished(var[n, g], rows[n : n + 1], g, centered):
+                row = rows[n, g].astype(np.float64)
+                mean[n, g], var[n, g] = row_statistics(row, centered)
+                rstd[n, g] = 1 / np.sqrt(var[n, g] + eps)
+                forward_of_row(row, mean[n, g], rstd[n, g], weight[g], bias[g], out[n, g])
 
 
 @kernel
 def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
-    """sums become dweight and dbias."""
-    _, G, J, L = x.shape
-    K = J * L
-    d = np.empty(K)
+    """sums become dweight and dbias. The branches have loops of their own: one that counts the references to the slices
+    of both takes three times as long."""
+    N, G, J, L = x.shape
+    rows, grads, out = x.reshape(N, G, J * L), dy.reshape(N, G, J * L), dx.reshape(N, G, J * L)
+    mean, var, rstd, dweight, dbias = stats[0], stats[1], stats[2], sums[0], sums[1]
     sums[:] = 0
-    dweight, dbias = sums[0], sums[1]
+    if L == 1:
+        some = np.zeros((2, G, J), x.dtype)
+        some_dweight, some_dbias = some[0], some[1]
+        for i in range(first, last, ROWS):
+            for n in range(i, min(i + ROWS, last)):
+                for g in range(G):
+                    if usual(var[n, g], rstd[n, g], x):
+                        row, grad, dx_, w = rows[n, g], grads[n, g], out[n, g], weight[g]
+                        dw, db = some_dweight[g], some_dbias[g]
+                        backward_of_row(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dw, db)
+            for g in range(G):
+                for j in range(J):
+                    dweight[g, j] += some_dweight[g, j]
+                    dbias[g, j] += some_dbias[g, j]
+            some[:] = 0
+    else:
+        for n in range(first, last):
+            for g in range(G):
+                if usual(var[n, g], rstd[n, g], x):
+                    row, grad, dx_, w = rows[n, g], grads[n, g], out[n, g], weight[g]
+                    backward_of_runs(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dweight[g], dbias[g])
     for n in range(first, last):
         for g in range(G):
-            center, r = stats[0, n, g], stats[2, n, g]
-            mean_g, mean_g_xhat = np.float64(0), np.float64(0)
-            if L == 1:
-                row, grad, w = x[n, g].reshape(K), dy[n, g].reshape(K), weight[g]
-                for j in range(J):
-                    d[j] = row[j] - center
-                for j in range(J):
-                    v = np.float64(grad[j]) * w[j]
-                    mean_g += v
-                    mean_g_xhat += v * d[j]
-                mean_g_xhat *= r
-            else:
-                for j in range(J):
-                    run, grad, d_run = x[n, g, j], dy[n, g, j], d[j * L : j * L + L]
-                    s, t = np.float64(0), np.float64(0)
-                    for i in range(L):
-                        d_run[i] = run[i] - center
-                    for i in range(L):
-                        s += grad[i]
-                        t += grad[i] * d_run[i]
-                    t *= r
-                    dbias[g, j] += s
-                    dweight[g, j] += t
-                    mean_g += s * weight[g, j]
-                    mean_g_xhat += t * weight[g, j]
-            mean_g = mean_g / K if centered else 0.0  # type: ignore[assignment]  # to Numba it is a float64
-            slope = r * r * mean_g_xhat / K
-            if L == 1:
-                backward_row(d, grad, w, r, mean_g, slope, dx[n, g].reshape(K), dweight[g], dbias[g])
-            else:
-                for j in range(J):
-                    scale = r * weight[g, j]
-                    backward_run(d[j * L : j * L + L], dy[n, g, j], 0.0, scale, r * mean_g, slope, dx[n, g, j])
+            if not usual(var[n, g], rstd[n, g], x):
+                row, grad, dx_, w = rows[n, g].astype(np.float64), grads[n, g], out[n, g], weight[g]
+                if L == 1:
+                    backward_of_row(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dweight[g], dbias[g])
+                else:
+                    backward_of_runs(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dweight[g], dbias[g])
 
 
 # The definitions: the formula above in primitives, once for all members
