@@ -24,7 +24,9 @@ from benchmarks.peers import find_peers
 
 SECTIONS: dict[str, Callable[[cases.Settings], Iterator[report.Row]]] = {
     "norms": cases.norms,
+    "kernels": cases.kernels,
     "activations": cases.activations,
+    "images": cases.images,
     "mlp": partial(cases.training_steps, "mlp"),
     "cnn": partial(cases.training_steps, "cnn"),
     "overhead": cases.overhead,
@@ -37,8 +39,8 @@ SECTIONS: dict[str, Callable[[cases.Settings], Iterator[report.Row]]] = {
 LEGEND = """\
 (1), (2): on 1 and 2 threads; PyTorch: eager. best: the fastest peer of those that take part. us: medians over
 interleaved rounds.
-limit: less is not possible. norms: the time of 2.5 copies of x, as x, x and dy are read, y and dx are written; mlp: the
-time of the matrix products alone, in NumPy. "<= 2 limits" wants at most twice that."""
+limit: less is not possible. norms, kernels: the time of 2.5 copies of x, as x, x and dy are read, y and dx are
+written; mlp: the time of the matrix products alone, in NumPy. "<= 2 limits" wants at most twice that."""
 SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,9 @@ TABLES: list[tuple[int, ...]] = [(64, 128), (256, 1024), (4096, 1024)]
 IMAGES: list[tuple[int, ...]] = [(32, 16, 14, 14), (64, 64, 28, 28)]
 
 
+NORMS = {"BN": TABLES + IMAGES, "LN": TABLES, "GN(8)": IMAGES, "IN": IMAGES}
+
+
 def norm_layer(name: str, shape: tuple[int, ...]) -> tuple:
     if name == "BN":
         return (f"BatchNorm{max(1, len(shape) - 2)}d", shape[1], 1e-5, 0.1, True, False)
@@ -49,8 +53,8 @@ def norm_layer(name: str, shape: tuple[int, ...]) -> tuple:
 
 def norms(settings: Settings) -> Iterator[Row]:
     """The limit is 2.5 copies: x, x and dy are read, y and dx are written, and nothing else."""
-    ratios: list[dict[str, float]] = []
-    for name, shapes in {"BN": TABLES + IMAGES, "LN": TABLES, "GN(8)": IMAGES, "IN": IMAGES}.items():
+    ratios: dict[str, list[float]] = {}
+    for name, shapes in NORMS.items():
         for shape in shapes:
             x = normal(*shape)
             contestants, note = enter(Work([norm_layer(name, shape)], x), settings.peers, settings.compiled)
@@ -58,12 +62,54 @@ def norms(settings: Settings) -> Iterator[Row]:
             values = settings.time(contestants)
             limit = 2.5 * values.pop("copy")
             yield (row := Row("norms", f"{name} {name_of(shape)}", "us", values, limit, note))
-            if best := row.measure("best peer"):
-                ratios.append({"best": best} | {k: values["ours"] / v for k, v in values.items() if k != "ours"})
-    if ratios:
-        means = {peer: geometric_mean(r[peer] for r in ratios if peer in r) for peer in ratios[0]}
-        note = "ours / each: " + ", ".join(f"{peer} {mean:.3g}" for peer, mean in means.items())
-        yield Row("norms", "geometric mean", "ours/best", {"ours": means["best"]}, note=note)
+            peers = [name for name in values if not name.startswith(("ours", "replay"))]
+            for what in ("PyTorch", "replay: best peer", *peers, *(f"replay: {peer}" for peer in peers)):
+                if (ratio := row.measure(what)) is not None:
+                    ratios.setdefault(what, []).append(ratio)
+    means = {what: geometric_mean(values) for what, values in ratios.items()}
+    each = {
+        ours: [
+            f"{what.removeprefix('replay: ')} {mean:.3g}"
+            for what, mean in means.items()
+            if ours == what.startswith("replay")
+        ]
+        for ours in (False, True)
+    }
+    if "PyTorch" in means:
+        note = "ours / each: " + ", ".join(each[False])
+        yield Row("norms", "geometric mean, eager / PyTorch", "ratio", {"ours": means["PyTorch"]}, note=note)
+    if "replay: best peer" in means:
+        note = "replay / each: " + ", ".join(each[True])
+        yield Row("norms", "geometric mean, replay / best", "ratio", {"replay": means["replay: best peer"]}, note=note)
+
+
+def kernels(settings: Settings) -> Iterator[Row]:
+    """The kernels of norms by themselves, forward and backward, into arrays that exist. The limit: 2.5 copies."""
+    from tinygrad_bn.ops import norm_kernels as nk
+
+    for name, shapes in NORMS.items():
+        for shape in (s for s in shapes if math.prod(s) < 1 << 20):
+            x, dy, y = normal(*shape), normal(*shape)[::-1].copy(), normal(*shape)
+            (N, C), L = shape[:2], math.prod(shape[2:])
+            G = {"LN": 1, "GN(8)": 8}.get(name, C)
+            rows, weight = (N, G, C // G, L), np.ones((G, C // G), x.dtype)
+            stats, sums = np.empty((3, N, G)), np.empty((2, G, C // G))
+            of_channels, edges = np.empty((3, 1, C)), np.array([0, N])
+
+            def channels(x: Any, dy: Any, y: Any, w: Any, edges: Any = edges, stats: Any = of_channels) -> None:
+                nk.channel_forward(x, edges, w, w, 1e-5, True, stats, y)
+                nk.channel_backward(x, dy, edges, w, True, stats, np.empty_like(w), np.empty_like(w), y)
+
+            def by_rows(x: Any, dy: Any, y: Any, w: Any, N: int = N, stats: Any = stats, sums: Any = sums) -> None:
+                nk.row_forward(x, w, w, 1e-5, True, 0, N, stats, y)
+                nk.row_backward(x, dy, w, True, 0, N, stats, y, sums)
+
+            if name == "BN":
+                call = partial(channels, *(a.reshape(N, C, L) for a in (x, dy, y)), weight.reshape(C))
+            else:
+                call = partial(by_rows, *(a.reshape(rows) for a in (x, dy, y)), weight)
+            values = settings.time({"ours": Contestant(call), "copy": Contestant(partial(np.copyto, y, x))})
+            yield Row("kernels", f"{name} {name_of(shape)}", "us", values, 2.5 * values.pop("copy"))
 
 
 def activations(settings: Settings) -> Iterator[Row]:
@@ -71,6 +117,40 @@ def activations(settings: Settings) -> Iterator[Row]:
         for shape in TABLES:
             contestants, note = enter(Work([(kind,)], normal(*shape)), settings.peers, settings.compiled)
             yield Row("activations", f"{kind} {name_of(shape)}", "us", settings.time(contestants), note=note)
+
+
+# Layers of images, on one thread each: (name, layer, input)
+
+LAYERS: list[tuple[str, tuple, tuple[int, ...]]] = [
+    *(
+        (f"conv {i}-{o}", ("Conv2d", i, o, 3, 1, 1), (n, i, side, side))
+        for n, i, o, side in (
+            (32, 1, 16, 8),
+            (32, 16, 32, 4),
+            (64, 1, 16, 28),
+            (64, 16, 32, 14),
+            (32, 3, 16, 32),
+            (32, 16, 32, 16),
+        )
+    ),
+    ("depthwise 32", ("Conv2d", 32, 32, 3, 1, 1, 1, 32), (32, 32, 16, 16)),
+    *(
+        (f"max pooling {c}", ("MaxPool2d", 2), (n, c, side, side))
+        for n, c, side in ((32, 16, 8), (64, 16, 28), (64, 32, 14))
+    ),
+    ("average pooling 16", ("AvgPool2d", 2), (64, 16, 28, 28)),
+]
+
+
+def images(settings: Settings) -> Iterator[Row]:
+    for name, spec, shape in LAYERS:
+        library, x = ours(), normal(*shape)
+        y = getattr(library.nn, spec[0])(*spec[1:])(library.tensor(x))
+        work = Work([spec], x, dy=normal(*y.shape))
+        contestants = {"ours (1)": work.eager(ours(1))}
+        if "torch" in settings.peers:
+            contestants["PyTorch (1)"] = work.eager(pytorch(1))
+        yield Row("images", f"{name} {name_of(shape)}", "us", settings.time(contestants))
 
 
 # Training steps

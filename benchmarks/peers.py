@@ -68,7 +68,8 @@ def array(value: Any) -> np.ndarray:
 
 @dataclass
 class Work:
-    """With labels y: a step of SGD with momentum on the net's cross entropy. Without: forward and backward from dy.
+    """With labels y: a step of SGD with momentum on the net's cross entropy. Without: forward and backward from dy, by
+    default x upside down.
 
     spec: the layers, ("Linear", 64, 100), ("ReLU",) ..., by the names and arguments that nn has in both libraries.
     Each turn begins with the same weights and no momentum. The result that must agree: the output (or the loss) and
@@ -78,6 +79,7 @@ class Work:
     spec: list[tuple]
     x: np.ndarray
     y: np.ndarray | None = None
+    dy: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         from tinygrad_bn import manual_seed
@@ -92,7 +94,8 @@ class Work:
                 a *= np.sqrt(6)  # He's initialization
             else:
                 a += rng.normal(0, 0.2, a.shape)  # norms begin with ones and zeros, which would hide mistakes
-        self.target = self.x[::-1].copy() if self.y is None else self.y  # dy, or the labels
+        upside_down = self.x[::-1].copy() if self.dy is None else self.dy
+        self.target = upside_down if self.y is None else self.y
 
     def eager(self, library: Library) -> Contestant:
         net = library.nn.Sequential(*(getattr(library.nn, kind)(*sizes) for kind, *sizes in self.spec))

@@ -233,10 +233,9 @@ def channel_centers(x, center):
 def moments_about(x, center, mean, square):
     """moments of each channel, by way of those about a center; whether it was near enough, or digits are lost."""
     N, C, L = x.shape
-    near, m = True, N * L
+    m, far = N * L, 0
     if L == 1:
-        first, second = np.zeros(C, x.dtype), np.zeros(C, x.dtype)
-        rows = x.reshape(N, C)
+        rows, first, second = x.reshape(N, C), np.zeros(C, x.dtype), np.zeros(C, x.dtype)
         for n in range(N):
             add_moments(rows[n], center, first, second)
         for c in range(C):
@@ -245,10 +244,11 @@ def moments_about(x, center, mean, square):
         for c in range(C):
             mean[c], square[c] = run_moments(x[0, c], center[c])
     for c in range(C):
-        off, exact = about_mean(mean[c], square[c], m)
-        near &= exact >= 0.5 * square[c]
-        mean[c], square[c] = center[c] + off, exact
-    return near
+        far += ratio(mean[c], m) * mean[c] > 0.5 * square[c]
+    for c in range(C):
+        off, square[c] = about_mean(mean[c], square[c], m)
+        mean[c] = center[c] + off
+    return far == 0
 
 
 @part
@@ -275,7 +275,8 @@ def channel_moments(x, mean, square):
     for n in range(0, N, step):
         some, near = x[n : n + step], False
         if n > 0:
-            center[:] = mean
+            for c in range(C):
+                center[c] = mean[c]
             near = moments_about(some, center, some_mean, some_square)
         if not near:
             channel_centers(some, center)
