@@ -45,12 +45,14 @@ def float32():
         for quantity, (*errors, _, more, _) in norms.measure(case, norms.ours, norms.pytorchs).items():
             key = kind.removesuffix(", positions"), family, "value" if quantity == "y" else "gradient"
             one = more / (4 if quantity == "y" else 8) or 1  # a rounding
-            worst[key] = [max(w, e / one) for w, e in zip(worst.get(key, (0, 0)), errors, strict=True)]
+            worst[key] = [
+                max(w, np.nan_to_num(e / one, nan=np.inf)) for w, e in zip(worst.get(key, (0, 0)), errors, strict=True)
+            ]
     return worst
 
 
 def units(error):
-    return f"{error:.2g}" if error < 2**24 else "no digit"
+    return f"{error:.2g}" if error < 2**24 else "no digit"  # NaN, too
 
 
 def beside_pytorch(what):

@@ -20,6 +20,11 @@ def noise(mean, std):
     return lambda rng, shape: mean + std * rng.standard_normal(shape)
 
 
+def jump(shape):
+    n = int(np.prod(shape))
+    return np.where(np.arange(n).reshape(shape) > 0.7 * n, 1e5, 0)
+
+
 def outlier(rng, shape):
     x = rng.standard_normal(shape)
     x.reshape(-1)[rng.integers(x.size)] = 1e8
@@ -35,6 +40,10 @@ FAMILIES = {
     "constant": lambda rng, shape: np.full(shape, 3.7),
     "constant, large": lambda rng, shape: np.full(shape, 1_234_567.0),
     "one outlier of 1e8": outlier,
+    "times 1e-30": noise(0, 1e-30),  # squares beyond the range of float32
+    "times 1e30": noise(0, 1e30),
+    "two clusters, 1e4 apart": lambda rng, shape: rng.choice([-5e3, 5e3], shape) + rng.standard_normal(shape),
+    "a jump of 1e5": lambda rng, shape: jump(shape) + rng.standard_normal(shape),  # the mean of what came before is far
 }
 
 
