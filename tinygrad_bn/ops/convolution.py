@@ -7,15 +7,25 @@ that belongs to (p, q) as a column and the kernel of o as a row: then, for each 
 product, dW = dY P^T and dP = W^T dY. What is left to kernels is to gather the patches P from x, and to add dP back to
 dx.
 
-P has i j times as many elements as x. It is therefore made for a few images at a time, few enough to stay in the
-cache (for one image, where that is large), and made again in the backward instead of being kept.
+P has i j times as many elements as x. It is therefore made for a few images at a time, side by side, few enough to stay
+in the cache, and made again in the backward instead of being kept.
+
+Copied element by element, or in rows that may have eight elements, P would cost as much as its product. So each image is
+first written to a scratch array with its zeros around it, the *plane*, in which every row of P is one run:
+
+    y[p, q] needs, of the tap (i, j), plane[(p + i) S + q + j] = plane[offset(i, j) + p S + q],    S the plane's width
+
+A run holds Q values of each row, and then S - Q that are in vain: nobody asks for these elements of y, and those of dy
+are zeros. For a stride s the plane has s s parts, in which rows and columns have the same remainder modulo s.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
+import numba
 import numpy as np
 
 from ..checks import Array, check_int, check_size
@@ -23,131 +33,279 @@ from ..engine.guards import check_array, check_input
 from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 from ..runtime.blas import one_thread
-from ..runtime.jit import contiguous, kernel
-from ..runtime.sums import total
+from ..runtime.jit import contiguous, kernel, part
 from ..runtime.threads import for_each, spans
 from .shape import pad
 
 BLOCK = 1 << 17  # elements of P that are made at a time: 512 kB in float32
+SMALL = 1 << 20  # multiplications up to which OpenBLAS does not copy the matrices first, which takes as long as they do
 PARTS = 8  # partial sums of dW
 FEW = 8  # pairs of an input and an output channel in a group, up to which direct loops are faster
+PIECE = 512  # elements that are summed in x's width
+
+
+@cache
+def plane_layout(H: int, W: int, kernel: tuple[int, int], geometry: Any) -> tuple[Any, Array, int]:
+    """What ``lay_out`` wants to know, the offset of each tap, and how many elements the plane has."""
+    (sh, sw), (top, bottom, left, right), (dh, dw), (_, Q) = geometry
+    I, J = kernel
+    rows = (top + H + bottom - 1) // sh + 1
+    # The zeros at the end of a row are those before the next one, too.
+    width = max((left + W - 1) // sw + 1, (left + W + right - 1) // sw + 1 - left // sw, Q)
+
+    def offset(i: int, j: int) -> int:
+        return (i % sh * sw + j % sw) * rows * width + i // sh * width + j // sw
+
+    offsets = np.array([offset(i * dh, j * dw) for i in range(I) for j in range(J)])
+    return (top, left, sh, sw, rows, width), offsets, sh * sw * rows * width + (J - 1) * dw // sw
+
+
+@part
+def place(h, w, layout):
+    """Where the plane has x[h, w]."""
+    top, left, stride_h, stride_w, rows, width = layout
+    r, c = h + top, w + left
+    return (r % stride_h * stride_w + c % stride_w) * rows * width + r // stride_h * width + c // stride_w
+
+
+@part
+def lay_out(image, layout, plane):
+    """Write the image to its place in a plane of zeros."""
+    H, W = image.shape
+    step = layout[3]
+    for h in range(H):
+        row = image[h]
+        if step == 1:
+            start = place(h, 0, layout)
+            out = plane[start : start + W]
+            for k in range(out.size):
+                out[k] = row[k]
+        else:
+            for w in range(min(step, W)):
+                start = place(h, w, layout)
+                out = plane[start : start + (W - w + step - 1) // step]
+                for k in range(out.size):
+                    out[k] = row[numba.uintp(w) + numba.uintp(k) * numba.uintp(step)]
+
+
+@part
+def take_up(plane, layout, image):
+    """The reverse."""
+    H, W = image.shape
+    step = layout[3]
+    for h in range(H):
+        out = image[h]
+        if step == 1:
+            start = place(h, 0, layout)
+            row = plane[start : start + W]
+            for k in range(row.size):
+                out[k] = row[k]
+        else:
+            for w in range(min(step, W)):
+                start = place(h, w, layout)
+                row = plane[start : start + (W - w + step - 1) // step]
+                for k in range(row.size):
+                    out[numba.uintp(w) + numba.uintp(k) * numba.uintp(step)] = row[k]
+
+
+@part
+def widen(image, width, wide):
+    """wide[p S + q] = image[p, q], and zeros for what is in vain"""
+    P, Q = image.shape
+    for p in range(P):
+        row, out, vain = image[p], wide[p * width : p * width + Q], wide[p * width + Q : p * width + width]
+        for q in range(Q):
+            out[q] = row[q]
+        for q in range(vain.size):
+            vain[q] = 0
+
+
+@part
+def narrow(wide, width, bias, image):
+    """image[p, q] = wide[p S + q] + bias"""
+    P, Q = image.shape
+    for p in range(P):
+        row, out = wide[p * width : p * width + Q], image[p]
+        for q in range(Q):
+            out[q] = row[q] + bias
+
+
+# The kernels beside the products. Patches have the shape (stack, C, I J, n, P S): a stack of matrices (C I J, n P S), n
+# images side by side in each.
 
 
 @kernel
-def gather_patches(x, top, left, stride_h, stride_w, dilation_h, dilation_w, patches):
-    """patches[n, c, i, j, p, q] = x[n, c, p s + i d - top, q s + j d - left], 0 outside of the image"""
-    N, C, H, W = x.shape
-    _, _, I, J, P, Q = patches.shape
-    for n in range(N):
-        for c in range(C):
-            for i in range(I):
-                for j in range(J):
-                    for p in range(P):
-                        h, out = p * stride_h + i * dilation_h - top, patches[n, c, i, j, p]
-                        if 0 <= h < H:
-                            row = x[n, c, h]
-                            for q in range(Q):
-                                w = q * stride_w + j * dilation_w - left
-                                out[q] = row[w] if 0 <= w < W else 0
-                        else:
-                            for q in range(Q):
-                                out[q] = 0
+def gather_patches(x, layout, offsets, size, patches):
+    """patches[:, c, t] = the run of tap t in the plane of x[:, c]"""
+    stack, C, T, N, length = patches.shape
+    plane = np.zeros(size, x.dtype)
+    for s in range(stack):
+        for n in range(N):
+            for c in range(C):
+                lay_out(x[s * N + n, c], layout, plane)
+                for t in range(T):
+                    run, out = plane[offsets[t] : offsets[t] + length], patches[s, c, t, n]
+                    for k in range(length):
+                        out[k] = run[k]
 
 
 @kernel
-def scatter_patches(patches, top, left, stride_h, stride_w, dilation_h, dilation_w, x):
-    """Add every element of patches to the element of x that it was gathered from."""
-    N, C, H, W = x.shape
-    _, _, I, J, P, Q = patches.shape
-    for n in range(N):
-        for c in range(C):
-            for i in range(I):
-                for j in range(J):
-                    for p in range(P):
-                        h, values = p * stride_h + i * dilation_h - top, patches[n, c, i, j, p]
-                        if 0 <= h < H:
-                            row = x[n, c, h]
-                            for q in range(Q):
-                                w = q * stride_w + j * dilation_w - left
-                                if 0 <= w < W:
-                                    row[w] += values[q]
-
-
-# With few channels per group, as in a depthwise convolution, the products would be tiny: direct loops are faster. x
-# comes with its padding.
+def scatter_patches(patches, layout, offsets, size, dx):
+    """dx[:, c] = the sum of all runs, each added to where it was gathered from"""
+    stack, C, T, N, length = patches.shape
+    plane = np.empty(size, dx.dtype)
+    for s in range(stack):
+        for n in range(N):
+            for c in range(C):
+                plane[:] = 0
+                for t in range(T):
+                    out, run = plane[offsets[t] : offsets[t] + length], patches[s, c, t, n]
+                    for k in range(length):
+                        out[k] += run[k]
+                take_up(plane, layout, dx[s * N + n, c])
 
 
 @kernel
-def direct_forward(x, w, stride_h, stride_w, dilation_h, dilation_w, y):
-    """y += the convolution"""
-    N, O, P, Q = y.shape
-    _, G, I, J = w.shape  # G channels in a group
-    outputs = O * G // x.shape[1]  # of a group
+def widen_all(dy, width, wide):
+    """wide[s, o, n] = dy[s N + n, o]"""
+    stack, O, N, _ = wide.shape
+    for s in range(stack):
+        for n in range(N):
+            for o in range(O):
+                widen(dy[s * N + n, o], width, wide[s, o, n])
+
+
+@kernel
+def widen_columns(dy, width, wide):
+    """wide[s, n, p S + q, o] = dy[s N + n, o, p, q]: the same transposed, which the product for dW takes faster."""
+    stack, N, _, O = wide.shape
+    P, Q = dy.shape[2:]
+    for s in range(stack):
+        for n in range(N):
+            images = dy[s * N + n].reshape(O * P * Q)
+            for p in range(P):
+                for q in range(Q):
+                    column, out = images[p * Q + q :], wide[s, n, p * width + q]
+                    for o in range(O):
+                        out[o] = column[numba.uintp(o) * numba.uintp(P * Q)]
+                for q in range(Q, width):
+                    wide[s, n, p * width + q] = 0
+
+
+@kernel
+def narrow_all(wide, width, bias, y):
+    """y[s N + n, o] = wide[s, o, n] + bias[o]"""
+    stack, O, N, _ = wide.shape
+    for s in range(stack):
+        for n in range(N):
+            for o in range(O):
+                narrow(wide[s, o, n], width, bias[o], y[s * N + n, o])
+
+
+@part
+def run_sum(a):
+    """In float64 over sums of a's width."""
+    total = np.float64(0)
+    for i in range(0, a.size, PIECE):
+        x, s = a[i : i + PIECE], a.dtype.type(0)
+        for k in range(x.size):
+            s += x[k]
+        total += s
+    return total
+
+
+@kernel
+def sum_images(dy, total):
+    """total[o] = the sum of all dy[n, o], which are runs here"""
+    N, O = dy.shape[:2]
+    total[:] = 0
     for n in range(N):
         for o in range(O):
-            for g in range(G):
-                image = x[n, o // outputs * G + g]
-                for i in range(I):
-                    for j in range(J):
-                        factor = w[o, g, i, j]
-                        for p in range(P):
-                            row, out = image[p * stride_h + i * dilation_h], y[n, o, p]
-                            if stride_w == 1:  # a loop of its own, which vectorizes
-                                row = row[j * dilation_w : j * dilation_w + Q]
-                                for q in range(Q):
-                                    out[q] += factor * row[q]
-                            else:
-                                for q in range(Q):
-                                    out[q] += factor * row[q * stride_w + j * dilation_w]
+            total[o] += run_sum(dy[n, o])
+
+
+# With few channels per group, as in a depthwise convolution, the products would be tiny: direct loops over the runs.
 
 
 @kernel
-def direct_dx(dy, w, stride_h, stride_w, dilation_h, dilation_w, dx):
-    """Adds to dx."""
+def direct_forward(x, w, bias, layout, offsets, size, y):
+    N, O, P, _ = y.shape
+    C, G, T, width = x.shape[1], w.shape[1], len(offsets), layout[5]  # G channels in a group
+    outputs = O * G // C  # of a group
+    plane, wide = np.zeros(size, x.dtype), np.empty((outputs, P * width), x.dtype)
+    for n in range(N):
+        for c in range(C):
+            lay_out(x[n, c], layout, plane)
+            if c % G == 0:
+                wide[:] = 0
+            for o in range(outputs):
+                out, taps = wide[o], w[c // G * outputs + o, c % G]
+                for t in range(T):
+                    run, factor = plane[offsets[t] : offsets[t] + out.size], taps[t]
+                    for k in range(out.size):
+                        out[k] += factor * run[k]
+            if c % G == G - 1:
+                for o in range(outputs):
+                    number = c // G * outputs + o
+                    narrow(wide[o], width, bias[number], y[n, number])
+
+
+@kernel
+def direct_dx(dy, w, layout, offsets, size, dx):
     N, O, P, Q = dy.shape
-    _, G, I, J = w.shape
-    outputs = O * G // dx.shape[1]
+    C, G, T, width = dx.shape[1], w.shape[1], len(offsets), layout[5]
+    outputs = O * G // C
+    plane, wide = np.empty(size, dx.dtype), np.empty(P * width, dx.dtype)
     for n in range(N):
-        for o in range(O):
-            for g in range(G):
-                image = dx[n, o // outputs * G + g]
-                for i in range(I):
-                    for j in range(J):
-                        factor = w[o, g, i, j]
-                        for p in range(P):
-                            row, out = dy[n, o, p], image[p * stride_h + i * dilation_h]
-                            if stride_w == 1:
-                                out = out[j * dilation_w : j * dilation_w + Q]
-                                for q in range(Q):
-                                    out[q] += factor * row[q]
-                            else:
-                                for q in range(Q):
-                                    out[q * stride_w + j * dilation_w] += factor * row[q]
+        for c in range(C):
+            plane[:] = 0
+            for o in range(c // G * outputs, c // G * outputs + outputs):
+                widen(dy[n, o], width, wide)
+                taps = w[o, c % G]
+                for t in range(T):
+                    factor = taps[t]
+                    # what is in vain is 0, but 0 times infinity is not: then row by row
+                    runs, length = (1, P * width) if np.isfinite(factor) else (P, Q)
+                    for p in range(runs):
+                        run, start = wide[p * width : p * width + length], offsets[t] + p * width
+                        out = plane[start : start + length]
+                        for k in range(length):
+                            out[k] += factor * run[k]
+            take_up(plane, layout, dx[n, c])
+
+
+@part
+def run_product(a, b):
+    """The sum of a b, in float64 over sums of a's width."""
+    total = np.float64(0)
+    for i in range(0, a.size, PIECE):
+        x, y, s = a[i : i + PIECE], b[i : i + PIECE], a.dtype.type(0)
+        for k in range(x.size):
+            s += x[k] * y[k]
+        total += s
+    return total
 
 
 @kernel
-def direct_dweight(x, dy, stride_h, stride_w, dilation_h, dilation_w, dw):
+def direct_dweight(x, dy, layout, offsets, size, dw):
     """Adds to dw, which is float64."""
     N, O, P, Q = dy.shape
-    _, G, I, J = dw.shape
-    outputs = O * G // x.shape[1]
+    C, G, T, width = x.shape[1], dw.shape[1], len(offsets), layout[5]
+    outputs = O * G // C
+    plane, wide = np.zeros(size, x.dtype), np.empty(P * width, x.dtype)
     for n in range(N):
-        for o in range(O):
-            for g in range(G):
-                image = x[n, o // outputs * G + g]
-                for i in range(I):
-                    for j in range(J):
-                        total = np.float64(0)
+        for c in range(C):
+            lay_out(x[n, c], layout, plane)
+            for o in range(c // G * outputs, c // G * outputs + outputs):
+                widen(dy[n, o], width, wide)
+                for t in range(T):
+                    total = run_product(wide, plane[offsets[t] : offsets[t] + wide.size])
+                    if not np.isfinite(total):  # perhaps of what is in vain, 0 times infinity: row by row
+                        total = 0.0
                         for p in range(P):
-                            row, grad = image[p * stride_h + i * dilation_h], dy[n, o, p]
-                            if stride_w == 1:
-                                row = row[j * dilation_w : j * dilation_w + Q]
-                                for q in range(Q):
-                                    total += grad[q] * row[q]
-                            else:
-                                for q in range(Q):
-                                    total += grad[q] * row[q * stride_w + j * dilation_w]
-                        dw[o, g, i, j] += total
+                            start = offsets[t] + p * width
+                            total += run_product(wide[p * width : p * width + Q], plane[start : start + Q])
+                    dw[o, c % G, t] += total
 
 
 def conv2d_definition(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
@@ -167,97 +325,133 @@ def conv2d_definition(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: 
 @differentiable(definition=conv2d_definition)
 def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
     """_conv2d in direct loops."""
-    stride, (top, bottom, left, right), dilation, (P, Q) = geometry
-    steps = (*stride, *dilation)
-    padded = contiguous(np.pad(x, [(0, 0), (0, 0), (top, bottom), (left, right)]))
-    weight = contiguous(weight)
-    y = np.zeros((len(x), len(weight), P, Q), x.dtype)
-    pieces = [slice(*span) for span in spans(len(x), y[:1].size * math.prod(weight.shape[1:]))]
-    for_each(lambda p: direct_forward(padded[p], weight, *steps, y[p]), pieces)
-    if bias is not None:
-        y += bias.reshape(-1, 1, 1)
-    H, W = x.shape[2:]
+    P, Q = geometry[3]
+    plane = plane_layout(*x.shape[2:], weight.shape[2:], geometry)
+    x, w = contiguous(x), contiguous(weight).reshape(*weight.shape[:2], -1)
+    y = np.empty((len(x), len(w), P, Q), x.dtype)
+    shift = np.zeros(len(w), x.dtype) if bias is None else contiguous(bias)
+    pieces = [slice(*span) for span in spans(len(x), y[:1].size * math.prod(w.shape[1:]))]
+    for_each(lambda p: direct_forward(x[p], w, shift, *plane, y[p]), pieces)
 
     def dx(dy: Array) -> Array:
-        result = np.zeros(padded.shape, dy.dtype)
-        for_each(lambda p: direct_dx(dy[p], weight, *steps, result[p]), pieces)
-        return np.ascontiguousarray(result[:, :, top : top + H, left : left + W])
-
-    def dweight(dy: Array) -> Any:
-        parts = np.zeros((min(PARTS, len(pieces)), *weight.shape))
-
-        def backward(k: int) -> None:
-            for p in pieces[k :: len(parts)]:
-                direct_dweight(padded[p], dy[p], *steps, parts[k])
-
-        for_each(backward, range(len(parts)))
-        return parts.sum(axis=0).astype(dy.dtype)
-
-    def pullback(dy: Any) -> Any:
-        dy = contiguous(dy)
-        return lambda: dx(dy), lambda: dweight(dy), lambda: total(dy, (0, 2, 3))
-
-    return y, pullback
-
-
-@differentiable(definition=conv2d_definition)
-@one_thread
-def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
-    stride, (top, _, left, _), dilation, (P, Q) = geometry
-    steps = (top, left, *stride, *dilation)
-    x = contiguous(x)
-    N, C = x.shape[:2]
-    O, _, I, J = weight.shape
-    w = weight.reshape(groups, O // groups, -1)
-    at_once = max(1, BLOCK // (C * I * J * P * Q))  # images
-    blocks = [slice(start, min(start + at_once, N)) for start in range(0, N, at_once)]
-
-    def matrices(a: Array) -> Array:
-        """A matrix per image and group: its rows are the channels, and for patches also the places in the kernel."""
-        return a.reshape(len(a), groups, -1, P * Q)
-
-    def empty(block: slice) -> Array:
-        return np.empty((block.stop - block.start, C, I, J, P, Q), x.dtype)
-
-    def patches(block: slice) -> Array:
-        result = empty(block)
-        gather_patches(x[block], *steps, result)
-        return matrices(result)
-
-    y = np.empty((N, O, P, Q), x.dtype)
-
-    def forward(block: slice) -> None:
-        np.matmul(w, patches(block), out=matrices(y[block]))
-        if bias is not None:
-            y[block] += bias.reshape(O, 1, 1)
-
-    for_each(forward, blocks)
-
-    def dx(dy: Array) -> Any:
-        result = np.zeros_like(x)
-
-        def backward(block: slice) -> None:
-            part = empty(block)
-            np.matmul(w.swapaxes(1, 2), matrices(dy[block]), out=matrices(part))
-            scatter_patches(part, *steps, result[block])
-
-        for_each(backward, blocks)
+        result = np.empty_like(x)
+        for_each(lambda p: direct_dx(dy[p], w, *plane, result[p]), pieces)
         return result
 
     def dweight(dy: Array) -> Any:
-        count = min(PARTS, len(blocks))  # of partial sums, long ones in float64, which are then added up in their order
-        parts = np.zeros((count, *w.shape), x.dtype if len(blocks) <= 4 * count else np.float64)
+        parts = np.zeros((min(PARTS, len(pieces)), *w.shape))
 
         def backward(k: int) -> None:
-            for block in blocks[k :: len(parts)]:
-                parts[k] += (matrices(dy[block]) @ patches(block).swapaxes(2, 3)).sum(axis=0)
+            for p in pieces[k :: len(parts)]:
+                direct_dweight(x[p], dy[p], *plane, parts[k])
 
         for_each(backward, range(len(parts)))
         return parts.sum(axis=0).reshape(weight.shape).astype(dy.dtype)
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy)
-        return lambda: dx(dy), lambda: dweight(dy), lambda: total(dy, (0, 2, 3))
+        return lambda: dx(dy), lambda: dweight(dy), lambda: dbias(dy)
+
+    return y, pullback
+
+
+def dbias(dy: Array) -> Array:
+    N, O, P, Q = dy.shape
+    result = np.empty(O)
+    sum_images(dy.reshape(N, O, P * Q), result)
+    return result.astype(dy.dtype)
+
+
+def cut(N: int, image: int, outputs: float) -> tuple[int, list[slice]]:
+    """How many images lie side by side in a matrix, and the blocks of images.
+
+    image: elements of the patches of one; outputs: multiplications with each of them. A block is a multiple of what
+    lies side by side, but for the last one.
+    """
+    beside = max(1, min(N, BLOCK // image, int(SMALL / (image * outputs))))
+    whole, step = N // beside * beside, max(1, BLOCK // (image * beside)) * beside
+    blocks = [slice(start, min(start + step, whole)) for start in range(0, whole, step)]
+    return beside, blocks + [slice(whole, N)] * (whole < N)
+
+
+@differentiable(definition=conv2d_definition)
+@one_thread
+def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
+    P, Q = geometry[3]
+    plane = plane_layout(*x.shape[2:], weight.shape[2:], geometry)
+    width = plane[0][5]
+    x, w = contiguous(x), weight.reshape(groups, len(weight) // groups, -1)
+    N, C = x.shape[:2]
+    O, _, I, J = weight.shape
+    shift = np.zeros(O, x.dtype) if bias is None else contiguous(bias)
+    runs = I * J, P * width
+    beside, blocks = cut(N, C * math.prod(runs), w.shape[1] / groups)
+
+    def sizes(block: slice) -> tuple[int, int]:
+        count = block.stop - block.start
+        return (count // beside, beside) if count % beside == 0 else (1, count)
+
+    def empty(block: slice, channels: int, *runs: int) -> Array:
+        stack, n = sizes(block)
+        return np.empty((stack, channels, *runs[:-1], n, runs[-1]), x.dtype)
+
+    def matrices(a: Array) -> Array:
+        """Stacks of a matrix per group: its rows are the channels, for patches times the taps."""
+        return a.reshape(len(a), groups, -1, a.shape[-2] * a.shape[-1])
+
+    def patches(block: slice) -> Array:
+        result = empty(block, C, *runs)
+        gather_patches(x[block], *plane, result)
+        return result
+
+    def clear(a: Array) -> None:
+        """Zeros for what is in vain: there, infinity times 0 is a NaN."""
+        a.reshape(-1, width)[:, Q:] = 0
+
+    y = np.empty((N, O, P, Q), x.dtype)
+
+    def forward(block: slice) -> None:
+        result = empty(block, O, P * width)
+        np.matmul(w, matrices(patches(block)), out=matrices(result))
+        narrow_all(result, width, shift, y[block])
+
+    for_each(forward, blocks)
+
+    def dx(dy: Array) -> Any:
+        result, finite = np.empty_like(x), np.isfinite(w).all()
+
+        def backward(block: slice) -> None:
+            part, wide = empty(block, C, *runs), empty(block, O, P * width)
+            widen_all(dy[block], width, wide)
+            np.matmul(w.swapaxes(1, 2), matrices(wide), out=matrices(part))
+            if not finite:
+                clear(part)
+            scatter_patches(part, *plane, result[block])
+
+        for_each(backward, blocks)
+        return result
+
+    def dweight(dy: Array, clean: bool = False) -> Any:
+        count = min(PARTS, len(blocks))  # of partial sums, long ones in float64, which are then added up in their order
+        parts = np.zeros((count, groups, w.shape[2], w.shape[1]), x.dtype if len(blocks) <= 4 * count else np.float64)
+
+        def backward(k: int) -> None:
+            for block in blocks[k :: len(parts)]:
+                p, wide = patches(block), np.empty((*sizes(block), P * width, O), x.dtype)
+                if clean:
+                    clear(p)
+                widen_columns(dy[block], width, wide)
+                columns = wide.reshape(len(wide), -1, groups, O // groups).swapaxes(1, 2)
+                parts[k] += (matrices(p) @ columns).sum(axis=0)  # dW^T = P dY^T
+
+        with np.errstate(all=None if clean else "ignore"):
+            for_each(backward, range(len(parts)))
+        result = parts.sum(axis=0).swapaxes(1, 2).reshape(weight.shape).astype(dy.dtype)
+        return result if clean or np.isfinite(result).all() else dweight(dy, clean=True)
+
+    def pullback(dy: Any) -> Any:
+        dy = contiguous(dy)
+        return lambda: dx(dy), lambda: dweight(dy), lambda: dbias(dy)
 
     return y, pullback
 
