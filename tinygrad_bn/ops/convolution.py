@@ -22,6 +22,7 @@ are zeros. For a stride s the plane has s s parts, in which rows and columns hav
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -38,7 +39,8 @@ from ..runtime.threads import for_each, spans
 from .shape import pad
 
 BLOCK = 1 << 17  # elements of P that are made at a time: 512 kB in float32
-SMALL = 1 << 20  # multiplications up to which OpenBLAS does not copy the matrices first, which takes as long as they do
+SMALL = 10**6  # multiplications up to which OpenBLAS multiplies without copying the matrices first
+LEAST = 96  # columns of a product that is cut into such pieces
 PARTS = 8  # partial sums of dW
 FEW = 8  # pairs of an input and an output channel in a group, up to which direct loops are faster
 PIECE = 512  # elements that are summed in x's width
@@ -130,76 +132,69 @@ def narrow(wide, width, bias, image):
             out[q] = row[q] + bias
 
 
-# The kernels beside the products. Patches have the shape (stack, C, I J, n, P S): a stack of matrices (C I J, n P S), n
-# images side by side in each.
+# The kernels beside the products, for a block of images. Patches have the shape (C, I J, N, P S): a matrix.
 
 
 @kernel
 def gather_patches(x, layout, offsets, size, patches):
-    """patches[:, c, t] = the run of tap t in the plane of x[:, c]"""
-    stack, C, T, N, length = patches.shape
+    """patches[c, t, n] = the run of tap t in the plane of x[n, c]"""
+    C, T, N, length = patches.shape
     plane = np.zeros(size, x.dtype)
-    for s in range(stack):
-        for n in range(N):
-            for c in range(C):
-                lay_out(x[s * N + n, c], layout, plane)
-                for t in range(T):
-                    run, out = plane[offsets[t] : offsets[t] + length], patches[s, c, t, n]
-                    for k in range(length):
-                        out[k] = run[k]
+    for n in range(N):
+        for c in range(C):
+            lay_out(x[n, c], layout, plane)
+            for t in range(T):
+                run, out = plane[offsets[t] : offsets[t] + length], patches[c, t, n]
+                for k in range(length):
+                    out[k] = run[k]
 
 
 @kernel
 def scatter_patches(patches, layout, offsets, size, dx):
-    """dx[:, c] = the sum of all runs, each added to where it was gathered from"""
-    stack, C, T, N, length = patches.shape
+    """dx[n, c] = the sum of all runs, each added to where it was gathered from"""
+    C, T, N, length = patches.shape
     plane = np.empty(size, dx.dtype)
-    for s in range(stack):
-        for n in range(N):
-            for c in range(C):
-                plane[:] = 0
-                for t in range(T):
-                    out, run = plane[offsets[t] : offsets[t] + length], patches[s, c, t, n]
-                    for k in range(length):
-                        out[k] += run[k]
-                take_up(plane, layout, dx[s * N + n, c])
+    for n in range(N):
+        for c in range(C):
+            plane[:] = 0
+            for t in range(T):
+                out, run = plane[offsets[t] : offsets[t] + length], patches[c, t, n]
+                for k in range(length):
+                    out[k] += run[k]
+            take_up(plane, layout, dx[n, c])
 
 
 @kernel
 def widen_all(dy, width, wide):
-    """wide[s, o, n] = dy[s N + n, o]"""
-    stack, O, N, _ = wide.shape
-    for s in range(stack):
-        for n in range(N):
-            for o in range(O):
-                widen(dy[s * N + n, o], width, wide[s, o, n])
+    """wide[o, n, p S + q] = dy[n, o, p, q]"""
+    N, O = dy.shape[:2]
+    for n in range(N):
+        for o in range(O):
+            widen(dy[n, o], width, wide[o, n])
 
 
 @kernel
 def widen_columns(dy, width, wide):
-    """wide[s, n, p S + q, o] = dy[s N + n, o, p, q]: the same transposed, which the product for dW takes faster."""
-    stack, N, _, O = wide.shape
-    P, Q = dy.shape[2:]
-    for s in range(stack):
-        for n in range(N):
-            images = dy[s * N + n].reshape(O * P * Q)
-            for p in range(P):
-                for q in range(Q):
-                    column, out = images[p * Q + q :], wide[s, n, p * width + q]
-                    for o in range(O):
-                        out[o] = column[numba.uintp(o) * numba.uintp(P * Q)]
-                for q in range(Q, width):
-                    wide[s, n, p * width + q] = 0
+    """wide[n, p S + q, o] = dy[n, o, p, q]: the same transposed, which the product for dW takes faster"""
+    N, O, P, Q = dy.shape
+    for n in range(N):
+        images = dy[n].reshape(O * P * Q)
+        for p in range(P):
+            for q in range(Q):
+                column, out = images[p * Q + q :], wide[n, p * width + q]
+                for o in range(O):
+                    out[o] = column[numba.uintp(o) * numba.uintp(P * Q)]
+            for q in range(Q, width):
+                wide[n, p * width + q] = 0
 
 
 @kernel
 def narrow_all(wide, width, bias, y):
-    """y[s N + n, o] = wide[s, o, n] + bias[o]"""
-    stack, O, N, _ = wide.shape
-    for s in range(stack):
-        for n in range(N):
-            for o in range(O):
-                narrow(wide[s, o, n], width, bias[o], y[s * N + n, o])
+    """y[n, o, p, q] = wide[o, n, p S + q] + bias[o]"""
+    N, O = y.shape[:2]
+    for n in range(N):
+        for o in range(O):
+            narrow(wide[o, n], width, bias[o], y[n, o])
 
 
 @part
@@ -362,16 +357,19 @@ def dbias(dy: Array) -> Array:
     return result.astype(dy.dtype)
 
 
-def cut(N: int, image: int, outputs: float) -> tuple[int, list[slice]]:
-    """How many images lie side by side in a matrix, and the blocks of images.
+def by_columns(multiplications: int, *matrices: Array) -> Iterator[list[Array]]:
+    """Cut matrices (groups, rows, columns) into the same pieces of columns, as stacks: (groups, pieces, rows, columns).
 
-    image: elements of the patches of one; outputs: multiplications with each of them. A block is a multiple of what
-    lies side by side, but for the last one.
+    multiplications: for each column. There may be a second stack, of one piece, with the columns that are left over.
     """
-    beside = max(1, min(N, BLOCK // image, int(SMALL / (image * outputs))))
-    whole, step = N // beside * beside, max(1, BLOCK // (image * beside)) * beside
-    blocks = [slice(start, min(start + step, whole)) for start in range(0, whole, step)]
-    return beside, blocks + [slice(whole, N)] * (whole < N)
+    L = matrices[0].shape[2]
+    most = SMALL // multiplications // 16 * 16
+    pieces = -(-L // most) if most >= LEAST else 1
+    piece = L if pieces == 1 else -(-L // pieces // 16) * 16  # as long as the others, and a multiple of 16
+    whole = L // piece * piece
+    yield [m[:, :, :whole].reshape(*m.shape[:2], -1, piece).swapaxes(1, 2) for m in matrices]
+    if whole < L:
+        yield [m[:, None, :, whole:] for m in matrices]
 
 
 @differentiable(definition=conv2d_definition)
@@ -380,27 +378,22 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
     P, Q = geometry[3]
     plane = plane_layout(*x.shape[2:], weight.shape[2:], geometry)
     width = plane[0][5]
-    x, w = contiguous(x), weight.reshape(groups, len(weight) // groups, -1)
+    x, w = contiguous(x), weight.reshape(groups, 1, len(weight) // groups, -1)
     N, C = x.shape[:2]
     O, _, I, J = weight.shape
     shift = np.zeros(O, x.dtype) if bias is None else contiguous(bias)
-    runs = I * J, P * width
-    beside, blocks = cut(N, C * math.prod(runs), w.shape[1] / groups)
-
-    def sizes(block: slice) -> tuple[int, int]:
-        count = block.stop - block.start
-        return (count // beside, beside) if count % beside == 0 else (1, count)
-
-    def empty(block: slice, channels: int, *runs: int) -> Array:
-        stack, n = sizes(block)
-        return np.empty((stack, channels, *runs[:-1], n, runs[-1]), x.dtype)
+    at_once, cost = max(1, BLOCK // (C * I * J * P * width)), w.size // groups
+    blocks = [slice(start, min(start + at_once, N)) for start in range(0, N, at_once)]
 
     def matrices(a: Array) -> Array:
-        """Stacks of a matrix per group: its rows are the channels, for patches times the taps."""
-        return a.reshape(len(a), groups, -1, a.shape[-2] * a.shape[-1])
+        """A matrix for each group: its rows are the channels, for patches times the taps."""
+        return a.reshape(groups, -1, a.shape[-2] * a.shape[-1])
+
+    def empty(block: slice, *channels: int) -> Array:
+        return np.empty((*channels, block.stop - block.start, P * width), x.dtype)
 
     def patches(block: slice) -> Array:
-        result = empty(block, C, *runs)
+        result = empty(block, C, I * J)
         gather_patches(x[block], *plane, result)
         return result
 
@@ -411,9 +404,10 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
     y = np.empty((N, O, P, Q), x.dtype)
 
     def forward(block: slice) -> None:
-        result = empty(block, O, P * width)
-        np.matmul(w, matrices(patches(block)), out=matrices(result))
-        narrow_all(result, width, shift, y[block])
+        wide = empty(block, O)
+        for some, out in by_columns(cost, matrices(patches(block)), matrices(wide)):
+            np.matmul(w, some, out=out)
+        narrow_all(wide, width, shift, y[block])
 
     for_each(forward, blocks)
 
@@ -421,9 +415,10 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
         result, finite = np.empty_like(x), np.isfinite(w).all()
 
         def backward(block: slice) -> None:
-            part, wide = empty(block, C, *runs), empty(block, O, P * width)
+            part, wide = empty(block, C, I * J), empty(block, O)
             widen_all(dy[block], width, wide)
-            np.matmul(w.swapaxes(1, 2), matrices(wide), out=matrices(part))
+            for some, out in by_columns(cost, matrices(wide), matrices(part)):
+                np.matmul(w.swapaxes(2, 3), some, out=out)
             if not finite:
                 clear(part)
             scatter_patches(part, *plane, result[block])
@@ -433,16 +428,17 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
 
     def dweight(dy: Array, clean: bool = False) -> Any:
         count = min(PARTS, len(blocks))  # of partial sums, long ones in float64, which are then added up in their order
-        parts = np.zeros((count, groups, w.shape[2], w.shape[1]), x.dtype if len(blocks) <= 4 * count else np.float64)
+        parts = np.zeros((count, groups, w.shape[3], w.shape[2]), x.dtype if len(blocks) <= 4 * count else np.float64)
 
         def backward(k: int) -> None:
             for block in blocks[k :: len(parts)]:
-                p, wide = patches(block), np.empty((*sizes(block), P * width, O), x.dtype)
+                p, wide = patches(block), np.empty((block.stop - block.start, P * width, O), x.dtype)
                 if clean:
                     clear(p)
                 widen_columns(dy[block], width, wide)
-                columns = wide.reshape(len(wide), -1, groups, O // groups).swapaxes(1, 2)
-                parts[k] += (matrices(p) @ columns).sum(axis=0)  # dW^T = P dY^T
+                columns = wide.reshape(-1, groups, O // groups).transpose(1, 2, 0)
+                for some, others in by_columns(cost, matrices(p), columns):
+                    parts[k] += (some @ others.swapaxes(2, 3)).sum(axis=1)  # dW^T = P dY^T
 
         with np.errstate(all=None if clean else "ignore"):
             for_each(backward, range(len(parts)))

@@ -2,6 +2,9 @@
 
 Along each axis the windows are listed first, as pairs (start, stop) of the part inside the image. Average pooling
 with a stride, with padding, and to a given output size differ in nothing but this list.
+
+Both take a window in two steps: first its rows become one row, which is a loop over whole rows of the image, and then
+the columns of that row. For windows of 2 x 2 side by side, the second step is a loop of its own that vectorizes, too.
 """
 
 from __future__ import annotations
@@ -9,16 +12,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numba
 import numpy as np
 
 from ..checks import Array, check_flag, check_int
 from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
-from ..runtime.jit import contiguous, kernel
+from ..runtime.jit import contiguous, kernel, part
 from ..runtime.threads import for_each, spans
 from .convolution import check_images, pair
 
-COST = 8  # to find the largest of a window takes this many times as long, per element, as arithmetic
+COST = 2  # pooling takes this many times as long, per element, as arithmetic
 
 
 def window_starts(size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Array:
@@ -41,34 +45,101 @@ def window_starts(size: int, window: int, stride: int, padding: int, dilation: i
     return np.arange(count) * stride - padding
 
 
+@part
+def in_pairs(windows):
+    """Whether they are (0, 2), (2, 4), ..."""
+    for i in range(len(windows)):
+        if windows[i, 0] != 2 * i or windows[i, 1] != 2 * i + 2:
+            return False
+    return True
+
+
+@part
+def even(j):
+    """2 j, as an index of which the compiler sees that it does not count from the end: else no loop vectorizes."""
+    return numba.uintp(2 * j)
+
+
 # Averages
+
+
+@part
+def add_row(row, total):
+    for w in range(row.size):
+        total[w] += row[w]
+
+
+@part
+def run_sum(run):
+    total = np.float64(0)
+    for k in range(run.size):
+        total += run[k]
+    return total
+
+
+@part
+def add_to_run(share, run):
+    for k in range(run.size):
+        run[k] += share
 
 
 @kernel
 def average_forward(x, rows, columns, row_weight, column_weight, y):
     """y[p, i, j] = row_weight[i] column_weight[j] (sum of x[p] over the rows of i and the columns of j)"""
     planes, I, J = y.shape
+    W = x.shape[2]
+    if J == 1 and columns[0, 0] == 0 and columns[0, 1] == W:  # whole rows: a run
+        runs = x.reshape(planes, x.shape[1] * W)
+        for p in range(planes):
+            for i in range(I):
+                y[p, i, 0] = run_sum(runs[p, rows[i, 0] * W : rows[i, 1] * W]) * row_weight[i] * column_weight[0]
+        return
+    total, pairs = np.empty(W), in_pairs(columns)
     for p in range(planes):
         for i in range(I):
-            for j in range(J):
-                total = np.float64(0)
-                for h in range(rows[i, 0], rows[i, 1]):
+            total[:] = 0
+            for h in range(rows[i, 0], rows[i, 1]):
+                add_row(x[p, h], total)
+            out, factor = y[p, i], row_weight[i]
+            if pairs:
+                for j in range(J):
+                    out[j] = (total[even(j)] + total[even(j) + 1]) * factor * column_weight[j]
+            else:
+                for j in range(J):
+                    s = np.float64(0)
                     for w in range(columns[j, 0], columns[j, 1]):
-                        total += x[p, h, w]
-                y[p, i, j] = total * row_weight[i] * column_weight[j]
+                        s += total[w]
+                    out[j] = s * factor * column_weight[j]
 
 
 @kernel
 def average_backward(dy, rows, columns, row_weight, column_weight, dx):
     """Add to each element of dx its share of every window that it lies in."""
     planes, I, J = dy.shape
+    W = dx.shape[2]
+    if J == 1 and columns[0, 0] == 0 and columns[0, 1] == W:
+        runs = dx.reshape(planes, dx.shape[1] * W)
+        for p in range(planes):
+            for i in range(I):
+                add_to_run(dy[p, i, 0] * row_weight[i] * column_weight[0], runs[p, rows[i, 0] * W : rows[i, 1] * W])
+        return
+    share, pairs = np.zeros(W), in_pairs(columns)
     for p in range(planes):
         for i in range(I):
-            for j in range(J):
-                share = dy[p, i, j] * row_weight[i] * column_weight[j]
-                for h in range(rows[i, 0], rows[i, 1]):
+            grad, factor = dy[p, i], row_weight[i]
+            if pairs:
+                for j in range(J):
+                    g = grad[j] * factor * column_weight[j]
+                    share[even(j)] = g
+                    share[even(j) + 1] = g
+            else:
+                share[:] = 0
+                for j in range(J):
+                    g = grad[j] * factor * column_weight[j]
                     for w in range(columns[j, 0], columns[j, 1]):
-                        dx[p, h, w] += share
+                        share[w] += g
+            for h in range(rows[i, 0], rows[i, 1]):
+                add_row(share, dx[p, h])
 
 
 def average_definition(x: Any, *, rows: Array, columns: Array, row_weight: Array, column_weight: Array) -> Any:
@@ -84,15 +155,17 @@ def average(x: Any, *, rows: Array, columns: Array, row_weight: Array, column_we
     """Averages (or other multiples of sums) over windows; rows and columns hold (start, stop) of each window."""
     shape, planes, (H, W) = x.shape, math.prod(x.shape[:-2]), x.shape[-2:]
     y = np.empty((planes, len(rows), len(columns)), x.dtype)
-    average_forward(contiguous(x).reshape(planes, H, W), rows, columns, row_weight, column_weight, y)
+    x, windows = contiguous(x).reshape(planes, H, W), (rows, columns, row_weight, column_weight)
+    pieces = [slice(*span) for span in spans(planes, COST * H * W)]
+    for_each(lambda p: average_forward(x[p], *windows, y[p]), pieces)
 
     def pullback(dy: Any) -> Any:
         dx = np.zeros((planes, H, W), dy.dtype)
-        windows = contiguous(dy).reshape(planes, len(rows), len(columns))
-        average_backward(windows, rows, columns, row_weight, column_weight, dx)
+        dy = contiguous(dy).reshape(planes, len(rows), len(columns))
+        for_each(lambda p: average_backward(dy[p], *windows, dx[p]), pieces)
         return dx.reshape(shape)
 
-    return y.reshape(*shape[:-2], len(rows), len(columns)), pullback
+    return y.reshape(*shape[:-2], *y.shape[1:]), pullback
 
 
 def check_divisor(divisor: Any) -> int | None:
@@ -170,64 +243,154 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int | None, int | No
 # The largest value
 
 
+@part
+def wins(v, top):
+    """Whether v takes the place of what was the largest before it: the first of equal ones stays, NaN is the largest."""
+    return (v > top) | (v != v)
+
+
+@part
+def largest_of_pairs(upper, lower, y):
+    for j in range(y.size):
+        e = even(j)
+        a, b, c, d = upper[e], upper[e + 1], lower[e], lower[e + 1]
+        top = b if wins(b, a) else a
+        bottom = d if wins(d, c) else c
+        y[j] = bottom if wins(bottom, top) else top
+
+
+@part
+def gradient_of_pairs(upper, lower, dy, dx_upper, dx_lower):
+    """dy goes to the one of the four that largest_of_pairs takes."""
+    for j in range(dy.size):
+        e, g, zero = even(j), dy[j], dy.dtype.type(0)
+        a, b, c, d = upper[e], upper[e + 1], lower[e], lower[e + 1]
+        right, lower_right = wins(b, a), wins(d, c)
+        below = wins(d if lower_right else c, b if right else a)
+        above_g, below_g = zero if below else g, g if below else zero
+        dx_upper[e] = zero if right else above_g
+        dx_upper[e + 1] = above_g if right else zero
+        dx_lower[e] = zero if lower_right else below_g
+        dx_lower[e + 1] = below_g if lower_right else zero
+
+
+@part
+def keep_larger(row, best):
+    for w in range(row.size):
+        best[w] = row[w] if wins(row[w], best[w]) else best[w]
+
+
+@part
+def keep_larger_and_place(row, h, best, place):
+    for w in range(row.size):
+        won = wins(row[w], best[w])
+        best[w] = row[w] if won else best[w]
+        place[w] = h if won else place[w]
+
+
+@part
+def largest_places(x, rows, columns, step_h, step_w, index):
+    """Where in its plane the largest element of each window lies: the first if several are equal, the last NaN."""
+    I, J = index.shape
+    W = x.shape[1]
+    best, place = np.empty(W, x.dtype), np.empty(W, np.int32)
+    for i in range(I):
+        best[:] = x[rows[i, 0]]
+        place[:] = rows[i, 0]
+        h = rows[i, 0] + step_h
+        while h < rows[i, 1]:  # a range with a step would divide to count its elements
+            keep_larger_and_place(x[h], np.int32(h), best, place)
+            h += step_h
+        for j in range(J):
+            w = columns[j, 0]
+            top, where, row = best[w], w, place[w]
+            w += step_w
+            while w < columns[j, 1]:
+                v, h = best[w], place[w]
+                if v > top or (v == top and h < row) or (v != v and (top == top or h >= row)):
+                    top, where, row = v, w, place[w]
+                w += step_w
+            index[i, j] = row * W + where
+
+
 @kernel
-def max_forward(x, rows, columns, step_h, step_w, y, index):
-    """The largest element of every window, and where in its plane it lies: the first if several are equal."""
-    planes, _H, W = x.shape
-    _, I, J = y.shape
+def max_forward(x, rows, columns, step_h, step_w, y):
+    """The largest element of every window."""
+    planes, I, J = y.shape
+    if step_h == step_w == 1 and in_pairs(rows) and in_pairs(columns):
+        for p in range(planes):
+            for i in range(I):
+                largest_of_pairs(x[p, 2 * i], x[p, 2 * i + 1], y[p, i])
+        return
+    best = np.empty(x.shape[2], x.dtype)
     for p in range(planes):
         for i in range(I):
+            best[:] = x[p, rows[i, 0]]
+            h = rows[i, 0] + step_h
+            while h < rows[i, 1]:
+                keep_larger(x[p, h], best)
+                h += step_h
+            out = y[p, i]
             for j in range(J):
-                h, w = rows[i, 0], columns[j, 0]
-                top, where = x[p, h, w], h * W + w
-                while h < rows[i, 1]:  # a range with a step would divide to count its elements
-                    w = columns[j, 0]
-                    while w < columns[j, 1]:
-                        v = x[p, h, w]
-                        if v > top or v != v:  # a NaN is taken for the largest
-                            top, where = v, h * W + w
-                        w += step_w
-                    h += step_h
-                y[p, i, j], index[p, i, j] = top, where
+                w = columns[j, 0]
+                top = best[w]
+                w += step_w
+                while w < columns[j, 1]:
+                    top = best[w] if wins(best[w], top) else top
+                    w += step_w
+                out[j] = top
 
 
 @kernel
-def max_backward(dy, index, dx):
-    planes, n = dy.shape
+def max_places(x, rows, columns, step_h, step_w, index):
+    for p in range(len(x)):
+        largest_places(x[p], rows, columns, step_h, step_w, index[p])
+
+
+@kernel
+def max_backward(x, dy, rows, columns, step_h, step_w, dx):
+    """Adds to dx, which is zeros: dy of each window to where its largest element lies."""
+    planes, I, J = dy.shape
+    if step_h == step_w == 1 and in_pairs(rows) and in_pairs(columns):
+        for p in range(planes):
+            for i in range(I):
+                gradient_of_pairs(x[p, 2 * i], x[p, 2 * i + 1], dy[p, i], dx[p, 2 * i], dx[p, 2 * i + 1])
+        return
+    index = np.empty((I, J), np.int32)
     for p in range(planes):
-        for k in range(n):
-            dx[p, index[p, k]] += dy[p, k]
-
-
-def _largest(x: Array, rows: Array, columns: Array, step: tuple[int, int]) -> tuple[Array, Array]:
-    """y and index, of shape (planes, windows)."""
-    planes, (H, W) = math.prod(x.shape[:-2]), x.shape[-2:]
-    y = np.empty((planes, len(rows), len(columns)), x.dtype)
-    index = np.empty(y.shape, np.int32)
-    x = contiguous(x).reshape(planes, H, W)
-    pieces = [slice(*span) for span in spans(planes, COST * H * W)]
-    for_each(lambda p: max_forward(x[p], rows, columns, *step, y[p], index[p]), pieces)
-    return y.reshape(planes, len(rows) * len(columns)), index.reshape(planes, len(rows) * len(columns))
+        largest_places(x[p], rows, columns, step_h, step_w, index)
+        plane = dx[p].reshape(dx.shape[1] * dx.shape[2])
+        for i in range(I):
+            for j in range(J):
+                plane[index[i, j]] += dy[p, i, j]
 
 
 def max_pool_definition(x: Any, *, rows: Array, columns: Array, step: tuple[int, int]) -> Any:
     """Where the largest element lies is a constant; its value is picked out."""
-    _, index = _largest(x.data, rows, columns, step)
-    planes = x.reshape(len(index), x.shape[-2] * x.shape[-1])
-    return planes[np.arange(len(index))[:, None], index].reshape(*x.shape[:-2], len(rows), len(columns))
+    (H, W), count = x.shape[-2:], len(rows) * len(columns)
+    index = np.empty((math.prod(x.shape[:-2]), len(rows), len(columns)), np.int32)
+    max_places(contiguous(x.data).reshape(-1, H, W), rows, columns, *step, index)
+    planes = x.reshape(len(index), H * W)
+    picked = planes[np.arange(len(index))[:, None], index.reshape(-1, count)]
+    return picked.reshape(*x.shape[:-2], len(rows), len(columns))
 
 
 @differentiable(definition=max_pool_definition)
 def _max_pool2d(x: Any, *, rows: Array, columns: Array, step: tuple[int, int]) -> Any:
-    shape = x.shape
-    y, index = _largest(x, rows, columns, step)
+    """Keeps x, and finds the largest once more in the backward: x is kept by most of what is before a pooling, too."""
+    shape, planes, (H, W) = x.shape, math.prod(x.shape[:-2]), x.shape[-2:]
+    y = np.empty((planes, len(rows), len(columns)), x.dtype)
+    x, windows = contiguous(x).reshape(planes, H, W), (rows, columns, *step)
+    pieces = [slice(*span) for span in spans(planes, COST * H * W)]
+    for_each(lambda p: max_forward(x[p], *windows, y[p]), pieces)
 
     def pullback(dy: Any) -> Any:
-        dx = np.zeros((len(index), shape[-2] * shape[-1]), dy.dtype)
-        max_backward(contiguous(dy).reshape(index.shape), index, dx)
+        dx = np.zeros((planes, H, W), dy.dtype)
+        dy = contiguous(dy).reshape(planes, len(rows), len(columns))
+        for_each(lambda p: max_backward(x[p], dy[p], *windows, dx[p]), pieces)
         return dx.reshape(shape)
 
-    return y.reshape(*shape[:-2], len(rows), len(columns)), pullback
+    return y.reshape(*shape[:-2], *y.shape[1:]), pullback
 
 
 def max_pool2d(
