@@ -64,6 +64,100 @@ def test_conv2d_is_its_formula(stride, padding, around, dilation, groups, block,
     np.testing.assert_allclose(args[2].grad, dy.sum(axis=(0, 2, 3)), rtol=1e-13, atol=1e-13)
 
 
+def gradients_as_loops(x, weight, dy, stride, around, dilation, groups):
+    """dx and dweight: the terms of the sum above, one by one, of the elements that are inside."""
+    dx, dw, (O, C, I, J) = np.zeros(x.shape), np.zeros(weight.shape), weight.shape
+    with np.errstate(invalid="ignore"):  # infinity times 0
+        for n, o, p, q in np.ndindex(dy.shape):
+            for c, i, j in np.ndindex(C, I, J):
+                h, w = p * stride[0] + i * dilation[0] - around[0], q * stride[1] + j * dilation[1] - around[2]
+                if 0 <= h < x.shape[2] and 0 <= w < x.shape[3]:
+                    channel = o // (O // groups) * C + c
+                    dx[n, channel, h, w] += dy[n, o, p, q] * weight[o, c, i, j]
+                    dw[o, c, i, j] += dy[n, o, p, q] * x[n, channel, h, w]
+    return dx, dw
+
+
+# the shape of x, of the weight, stride, padding (height, width), dilation, groups
+GEOMETRIES = [
+    ((5, 2, 1, 9), (3, 2, 1, 3), (1, 1), (0, 1), (1, 1), 1),  # images of one row
+    ((5, 2, 9, 1), (4, 1, 3, 1), (2, 1), (1, 0), (1, 1), 2),  # and of one column
+    ((2, 3, 7, 8), (2, 3, 2, 2), (3, 5), (0, 0), (1, 1), 1),  # strides larger than the kernel
+    ((2, 3, 7, 8), (3, 1, 2, 2), (3, 5), (1, 4), (1, 1), 3),
+    ((2, 2, 4, 3), (2, 2, 2, 3), (1, 1), (5, 4), (1, 1), 1),  # paddings larger than the image
+    ((2, 2, 4, 3), (2, 1, 2, 3), (2, 2), (5, 4), (1, 1), 2),
+    ((2, 4, 8, 9), (4, 2, 3, 2), (2, 3), (2, 3), (2, 3), 2),  # dilation and stride
+    ((2, 4, 8, 9), (8, 1, 3, 2), (3, 2), (1, 2), (3, 2), 4),
+    ((3, 2, 5, 5), (4, 2, 1, 1), (1, 1), (0, 0), (1, 1), 1),  # one tap
+    ((3, 2, 5, 5), (2, 1, 1, 1), (2, 2), (1, 1), (1, 1), 2),
+    ((3, 6, 6, 5), (6, 2, 3, 3), (1, 1), (1, 1), (1, 1), 3),  # several channels in a group, in direct loops
+]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # infinity times 0
+@pytest.mark.parametrize("infinite", ["nothing", "x", "weight"])
+@pytest.mark.parametrize(("shape", "kernel", "stride", "padding", "dilation", "groups"), GEOMETRIES)
+def test_conv2d_of_unusual_geometries_and_with_an_infinity(
+    shape, kernel, stride, padding, dilation, groups, infinite, monkeypatch
+):
+    """Products in small pieces, with a rest. No 0 that is there for the machine alone may meet an infinity."""
+    monkeypatch.setattr(ops.convolution, "BLOCK", 2 * np.prod(shape[1:]) * np.prod(kernel[2:]))
+    monkeypatch.setattr(ops.convolution, "SMALL", 16 * np.prod(kernel) // groups)
+    monkeypatch.setattr(ops.convolution, "LEAST", 16)
+    x, weight, bias, around = normal(*shape), normal(*kernel), normal(kernel[0]), tuple(np.repeat(padding, 2))
+    for array in [{"x": x, "weight": weight}[infinite]] if infinite != "nothing" else []:
+        array[-1, -1, -1, -1] = np.inf
+    with np.errstate(invalid="ignore"):
+        expected = convolution_as_loops(x, weight, bias, stride, around, dilation, groups)
+    args = [tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    y = F.conv2d(*args, stride, padding, dilation, groups)
+    same = {"rtol": 0, "atol": 1e-12}
+    np.testing.assert_allclose(y.data, expected, **same) if infinite != "weight" else None  # it meets the padding's 0
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    y.backward(dy)
+    dx, dw = gradients_as_loops(x, weight, dy, stride, around, dilation, groups)
+    np.testing.assert_allclose(args[0].grad, dx, **same)
+    np.testing.assert_allclose(args[1].grad, dw, **same)
+    np.testing.assert_allclose(args[2].grad, dy.sum(axis=(0, 2, 3)), **same)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_no_images_give_no_gradient(groups):
+    args = [tensor(np.zeros(s), requires_grad=True) for s in ((0, 2, 5, 5), (4, 2 // groups, 3, 3), (4,))]
+    y = F.conv2d(*args, padding=1, groups=groups)
+    assert y.shape == (0, 4, 5, 5)
+    y.backward(np.zeros(y.shape))
+    assert all((t.grad == 0).all() and t.grad.shape == t.shape for t in args)
+    for pool in (F.max_pool2d, F.avg_pool2d):
+        for window in (2, 3):
+            t = tensor(np.zeros((0, 2, 5, 5)), requires_grad=True)
+            z = pool(t, window)
+            z.backward(np.zeros(z.shape))
+            assert z.shape == (0, 2, 5 // window, 5 // window) and t.grad.shape == t.shape
+
+
+LAYERS = {
+    "convolution": lambda t: F.conv2d(t, tensor(normal(3, 4, 3, 3)), padding=1),
+    "max pooling": lambda t: F.max_pool2d(t, 2),
+    "max pooling, overlapping": lambda t: F.max_pool2d(t, 3, 2, 1),
+    "average pooling": lambda t: F.avg_pool2d(t, 2),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_arrays_in_other_layouts(layer):
+    x, dy = normal(2, 4, 7, 6), None
+    grads = []
+    for array in (x, np.asfortranarray(x), np.repeat(x, 2, axis=3)[..., ::2], np.flip(x, 2).copy()[:, :, ::-1]):
+        t = tensor(x, requires_grad=True)
+        t.data = array
+        y = LAYERS[layer](t)
+        dy = np.random.default_rng(1).standard_normal(y.shape)
+        y.backward(np.asfortranarray(dy))
+        grads.append((y.data.tobytes(), t.grad.tobytes()))
+    assert len(set(grads)) == 1
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # infinity times 0
 @pytest.mark.parametrize("groups", [1, 4])
 def test_infinity_reaches_its_neighbours_and_nothing_else(groups):
@@ -163,6 +257,53 @@ def test_the_gradient_of_max_pooling_goes_to_the_first_of_equal_values():
     x = tensor(np.ones((1, 1, 2, 4)), requires_grad=True)
     F.max_pool2d(x, 2).backward(np.array([[[[3.0, 5.0]]]]))
     np.testing.assert_array_equal(x.grad[0, 0], [[3, 0, 5, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("k", "s", "p", "d", "ceil"),
+    [(2, 2, 0, 1, False), (2, 2, 0, 1, True), (3, 2, 1, 1, False), (3, 1, 1, 1, False), (2, 1, 1, 2, False)],
+)
+def test_max_pooling_of_equal_values_nan_and_infinities(k, s, p, d, ceil, dtype):
+    """The first of equal values in reading order is the largest, and the last NaN, as in PyTorch."""
+    rng = np.random.default_rng(SEED)
+    x = rng.integers(0, 3, (6, 5, 7, 37)).astype(dtype)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    x[3:][np.isnan(x[3:])] = np.inf
+    x[5] = -np.inf
+    t = tensor(x, requires_grad=True)
+    y = F.max_pool2d(t, k, s, p, d, ceil)
+    dy = rng.integers(1, 9, y.shape).astype(dtype)
+    y.backward(dy)
+    expected, dx = np.zeros(y.shape), np.zeros(x.shape)
+    for n, c, i, j in np.ndindex(y.shape):
+        places = [(i * s - p + a * d, j * s - p + b * d) for a in range(k) for b in range(k)]
+        places = [(h, w) for h, w in places if 0 <= h < 7 and 0 <= w < 37]
+        values = [x[n, c, h, w] for h, w in places]
+        nan = [place for place, v in zip(places, values, strict=True) if np.isnan(v)]
+        place = nan[-1] if nan else places[values.index(max(values))]
+        expected[n, c, i, j] = x[(n, c, *place)]
+        dx[(n, c, *place)] += dy[n, c, i, j]
+    np.testing.assert_array_equal(y.data, expected)
+    np.testing.assert_array_equal(t.grad, dx)
+
+
+@pytest.mark.parametrize(("k", "s"), [(2, 2), (3, 2), ((2, 9), 1)])
+def test_nan_in_an_average_stays_in_its_windows(k, s):
+    x = np.ones((1, 1, 5, 9))
+    x[0, 0, 2, 3] = np.nan
+    t = tensor(x, requires_grad=True)
+    y = F.avg_pool2d(t, k, s)
+    (a, b), (P, Q) = np.broadcast_to(k, 2), y.shape[2:]
+    inside = [[i * s <= 2 < i * s + a and j * s <= 3 < j * s + b for j in range(Q)] for i in range(P)]
+    np.testing.assert_array_equal(np.isnan(y.data[0, 0]), inside)
+    dy = np.ones(y.shape)
+    dy[0, 0, -1, -1] = np.inf
+    y.backward(dy)
+    infinite = np.zeros((5, 9), bool)
+    infinite[(P - 1) * s : (P - 1) * s + a, (Q - 1) * s : (Q - 1) * s + b] = True
+    np.testing.assert_array_equal(np.isinf(t.grad[0, 0]), infinite)
+    assert np.isfinite(t.grad[0, 0][~infinite]).all()
 
 
 def test_overlapping_windows_add_up_their_gradients():

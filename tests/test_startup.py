@@ -196,11 +196,10 @@ REACHED = """
 import numpy as np, tinygrad_bn.__main__ as m
 m.warmup(np.float32)
 m.warmup(np.float64)
-inner = "ratio minus fold usual vanished run_sum run_moments run_products weighted_products about_mean moments "
-inner += "row_statistics add_moments add_products channel_centers moments_about wide_channel move array_at sgd_kernel "
-inner += "forward_of_row backward_of_row backward_of_runs "  # which other kernels call
-inner += " ".join(a + "_" + b for a in ("normalize", "backward") for b in ("run", "columns", "row"))
-print([k for k, v in m.kernels().items() if not v.signatures and k.rpartition(".")[2] not in inner.split()])
+called = "channel_moments channel_normalize channel_sums channel_dx channel_scale merge unusual_forward unusual_backward"
+parts = {k for k, v in m.kernels().items() if v.targetoptions.get("forceinline")}  # of others; these from Python, too
+parts -= {k for k in parts if k.rpartition(".")[2] in called.split()}
+print([k for k, v in m.kernels().items() if not v.signatures and k not in parts])
 """
 
 

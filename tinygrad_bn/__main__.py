@@ -41,6 +41,8 @@ def warmup(dtype: Any = np.float32) -> None:
         run(module.to(dtype), 4, 8)
     for module in images:
         run(module.to(dtype), 2, 8, 4, 4)
+    x = Tensor(rng.standard_normal((2, 1, 4, 4)).astype(dtype), requires_grad=True)
+    F.max_pool2d(x, 2).backward(np.ones((2, 1, 2, 2), dtype), create_graph=True)  # the definition has a kernel, too
     for rows_of in (4, 1 << 17):  # large arrays take other kernels, and so does eval mode
         run(nn.BatchNorm1d(8).to(dtype), rows_of, 8)
         run(nn.BatchNorm1d(8).to(dtype).eval(), rows_of, 8)

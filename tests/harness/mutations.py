@@ -175,39 +175,27 @@ edits(
 edits(
     "ops/convolution.py",
     "wrong_backward_rejected truth properties gradients images",
-    ("row[w] += values[q]", "row[w] = values[q]", "dx: overwritten where windows overlap"),
+    ("out[k] += run[k]", "out[k] = run[k]", "dx: overwritten where windows overlap"),
+    ("r, c = h + top, w + left", "r, c = h, w + left", "the padding above is forgotten"),
+    ("row = plane[start : start + W]", "row = plane[start : start + W - 1]", "dx: the last column gets nothing"),
+    ("offset(i * dh, j * dw)", "offset(i * dh, j)", "the dilation is forgotten"),
+    (").sum(axis=1)  # dW^T", ").mean(axis=1)  # dW^T", "dW averaged over the pieces of a product"),
+    ("if whole < L:", "if False:", "the columns that no piece has are not multiplied"),
+    ("plane[:] = 0\n            for t", "plane[:1] = 0\n            for t", "dx: not zeroed before it is added to"),
+    ("o] += run_sum(dy[n, o])", "o] = run_sum(dy[n, o])", "db: of the last image alone"),
     (
-        "h, values = p * stride_h + i * dilation_h - top,",
-        "h, values = p * stride_h + i * dilation_h,",
-        "dx: the padding above is forgotten",
+        "out[k] += factor * run[k]\n            take_up",
+        "out[k] = factor * run[k]\n            take_up",
+        "direct dx: overwritten where windows overlap",
     ),
     (
-        "- left\n                                if 0 <= w < W:\n                                    row[w] +=",
-        "- left\n                                if 0 <= w < W - 1:\n                                    row[w] +=",
-        "dx: the last column gets nothing",
+        "(1, P * width) if np.isfinite(factor) else (P, Q)",
+        "(1, P * width)",
+        "direct dx: infinity times a 0 that is in vain",
     ),
-    (
-        "w = q * stride_w + j * dilation_w - left\n                                if",
-        "w = q * stride_w + j - left\n                                if",
-        "dx: the dilation is forgotten",
-    ),
-    (
-        "patches(block).swapaxes(2, 3)).sum(axis=0)",
-        "patches(block).swapaxes(2, 3)).mean(axis=0)",
-        "dW averaged over the images",
-    ),
-    ("result = np.zeros_like(x)", "result = np.empty_like(x)", "dx: not zeroed before it is added to"),
-    (
-        "lambda: total(dy, (0, 2, 3))\n\n    return y, pullback\n\n\n# The public",
-        "lambda: dy.mean(axis=(0, 2, 3))\n\n    return y, pullback\n\n\n# The public",
-        "db: the mean in place of the sum",
-    ),
-    ("out[q * stride_w + j * dilation_w] += factor", "out[q * stride_w + j] += factor", "direct dx: no dilation"),
-    (
-        "result[:, :, top : top + H, left : left + W]",
-        "result[:, :, bottom : bottom + H, right : right + W]",
-        "direct dx: cut out by the padding of the other side",
-    ),
+    ("if not np.isfinite(s):", "if False:", "direct dW: infinity times a 0 that is in vain"),
+    ("if not finite:", "if False:", "dx: infinity times a 0 that is in vain"),
+    ("result if clean or np.isfinite(result).all() else", "result if True else", "dW: infinity times such a 0"),
 )
 
 edits(  # of many images
@@ -220,15 +208,20 @@ edits(  # of many images
 edits(
     "ops/pooling.py",
     "wrong_backward_rejected truth properties gradients images",
-    ("dx[p, h, w] += share", "dx[p, h, w] = share", "average: overwritten where windows overlap"),
+    ("add_row(share, dx[p, h])", "dx[p, h] = share", "average: overwritten where windows overlap"),
+    ("share[w] += g", "share[w] = g", "average: overwritten where windows overlap in a row"),
     (
-        "share = dy[p, i, j] * row_weight[i] * column_weight[j]",
-        "share = dy[p, i, j] / ((rows[i, 1] - rows[i, 0]) * (columns[j, 1] - columns[j, 0]))",
+        "g = grad[j] * factor * column_weight[j]\n                    for w",
+        "g = grad[j] / ((rows[i, 1] - rows[i, 0]) * (columns[j, 1] - columns[j, 0]))\n                    for w",
         "average: the gradient counts what is inside the image alone",
     ),
-    ("dx[p, index[p, k]] += dy[p, k]", "dx[p, index[p, k]] = dy[p, k]", "max: overwritten where windows overlap"),
-    ("if v > top or v != v", "if v >= top or v != v", "max: the last of equal elements"),
-    ("top, where = v, h * W + w", "top, where = v, h * _H + w", "max: the place is counted in heights"),
+    ("plane[index[i, j]] += dy[p, i, j]", "plane[index[i, j]] = dy[p, i, j]", "max: overwritten where windows overlap"),
+    ("(v > top) | (v != v)", "(v >= top) | (v != v)", "max of pairs: the last of equal elements"),
+    ("(v > top) | (v != v)", "v > top", "max: NaN is not the largest"),
+    ("v > top or (v == top and h < row)", "v > top", "max: of equal elements the one furthest to the left"),
+    ("(top == top or h >= row)", "top == top", "max: of several NaN the one furthest to the left"),
+    ("row * W + where", "row * len(x) + where", "max: the place is counted in heights"),
+    ("dx_upper[e] = zero if right else above_g", "dx_upper[e] = above_g", "max of pairs: both of the upper row"),
 )
 
 edits(

@@ -10,8 +10,8 @@ dx.
 P has i j times as many elements as x. It is therefore made for a few images at a time, side by side, few enough to stay
 in the cache, and made again in the backward instead of being kept.
 
-Copied element by element, or in rows that may have eight elements, P would cost as much as its product. So each image is
-first written to a scratch array with its zeros around it, the *plane*, in which every row of P is one run:
+Copied element by element, or in rows that may have eight elements, P would cost as much as its product. So each image
+is first written to a scratch array with its zeros around it, the *plane*, in which every row of P is one run:
 
     y[p, q] needs, of the tap (i, j), plane[(p + i) S + q + j] = plane[offset(i, j) + p S + q],    S the plane's width
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -35,6 +35,7 @@ from ..engine.tape import differentiable
 from ..engine.tensors import Tensor
 from ..runtime.blas import one_thread
 from ..runtime.jit import contiguous, kernel, part
+from ..runtime.sums import total
 from ..runtime.threads import for_each, spans
 from .shape import pad
 
@@ -44,9 +45,10 @@ LEAST = 96  # columns of a product that is cut into such pieces
 PARTS = 8  # partial sums of dW
 FEW = 8  # pairs of an input and an output channel in a group, up to which direct loops are faster
 PIECE = 512  # elements that are summed in x's width
+IMAGES = 32  # whose sums are a running sum
 
 
-@cache
+@lru_cache(maxsize=256)
 def plane_layout(H: int, W: int, kernel: tuple[int, int], geometry: Any) -> tuple[Any, Array, int]:
     """What ``lay_out`` wants to know, the offset of each tap, and how many elements the plane has."""
     (sh, sw), (top, bottom, left, right), (dh, dw), (_, Q) = geometry
@@ -55,8 +57,9 @@ def plane_layout(H: int, W: int, kernel: tuple[int, int], geometry: Any) -> tupl
     # The zeros at the end of a row are those before the next one, too.
     width = max((left + W - 1) // sw + 1, (left + W + right - 1) // sw + 1 - left // sw, Q)
 
-    def offset(i: int, j: int) -> int:
-        return (i % sh * sw + j % sw) * rows * width + i // sh * width + j // sw
+    def offset(i: int, j: int) -> Any:
+        start = (i % sh * sw + j % sw) * rows * width  # of its part of the plane
+        return start + i // sh * width + j // sw
 
     offsets = np.array([offset(i * dh, j * dw) for i in range(I) for j in range(J)])
     return (top, left, sh, sw, rows, width), offsets, sh * sw * rows * width + (J - 1) * dw // sw
@@ -200,23 +203,22 @@ def narrow_all(wide, width, bias, y):
 @part
 def run_sum(a):
     """In float64 over sums of a's width."""
-    total = np.float64(0)
+    result = np.float64(0)
     for i in range(0, a.size, PIECE):
         x, s = a[i : i + PIECE], a.dtype.type(0)
         for k in range(x.size):
             s += x[k]
-        total += s
-    return total
+        result += s
+    return result
 
 
 @kernel
-def sum_images(dy, total):
-    """total[o] = the sum of all dy[n, o], which are runs here"""
+def sum_images(dy, sums):
+    """Add the run dy[n, o] to sums[n // IMAGES, o]."""
     N, O = dy.shape[:2]
-    total[:] = 0
     for n in range(N):
         for o in range(O):
-            total[o] += run_sum(dy[n, o])
+            sums[n // IMAGES, o] += run_sum(dy[n, o])
 
 
 # With few channels per group, as in a depthwise convolution, the products would be tiny: direct loops over the runs.
@@ -272,13 +274,13 @@ def direct_dx(dy, w, layout, offsets, size, dx):
 @part
 def run_product(a, b):
     """The sum of a b, in float64 over sums of a's width."""
-    total = np.float64(0)
+    result = np.float64(0)
     for i in range(0, a.size, PIECE):
         x, y, s = a[i : i + PIECE], b[i : i + PIECE], a.dtype.type(0)
         for k in range(x.size):
             s += x[k] * y[k]
-        total += s
-    return total
+        result += s
+    return result
 
 
 @kernel
@@ -294,13 +296,13 @@ def direct_dweight(x, dy, layout, offsets, size, dw):
             for o in range(c // G * outputs, c // G * outputs + outputs):
                 widen(dy[n, o], width, wide)
                 for t in range(T):
-                    total = run_product(wide, plane[offsets[t] : offsets[t] + wide.size])
-                    if not np.isfinite(total):  # perhaps of what is in vain, 0 times infinity: row by row
-                        total = 0.0
+                    s = run_product(wide, plane[offsets[t] : offsets[t] + wide.size])
+                    if not np.isfinite(s):  # perhaps of what is in vain, 0 times infinity: row by row
+                        s = 0.0
                         for p in range(P):
                             start = offsets[t] + p * width
-                            total += run_product(wide[p * width : p * width + Q], plane[start : start + Q])
-                    dw[o, c % G, t] += total
+                            s += run_product(wide[p * width : p * width + Q], plane[start : start + Q])
+                    dw[o, c % G, t] += s
 
 
 def conv2d_definition(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> Any:
@@ -328,7 +330,7 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
     pieces = [slice(*span) for span in spans(len(x), y[:1].size * math.prod(w.shape[1:]))]
     for_each(lambda p: direct_forward(x[p], w, shift, *plane, y[p]), pieces)
 
-    def dx(dy: Array) -> Array:
+    def dx(dy: Array) -> Any:
         result = np.empty_like(x)
         for_each(lambda p: direct_dx(dy[p], w, *plane, result[p]), pieces)
         return result
@@ -350,11 +352,11 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
     return y, pullback
 
 
-def dbias(dy: Array) -> Array:
+def dbias(dy: Array) -> Any:
     N, O, P, Q = dy.shape
-    result = np.empty(O)
-    sum_images(dy.reshape(N, O, P * Q), result)
-    return result.astype(dy.dtype)
+    sums = np.zeros((-(-N // IMAGES), O))
+    sum_images(dy.reshape(N, O, P * Q), sums)
+    return total(sums, 0).astype(dy.dtype)
 
 
 def by_columns(multiplications: int, *matrices: Array) -> Iterator[list[Array]]:

@@ -48,10 +48,10 @@ def window_starts(size: int, window: int, stride: int, padding: int, dilation: i
 @part
 def in_pairs(windows):
     """Whether they are (0, 2), (2, 4), ..."""
+    yes = True
     for i in range(len(windows)):
-        if windows[i, 0] != 2 * i or windows[i, 1] != 2 * i + 2:
-            return False
-    return True
+        yes &= windows[i, 0] == 2 * i and windows[i, 1] == 2 * i + 2
+    return yes
 
 
 @part
@@ -245,7 +245,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int | None, int | No
 
 @part
 def wins(v, top):
-    """Whether v takes the place of what was the largest before it: the first of equal ones stays, NaN is the largest."""
+    """Whether v takes the place of the largest before it: of equal ones the first stays, and NaN is the largest."""
     return (v > top) | (v != v)
 
 
