@@ -243,6 +243,12 @@ def test_pooling_is_its_formula():
             np.testing.assert_allclose(F.avg_pool2d(tensor(x), k, s, p).data, total / k**2, rtol=0, atol=1e-14)
             excluding = F.avg_pool2d(tensor(x), k, s, p, count_include_pad=False)
             np.testing.assert_allclose(excluding.data, total / inside, rtol=0, atol=1e-14)
+            for own in (True, False):  # linear in x: <dy, y(x)> = <gradient, x>
+                t = tensor(x, requires_grad=True)
+                y = F.avg_pool2d(t, k, s, p, count_include_pad=own)
+                dy = np.random.default_rng(1).standard_normal(y.shape)
+                y.backward(dy)
+                assert (t.grad * x).sum() == pytest.approx((dy * y.data).sum(), rel=1e-12)
 
 
 def test_adaptive_pooling_from_the_global_average_to_the_identity():
