@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import Settings, cnn, mlp
-from benchmarks.peers import PACKAGES, Work, ours, pytorch
+from benchmarks.peers import PACKAGES, Work, ours, pytorch, replayed
 from benchmarks.report import Row
 from benchmarks.timing import Contestant, check_agreement
 
 Run = Callable[..., dict[str, Any]]
 ME = ("-m", "benchmarks.processes")
-NAMES = {"ours": "ours", **PACKAGES}
+NAMES = {"ours": "ours", "replay": "replay", **PACKAGES}
 IMPORT = "import time, numpy, numba; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
@@ -45,7 +45,8 @@ def child(*arguments: str, **environment: str) -> float:
 def build(library: str, work: Work) -> Contestant:
     if library == "jax":
         return work.jax()
-    return work.eager(ours() if library == "ours" else pytorch(2))
+    libraries = {"ours": ours, "replay": partial(replayed, 2), "torch": partial(pytorch, 2)}
+    return work.eager(libraries[library]())
 
 
 def first_step(library: str) -> float:
@@ -107,7 +108,7 @@ def peak_memory(library: str, case: str) -> float:
 
 
 def memory(settings: Settings) -> Iterator[Row]:
-    libraries = ["ours", *(["torch"] if "torch" in settings.peers else [])]
+    libraries = ["ours", "replay", *(["torch"] if "torch" in settings.peers else [])]
     for case, (name, *_) in MEMORY.items():
         row = Row("memory", name, "MB", note="peak of three steps beyond the net itself")
         if not CLEAR.exists():

@@ -49,6 +49,7 @@ TARGETS: list[tuple[str, str, str, float, float]] = [
     ("startup", "first step, cache cold", "value", 0, 12),
     ("scaling", "*", "value", 0.9, 1.1),
     ("memory", "*", "PyTorch", 0, 1.0),
+    ("memory", "*", "replay: PyTorch", 0, 1.0),
     ("grid", "*", "PyTorch", 0, 0.40),
 ]
 
