@@ -5,6 +5,7 @@ import pytest
 
 import tinygrad_bn.nn.functional as F
 from tinygrad_bn import Tensor, nn, tensor
+from tinygrad_bn.ops.norm_kernels import channel_norm
 
 SEED = 0
 
@@ -219,3 +220,136 @@ def test_instance_norm_with_running_statistics_uses_them_in_eval():
     y = layer.eval()(Tensor(x)).data
     mean, var = layer.running_mean[:, None], layer.running_var[:, None]
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-12)
+
+
+# Sums in blocks, merged statistics, a mean in two parts: against the formula in long double
+
+
+def by_formula(x, w, b, dy, axes, affine, eps, centered=True):
+    """y, dx, dweight, dbias in long double; affine: the shape in which w and b broadcast."""
+    x, w, b, dy = (np.asarray(a, np.longdouble) for a in (x, w, b, dy))
+    w, b = w.reshape(affine), b.reshape(affine)
+
+    def average(a):
+        return a.mean(axis=axes, keepdims=True)
+
+    d = x - average(x) if centered else x
+    rstd = 1 / np.sqrt(average(d * d) + eps)
+    x_hat, g = d * rstd, dy * w
+    dx = rstd * (g - (average(g) if centered else 0) - x_hat * average(g * x_hat))
+    others = tuple(i for i, n in enumerate(affine) if n == 1)
+    return x_hat * w + b, dx, (dy * x_hat).sum(axis=others), dy.sum(axis=others)
+
+
+def results(fn, x, w, b, dy):
+    leaves = [tensor(a, requires_grad=True) for a in (x, w, b)]
+    y = fn(*leaves)
+    y.backward(dy)
+    return [y.data, *(t.grad for t in leaves)]
+
+
+LAYOUTS = {  # name: (function, axes of the statistics, axes of the weights, a shape with n values per statistic)
+    "batch": (lambda x, w, b, eps: F.batch_norm(x, None, None, w, b, True, eps=eps), (0,), (1,), lambda n: (n, 2)),
+    "batch, positions": (
+        lambda x, w, b, eps: F.batch_norm(x, None, None, w, b, True, eps=eps),
+        (0, 2),
+        (1,),
+        lambda n: (3, 2, n),
+    ),
+    "layer": (lambda x, w, b, eps: F.layer_norm(x, x.shape[1], w, b, eps), (1,), (1,), lambda n: (2, n)),
+    "layer, many rows": (lambda x, w, b, eps: F.layer_norm(x, x.shape[1], w, b, eps), (1,), (1,), lambda n: (n, 3)),
+    "instance": (lambda x, w, b, eps: F.instance_norm(x, weight=w, bias=b, eps=eps), (2,), (1,), lambda n: (2, 2, n)),
+}
+
+
+def check_formula(name, x, dtype, eps=1e-5, scale=1.0):
+    """Up to 8 roundings of the largest terms, of a float64's 32."""
+    fn, axes, features, _ = LAYOUTS[name]
+    rng = np.random.default_rng(SEED)
+    affine = tuple(n if i in features else 1 for i, n in enumerate(x.shape))
+    w, b = rng.uniform(0.5, 2, (2, int(np.prod(affine)))).astype(dtype)
+    x, dy = x.astype(dtype), (scale * rng.standard_normal(x.shape)).astype(dtype)
+    exact = by_formula(x, w, b, dy, axes, affine, eps)
+    found = results(lambda *leaves: fn(*leaves, eps), x, w, b, dy)
+    others = tuple(i for i, n in enumerate(affine) if n == 1)
+    x_hat = (exact[0] - b.reshape(affine)) / w.reshape(affine)
+    rstd = 1 / np.sqrt(np.asarray(x, np.longdouble).var(axis=axes, keepdims=True) + eps)
+    terms = [
+        abs(exact[0]).max(),
+        (rstd * abs(dy * w.reshape(affine)).max() * np.maximum(1, abs(x_hat))).max(),
+        abs(dy * x_hat).sum(axis=others).max(),
+        abs(dy).sum(axis=others).max(),
+    ]
+    lost = 1 if dtype == np.float32 else max(1, float(abs(x).max() * rstd.max()))  # of a float64 mean
+    for what, a, e, term in zip(("y", "dx", "dweight", "dbias"), found, exact, terms, strict=True):
+        bound = (8 if dtype == np.float32 else 32 * lost) * np.finfo(dtype).eps / 2 * float(term)
+        assert abs(a - e).max() <= bound, f"{what}: {float(abs(a - e).max() / bound):.3g} times what is allowed"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [63, 64, 65, 130, 511, 513, 1030])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_blocks_and_what_is_left_over(name, n, dtype):
+    """A block is 64 rows or 512 elements of a run; values of which each counts, the last one most."""
+    x = normal(*LAYOUTS[name][3](n)) + 3
+    x.reshape(-1)[-1] += 10
+    check_formula(name, x, dtype)
+
+
+MEANS = {  # along the values of a statistic: what the center of one block is to the next
+    "a large mean": lambda t: 1e6 + 0 * t,
+    "a trend": lambda t: 100 * t,
+    "a jump": lambda t: 1000.0 * (t > 0.5),
+    "a jump far away": lambda t: 1e7 + 1e3 * (t > 0.8),
+    "an infinitesimal spread": lambda t: 0.1 + 1e-6 * t,
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("name", ["batch", "batch, positions", "layer", "instance"])
+def test_no_digits_are_lost_wherever_the_mean_goes(name, mean, dtype):
+    """The center of squares is the mean of what came before: near, far off, or none at all."""
+    shape = LAYOUTS[name][3](300)
+    t = np.linspace(0, 1, 300)
+    t = t.reshape(-1, 1) if name == "batch" else t
+    noise = 1e-6 if "infinitesimal" in mean else 1.0
+    x = MEANS[mean](t) + np.array([0.0, 1.0]).reshape(
+        (2, 1) if len(shape) == 3 else (2,) if name == "batch" else (2, 1)
+    )
+    check_formula(name, x + noise * normal(*shape), dtype, eps=1e-5 * noise**2)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-12, 1e12, 1e25, 1e30])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_float32_whose_squares_are_no_float32(name, scale):
+    """With eps = 0, so that x / scale has the same y, and gradients 1 / scale: they are float32 again."""
+    x = scale * (normal(*LAYOUTS[name][3](70)) + 2)
+    check_formula(name, x, np.float32, eps=0.0, scale=min(scale, 1.0))
+
+
+def test_float32_whose_squares_are_no_float32_beside_a_channel_of_ordinary_numbers():
+    """Each channel for itself; those whose squares vanish have a variance all the same, and constants have none."""
+    x = normal(70, 4) * [1.0, 1e-30, 1e30, 0.0]
+    x32 = x.astype(np.float32)
+    y = F.batch_norm(tensor(x32), None, None, training=True, eps=0.0).data[:, :3]
+    np.testing.assert_allclose(y, by_definition(x32[:, :3].astype(np.float64), (0,), 0.0), rtol=0, atol=2e-6)
+    layer = F.layer_norm(tensor(np.ascontiguousarray(x32.T)), 70, eps=0.0).data[:3]
+    np.testing.assert_allclose(layer, y.T, rtol=0, atol=2e-6)
+    rms = F.rms_norm(tensor(np.ascontiguousarray(x32.T)), 70, eps=0.0).data[:3]
+    wide = x32.T[:3].astype(np.float64)
+    np.testing.assert_allclose(rms, wide / np.sqrt((wide**2).mean(axis=1, keepdims=True)), rtol=0, atol=2e-6)
+
+
+def test_eval_mode_with_a_running_mean_that_float32_does_not_hold():
+    """The mean is a float64: high and low, and low counts where the running variance is small."""
+    mean, var = np.array([1e4 + 1e-4]), np.array([1e-8])
+    x = (1e4 + np.arange(4.0)[:, None] / 1024).astype(np.float32)
+    leaves = [tensor(a, requires_grad=True) for a in (x, np.ones(1, np.float32), np.zeros(1, np.float32))]
+    y = channel_norm(*leaves, mean=mean, var=var, eps=0.0)
+    dy = np.arange(1.0, 5.0, dtype=np.float32)[:, None]
+    y.backward(dy)
+    x_hat = (x.astype(np.float64) - mean) / np.sqrt(var)
+    np.testing.assert_allclose(y.data, x_hat, rtol=1e-6)
+    np.testing.assert_allclose(leaves[1].grad, (dy * x_hat).sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(leaves[0].grad, dy / np.sqrt(var), rtol=1e-6)
