@@ -329,16 +329,20 @@ def test_float32_whose_squares_are_no_float32(name, scale):
 
 
 def test_float32_whose_squares_are_no_float32_beside_a_channel_of_ordinary_numbers():
-    """Each channel for itself; those whose squares vanish have a variance all the same, and constants have none."""
-    x = normal(70, 4) * [1.0, 1e-30, 1e30, 0.0]
-    x32 = x.astype(np.float32)
-    y = F.batch_norm(tensor(x32), None, None, training=True, eps=0.0).data[:, :3]
-    np.testing.assert_allclose(y, by_definition(x32[:, :3].astype(np.float64), (0,), 0.0), rtol=0, atol=2e-6)
-    layer = F.layer_norm(tensor(np.ascontiguousarray(x32.T)), 70, eps=0.0).data[:3]
-    np.testing.assert_allclose(layer, y.T, rtol=0, atol=2e-6)
-    rms = F.rms_norm(tensor(np.ascontiguousarray(x32.T)), 70, eps=0.0).data[:3]
-    wide = x32.T[:3].astype(np.float64)
+    """Each channel for itself; one whose squares vanish has a variance all the same."""
+    x = (normal(70, 3) * [1.0, 1e-30, 1e30]).astype(np.float32)
+    rows, wide = np.ascontiguousarray(x.T), x.T.astype(np.float64)
+    y = F.batch_norm(tensor(x), None, None, training=True, eps=0.0).data
+    np.testing.assert_allclose(y, by_definition(wide, (1,), 0.0).T, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(F.layer_norm(tensor(rows), 70, eps=0.0).data, y.T, rtol=0, atol=2e-6)
+    rms = F.rms_norm(tensor(rows), 70, eps=0.0).data
     np.testing.assert_allclose(rms, wide / np.sqrt((wide**2).mean(axis=1, keepdims=True)), rtol=0, atol=2e-6)
+
+
+def test_rms_norm_of_equal_values_is_their_sign():
+    """With eps = 0, also where their squares are 0 in float32: they are not 0 themselves."""
+    x = np.array([[3.0] * 5, [-1e-30] * 5, [1e30] * 5], np.float32)
+    np.testing.assert_allclose(F.rms_norm(tensor(x), 5, eps=0.0).data, np.sign(x), rtol=1e-6)
 
 
 def test_eval_mode_with_a_running_mean_that_float32_does_not_hold():

