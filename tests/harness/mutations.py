@@ -360,11 +360,6 @@ edits(
     ("1e-10 < rstd < 1e10 and not 0 < var < 1e-20", "1e-10 < rstd < 1e10", "float32: squares lose their digits"),
     ("if run[i] != same:", "if False:", "float32: squares vanish, and with them the variance"),
     (
-        "same = x[0, c, 0] if centered else x.dtype.type(0)",
-        "same = x[0, c, 0]",
-        "RMS norm in float32: the squares of equal values vanish",
-    ),
-    (
         "unusual_backward(samples, grads, weight, own, mean, var, rstd, part_sums[0]",
         "(samples, grads, weight, own, mean, var, rstd, part_sums[0]",
         "channels: no backward in float64",
