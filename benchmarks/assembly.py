@@ -7,8 +7,8 @@
 A line per loop of the source: how many numbers one instruction works on, the function, and the line that computes most.
 1 is a loop that takes one number at a time. The compiler makes several loops of one, for elements that are left over,
 too, and where a function is part of several others: the widest counts, and "partly" says that a copy of it has narrow
-loops alone. A star: it must be vectorized (MUST). Exit status 1 where one that must be is not. Only for x86; the widths
-are those of the processor that it runs on.
+loops alone. "gathers": wide, but elements are fetched one by one. A star: it must be vectorized (MUST); exit status 1
+where one that must be is not. Only for x86; the widths are those of the processor that it runs on.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Loop:
 
     place: Place
     widths: list[int] = field(default_factory=list)
+    gathers: bool = False
 
     @property
     def width(self) -> int:
@@ -119,8 +120,11 @@ def loops_of(assembly: str) -> list[Loop]:
                 widths.append(bits // (32 if match[2] == "s" else 64) if match[1] == "p" else 1)
                 where[places[i]] += function_at(places[i])[1]  # a helper without a loop is part of somebody else's
         if widths:
+            gathers = any("gather" in text for text in lines[first:last])
             (most, _), *_ = where.most_common(1)
-            found.setdefault(most, Loop(most)).widths.append(max(widths))
+            loop = found.setdefault(most, Loop(most))
+            loop.widths.append(max(widths))
+            loop.gathers |= gathers
     return sorted(found.values(), key=lambda loop: loop.place)
 
 
@@ -154,12 +158,12 @@ def report(names: list[str], dtype: str) -> int:
         seen = set()
         for loop in loops:
             function, _ = function_at(loop.place)
-            star = "*" if function in must and loop.width > 1 else ""
+            star = "*" if function in must and loop.width > 1 and not loop.gathers else ""
             seen |= {function} if star else set()
-            width = f"{loop.width}{star}" + (" partly" if loop.partly else "")
+            width = f"{loop.width}{star}" + (" partly" if loop.partly else "") + (" gathers" if loop.gathers else "")
             file, line = loop.place
             text = linecache.getline(file, line).strip()
-            print(f"  {width:<10}  {function + ':' + str(line):<28}  {text}")
+            print(f"  {width:<12}  {function + ':' + str(line):<28}  {text}")
         for function in must:
             if function not in seen:
                 print(f"  NOT VECTORIZED: {function}, in {name}")

@@ -491,6 +491,7 @@ SNIPPET = """
 .LBB0_3:
 \tvaddpd\t%zmm0, %zmm1, %zmm1
 .LBB0_4:
+\tvgatherdps\t(%rdi,%ymm1,4), %ymm2 {{%k1}}
 \tvsubsd\t%xmm0, %xmm1, %xmm1
 \tjne\t.LBB0_4
 \tjmp\t.LBB0_3
@@ -505,6 +506,7 @@ def test_machine_code_is_read(tmp_path):
     loops = assembly.loops_of(SNIPPET.format(folder=tmp_path, file="code.py"))
     assert [(loop.place[1], loop.widths) for loop in loops] == [(2, [8, 1]), (4, [1])]
     assert [loop.width for loop in loops] == [8, 1] and not any(loop.partly for loop in loops)
+    assert [loop.gathers for loop in loops] == [False, True]
     assert assembly.function_at(loops[0].place) == ("f", True)
     assert assembly.Loop(("f", 1), [8, 1, 1, 1]).partly and not assembly.Loop(("f", 1), [8, 4, 1, 1]).partly
 

@@ -357,3 +357,39 @@ def test_eval_mode_with_a_running_mean_that_float32_does_not_hold():
     np.testing.assert_allclose(y.data, x_hat, rtol=1e-6)
     np.testing.assert_allclose(leaves[1].grad, (dy * x_hat).sum(axis=0), rtol=1e-6)
     np.testing.assert_allclose(leaves[0].grad, dy / np.sqrt(var), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("std", "power"), [(1e9, 95), (1e5, 110), (1e-9, -115), (1.0, 110), (1.0, -110)])
+@pytest.mark.parametrize("name", ["batch", "batch, positions", "layer", "group, positions"])
+def test_the_gradient_is_linear_in_dy_whatever_their_sizes(name, std, power):
+    """In float32: dy times 2^k gives the gradients times 2^k, to the bit, where these are normal numbers themselves."""
+    rng = np.random.default_rng(11)
+    shape = {"batch": (70, 3), "layer": (5, 90)}.get(name, (6, 4, 40))
+    x, dy = (std * rng.standard_normal(shape)).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+    size = shape[-1] if name == "layer" else shape[1]
+    weight = rng.uniform(0.5, 2, size).astype(np.float32)
+
+    def gradients(dy):
+        inputs = [Tensor(a.copy(), requires_grad=True) for a in (x, weight, np.zeros_like(weight))]
+        if name == "layer":
+            y = F.layer_norm(inputs[0], size, *inputs[1:], eps=0.0)
+        elif name.startswith("group"):
+            y = F.group_norm(inputs[0], 2, *inputs[1:], eps=0.0)
+        else:
+            y = F.batch_norm(inputs[0], None, None, *inputs[1:], training=True, eps=0.0)
+        y.backward(dy)
+        return [t.grad for t in inputs]
+
+    factor = np.float32(2.0**power)
+    for small, scaled in zip(gradients(dy), gradients(dy * factor), strict=True):
+        expected = small.astype(np.float64) * float(factor)
+        normal = np.abs(expected) > 1e-36
+        assert normal.mean() > 0.9 and np.isfinite(scaled).all()
+        assert np.array_equal(scaled[normal], expected[normal])
+
+
+def test_channels_without_positions_have_gradients_of_zero():
+    x = Tensor(np.empty((2, 3, 0), np.float32), requires_grad=True)
+    weight, bias = (Tensor(np.ones(3, np.float32), requires_grad=True) for _ in range(2))
+    F.batch_norm(x, None, None, weight, bias, training=True).backward(np.empty((2, 3, 0), np.float32))
+    assert x.grad.shape == (2, 3, 0) and not weight.grad.any() and not bias.grad.any()

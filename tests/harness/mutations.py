@@ -254,8 +254,12 @@ edits(
         "channels: m - 1 in place of m",
     ),
     ("- shift[c]\n", "+ shift[c]\n", "channels: the sign of the mean of g"),
-    ("grad[c] * minus(row[c], high[c])", "grad[c] * row[c]", "dgamma with x in place of x_hat"),
-    ("t += grad[j] * minus(block[j], c)", "t += grad[j] * block[j]", "dgamma of positions with x in place of x_hat"),
+    ("grad[c] * scaled(row[c], high[c], scale[c])", "grad[c] * row[c]", "dgamma with x in place of x_hat"),
+    (
+        "t += grad[j] * scaled(block[j], c, scale)",
+        "t += grad[j] * block[j]",
+        "dgamma of positions with x in place of x_hat",
+    ),
     (
         "for n in range(i, min(i + ROWS, N)):",
         "for n in range(i, min(i + ROWS + 1, N)):",
@@ -285,7 +289,7 @@ edits(
     ("sums[0, c] += part_sums[0, c]", "sums[0, c] = part_sums[0, c]", "dgamma and dbeta of the first part alone"),
     ("var[c] /= max(N * L, 1)", "var[c] /= max(N * L - 1, 1)", "channels: the unbiased variance"),
     (
-        "for n in range(0, N, step):",
+        "for n in range(0, N if L > 0 else 0, step):",
         "for n in range(0, max(N - step + 1, 1), step):",
         "statistics: the rows of the last block are left out",
     ),
@@ -296,8 +300,8 @@ edits(
     ),
     ("max(second - off * first, 0.0)", "second", "variance: about the center in place of the mean"),
     (
-        "mean[c], square[c] = center[c] + off, exact",
-        "mean[c], square[c] = center[c], exact",
+        "mean[c] = center[c] + off",
+        "mean[c] = center[c]",
         "channels: the center for the mean",
     ),
     ("return c + off, square", "return c, square", "rows: the mean rounded to x's width"),
@@ -312,13 +316,17 @@ edits(
     ("shift = shift - low * scale", "shift = shift + low * scale", "the mean in two parts: the sign of low"),
     ("shift = shift - low * scale", "pass", "the mean in two parts: low is forgotten"),
     ("if low == low and low != 0:", "if low != 0:", "an infinite mean makes the shift NaN"),
-    ("_, dweight[c] = fold(mean[c], dbias[c], dweight[c], x)", "pass", "dgamma of channels: low is forgotten"),
-    ("_, t = fold(mean, s, t, row)", "pass", "dgamma of rows with positions: low is forgotten"),
-    ("_, products = fold(mean, sum_g, products, row)", "pass", "dx of rows: low is forgotten in mean(g x_hat)"),
+    (
+        "_, dweight[c] = fold(mean[c], dbias[c] * rstd[c], dweight[c], x)",
+        "pass",
+        "dgamma of channels: low is forgotten",
+    ),
+    ("_, t = fold(mean, s * rstd, t, row)", "pass", "dgamma of rows with positions: low is forgotten"),
+    ("_, sum_g_xhat = fold(mean, sum_g * rstd, sum_g_xhat, row)", "pass", "rows: low is forgotten in mean(g x_hat)"),
     ("if centered else 0.0\n    backward_row(", "\n    backward_row(", "RMS norm: the gradient of layer norm"),
     (
-        "rstd * rstd * rstd * products / row.size",
-        "rstd * rstd * products / row.size",
+        "mean_g, rstd * rstd * sum_g_xhat / row.size, dx)",
+        "mean_g, rstd * sum_g_xhat / row.size, dx)",
         "rows: x - mean in place of x_hat",
     ),
     (
@@ -327,11 +335,11 @@ edits(
         "rows of positions: x - mean in place of x_hat",
     ),
     ("            s += g\n", "            s += grad[j]\n", "rows: the mean of dy in place of gamma dy"),
-    ("t += g * minus(block[j], c)", "t += g * block[j]", "rows: mean(g x) in place of mean(g x_hat)"),
+    ("t += g * scaled(block[j], c, scale)", "t += g * block[j]", "rows: mean(g x) in place of mean(g x_hat)"),
     ("sum_g += s * weight[j]", "sum_g += s", "rows of positions: the mean of dy in place of gamma dy"),
     (
-        "sum_g_xhat += t * rstd * weight[j]",
-        "sum_g_xhat = t * rstd * weight[j]",
+        "sum_g_xhat += t * weight[j]",
+        "sum_g_xhat = t * weight[j]",
         "rows: the last channel of a group alone",
     ),
     (
@@ -358,7 +366,7 @@ edits(
         "float32: squares overflow",
     ),
     ("1e-10 < rstd < 1e10 and not 0 < var < 1e-20", "1e-10 < rstd < 1e10", "float32: squares lose their digits"),
-    ("if run[i] != same:", "if False:", "float32: squares vanish, and with them the variance"),
+    ("if run[i] != first:", "if False:", "float32: squares vanish, and with them the variance"),
     (
         "unusual_backward(samples, grads, weight, own, mean, var, rstd, part_sums[0]",
         "(samples, grads, weight, own, mean, var, rstd, part_sums[0]",
@@ -370,8 +378,8 @@ edits(
         "channels in float64: the first sample for all",
     ),
     (
-        "dbias[c], dweight[c] = run_products(run, grad, mean[c])\n            dweight[c] *= rstd[c]",
-        "dbias[c], dweight[c] = run_products(run, grad, mean[c])",
+        "dbias[c], dweight[c] = run_products(run, grad, mean[c], rstd[c])",
+        "dbias[c], dweight[c] = run_products(run, grad, mean[c], 1.0)",
         "channels in float64: dgamma without rstd",
     ),
     (

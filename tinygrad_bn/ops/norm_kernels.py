@@ -47,11 +47,10 @@ ROWS = 64  # rows of a table, the same for each column
 
 # What both layouts share, for a run: contiguous positions that have one mean, one scale and one shift.
 #
-# Two things decide whether the compiler vectorizes these loops. Slices: of row[i], i from 7 on, Numba must allow for an
-# index counted from the end; of a slice from its first element on it need not. Few arrays: the compiler asks at run
-# time whether one that is written lies too close to another one, and gives up after about eight such questions. Where
-# they do lie close it takes the loop that is not vectorized, which adds in another order: so a loop that sums along a
-# run writes no array, or its last bits would depend on where arrays happen to lie.
+# These loops go over slices from their first element on: of row[i], i from 7 on, Numba must allow for an index counted
+# from the end, and the compiler does not see neighbours. Before a loop that writes, the machine looks whether the
+# arrays lie too close to each other, and then takes the loop that is not vectorized, which adds in another order: so a
+# loop that sums along a run writes no array, or its last bits would depend on where arrays happen to lie.
 
 
 @part_as_written
@@ -64,6 +63,12 @@ def ratio(total, m):
 def minus(a, b):
     """a - b, in a loop that may be reordered: sum(x - c) must not become sum(x) - sum(c)."""
     return a - b
+
+
+@part_as_written
+def scaled(x, c, scale):
+    """(x - c) scale, before it is multiplied by anything: dy (x - c) alone may be too large or small for x's width."""
+    return (x - c) * scale
 
 
 @part_as_written
@@ -83,15 +88,15 @@ def usual(var, rstd, x):
 
 
 @part
-def vanished(var, x, c, centered):
+def vanished(var, x, c):
     """Whether a variance of 0 is that of squares too small for x's width: elements of channel c differ."""
     if var > 0 or x.itemsize == 8 or x.size == 0:
         return False
-    same = x[0, c, 0] if centered else x.dtype.type(0)
+    first = x[0, c, 0]
     for n in range(len(x)):
         run = x[n, c]
         for i in range(run.size):
-            if run[i] != same:
+            if run[i] != first:
                 return True
     return False
 
@@ -123,22 +128,22 @@ def run_moments(x, c):
 
 
 @part
-def run_products(x, dy, c):
-    """sum(dy) and sum(dy (x - c))"""
+def run_products(x, dy, c, scale):
+    """sum(dy) and sum(dy (x - c) scale)"""
     first, second = np.float64(0), np.float64(0)
     for i in range(0, x.size, BLOCK):
         block, grad, s, t = x[i : i + BLOCK], dy[i : i + BLOCK], x.dtype.type(0), x.dtype.type(0)
         for j in range(block.size):
             s += grad[j]
-            t += grad[j] * minus(block[j], c)
+            t += grad[j] * scaled(block[j], c, scale)
         first += s
         second += t
     return first, second
 
 
 @part
-def weighted_products(x, dy, weight, c):
-    """sum(g) and sum(g (x - c)) for g = dy weight, with a weight for each element"""
+def weighted_products(x, dy, weight, c, scale):
+    """sum(g) and sum(g (x - c) scale) for g = dy weight, with a weight for each element"""
     first, second = np.float64(0), np.float64(0)
     for i in range(0, x.size, BLOCK):
         block, grad, w = x[i : i + BLOCK], dy[i : i + BLOCK], weight[i : i + BLOCK]
@@ -146,7 +151,7 @@ def weighted_products(x, dy, weight, c):
         for j in range(block.size):
             g = grad[j] * w[j]
             s += g
-            t += g * minus(block[j], c)
+            t += g * scaled(block[j], c, scale)
         first += s
         second += t
     return first, second
@@ -213,7 +218,7 @@ def add_moments(row, center, first, second):
 
 @part
 def channel_centers(x, center):
-    """About the mean of each channel."""
+    """About the mean of each channel; x: some rows of a table, or one sample with positions."""
     N, C, L = x.shape
     center[:] = 0
     if L == 1:
@@ -231,9 +236,8 @@ def channel_centers(x, center):
 
 @part
 def moments_about(x, center, mean, square):
-    """moments of each channel, by way of those about a center; whether it was near enough, or digits are lost."""
+    """moments of each channel, by way of those about a center; x: as channel_centers."""
     N, C, L = x.shape
-    m, far = N * L, 0
     if L == 1:
         rows, first, second = x.reshape(N, C), np.zeros(C, x.dtype), np.zeros(C, x.dtype)
         for n in range(N):
@@ -244,11 +248,8 @@ def moments_about(x, center, mean, square):
         for c in range(C):
             mean[c], square[c] = run_moments(x[0, c], center[c])
     for c in range(C):
-        far += ratio(mean[c], m) * mean[c] > 0.5 * square[c]
-    for c in range(C):
-        off, square[c] = about_mean(mean[c], square[c], m)
+        off, square[c] = about_mean(mean[c], square[c], N * L)
         mean[c] = center[c] + off
-    return far == 0
 
 
 @part
@@ -266,21 +267,23 @@ def merge(count, mean, square, more, others_mean, others_square):
 
 @part
 def channel_moments(x, mean, square):
-    """moments of each channel, in one reading of x: a few rows at a time, or a run, about the mean of those before."""
+    """moments of each channel, in one reading of x: some rows at a time, or a sample, about the mean of those before.
+
+    Where that is far from their own, what rounding takes is little beside the cross term of ``merge``.
+    """
     N, C, L = x.shape
     center, some_mean, some_square = np.empty(C, x.dtype), np.empty(C), np.empty(C)
     mean[:] = 0
     square[:] = 0
     step = ROWS if L == 1 else 1
-    for n in range(0, N, step):
-        some, near = x[n : n + step], False
-        if n > 0:
+    for n in range(0, N if L > 0 else 0, step):
+        some = x[n : n + step]
+        if n == 0:
+            channel_centers(some, center)
+        else:
             for c in range(C):
                 center[c] = mean[c]
-            near = moments_about(some, center, some_mean, some_square)
-        if not near:
-            channel_centers(some, center)
-            moments_about(some, center, some_mean, some_square)
+        moments_about(some, center, some_mean, some_square)
         merge(np.float64(n * L), mean, square, np.float64(len(some) * L), some_mean, some_square)
 
 
@@ -310,10 +313,10 @@ def channel_sums(x, dy, mean, rstd, dweight, dbias):
     dweight[:] = 0
     dbias[:] = 0
     if L == 1:
-        rows, grads, high = x.reshape(N, C), dy.reshape(N, C), np.empty(C, x.dtype)
+        rows, grads, high, scale = x.reshape(N, C), dy.reshape(N, C), np.empty(C, x.dtype), np.empty(C, x.dtype)
         first, second = np.empty(C, x.dtype), np.empty(C, x.dtype)
         for c in range(C):
-            high[c] = mean[c]
+            high[c], scale[c] = mean[c], rstd[c]
         for i in range(0, N, ROWS):
             first[:] = 0
             second[:] = 0
@@ -321,19 +324,18 @@ def channel_sums(x, dy, mean, rstd, dweight, dbias):
                 row, grad = rows[n], grads[n]
                 for c in range(C):
                     first[c] += grad[c]
-                    second[c] += grad[c] * minus(row[c], high[c])
+                    second[c] += grad[c] * scaled(row[c], high[c], scale[c])
             for c in range(C):
                 dbias[c] += first[c]
                 dweight[c] += second[c]
     else:
         for n in range(N):
             for c in range(C):
-                first_, second_ = run_products(x[n, c], dy[n, c], x.dtype.type(mean[c]))
+                first_, second_ = run_products(x[n, c], dy[n, c], x.dtype.type(mean[c]), x.dtype.type(rstd[c]))
                 dbias[c] += first_
                 dweight[c] += second_
     for c in range(C):
-        _, dweight[c] = fold(mean[c], dbias[c], dweight[c], x)
-        dweight[c] *= rstd[c]
+        _, dweight[c] = fold(mean[c], dbias[c] * rstd[c], dweight[c], x)  # less the low part of the mean
 
 
 @part
@@ -394,7 +396,7 @@ def unusual_forward(x, weight, bias, eps, own, mean, var, rstd, y):
     """Once more, in float64: the channels whose squares x's width cannot hold."""
     N, C, L = x.shape
     for c in range(C):
-        if N * L > 0 and (not usual(var[c], rstd[c], x) or (own and vanished(var[c], x, c, True))):
+        if N * L > 0 and (not usual(var[c], rstd[c], x) or (own and vanished(var[c], x, c))):
             run, out = wide_channel(x, c), np.empty(N * L)
             if own:
                 mean[c], var[c] = moments(run)
@@ -412,8 +414,7 @@ def unusual_backward(x, dy, weight, own, mean, var, rstd, dweight, dbias, dx):
     for c in range(C):
         if N * L > 0 and not usual(var[c], rstd[c], x):
             run, grad, out, factor = wide_channel(x, c), wide_channel(dy, c), np.empty(N * L), weight[c] * rstd[c]
-            dbias[c], dweight[c] = run_products(run, grad, mean[c])
-            dweight[c] *= rstd[c]
+            dbias[c], dweight[c] = run_products(run, grad, mean[c], rstd[c])
             if own:
                 steep = factor * rstd[c] * dweight[c] / (N * L)
                 backward_run(run, grad, mean[c], factor, dbias[c] / (N * L) * factor, steep, out)
@@ -569,25 +570,25 @@ def forward_of_row(row, mean, rstd, weight, bias, y):
 @part
 def backward_of_row(row, dy, weight, centered, mean, rstd, dx, dweight, dbias):
     """A weight for each element; adds to dweight and dbias."""
-    sum_g, products = weighted_products(row, dy, weight, row.dtype.type(mean))
-    _, products = fold(mean, sum_g, products, row)
+    sum_g, sum_g_xhat = weighted_products(row, dy, weight, row.dtype.type(mean), row.dtype.type(rstd))
+    _, sum_g_xhat = fold(mean, sum_g * rstd, sum_g_xhat, row)  # less the low part of the mean
     mean_g = sum_g / row.size if centered else 0.0
-    backward_row(row, dy, weight, mean, rstd, mean_g, rstd * rstd * rstd * products / row.size, dx)
+    backward_row(row, dy, weight, mean, rstd, mean_g, rstd * rstd * sum_g_xhat / row.size, dx)
     add_products(row, dy, mean, rstd, dweight, dbias)
 
 
 @part
 def backward_of_runs(row, dy, weight, centered, mean, rstd, dx, dweight, dbias):
     """The same with a weight for each run."""
-    L, high = row.size // weight.size, row.dtype.type(mean)
+    L, high, scale = row.size // weight.size, row.dtype.type(mean), row.dtype.type(rstd)
     sum_g, sum_g_xhat = np.float64(0), np.float64(0)
     for j in range(weight.size):
-        s, t = run_products(row[j * L : j * L + L], dy[j * L : j * L + L], high)
-        _, t = fold(mean, s, t, row)
+        s, t = run_products(row[j * L : j * L + L], dy[j * L : j * L + L], high, scale)
+        _, t = fold(mean, s * rstd, t, row)
         dbias[j] += s
-        dweight[j] += t * rstd
+        dweight[j] += t
         sum_g += s * weight[j]
-        sum_g_xhat += t * rstd * weight[j]
+        sum_g_xhat += t * weight[j]
     mean_g = sum_g / row.size if centered else 0.0
     slope = rstd * rstd * sum_g_xhat / row.size
     for j in range(weight.size):
@@ -607,7 +608,7 @@ def row_forward(x, weight, bias, eps, centered, first, last, stats, y):
             forward_of_row(rows[n, g], mean[n, g], rstd[n, g], weight[g], bias[g], out[n, g])
     for n in range(first, last):
         for g in range(G):
-            if not usual(var[n, g], rstd[n, g], x) or vanished(var[n, g], rows[n : n + 1], g, centered):
+            if not usual(var[n, g], rstd[n, g], x) or vanished(var[n, g], rows[n : n + 1], g):
                 row = rows[n, g].astype(np.float64)
                 mean[n, g], var[n, g] = row_statistics(row, centered)
                 rstd[n, g] = 1 / np.sqrt(var[n, g] + eps)
@@ -616,8 +617,8 @@ def row_forward(x, weight, bias, eps, centered, first, last, stats, y):
 
 @kernel
 def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
-    """sums become dweight and dbias. The branches have loops of their own: one that counts the references to the slices
-    of both takes three times as long."""
+    """sums become dweight and dbias. Each branch has a loop of its own: one loop would count references to the slices
+    of both in each round."""
     N, G, J, L = x.shape
     rows, grads, out = x.reshape(N, G, J * L), dy.reshape(N, G, J * L), dx.reshape(N, G, J * L)
     mean, var, rstd, dweight, dbias = stats[0], stats[1], stats[2], sums[0], sums[1]
