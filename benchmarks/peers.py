@@ -105,7 +105,9 @@ class Work:
         outcome = library.compile(lambda x, y: library.F.cross_entropy(net(x), y) if training else net(x))
         if hasattr(outcome, "function"):  # a replay: it is recorded with two batches
             for _ in range(2):
-                outcome(library.tensor(self.x[::-1].copy()), self.target[::-1].copy())
+                other = library.tensor(self.x[::-1].copy())
+                other.requires_grad = x.requires_grad  # or it is another program
+                outcome(other, self.target[::-1].copy())
                 outcome(x, target)
         sgd: Any = None
 

@@ -46,6 +46,7 @@ def warmup(dtype: Any = np.float32) -> None:
     for rows_of in (4, 1 << 17):  # large arrays take other kernels, and so does eval mode
         run(nn.BatchNorm1d(8).to(dtype), rows_of, 8)
         run(nn.BatchNorm1d(8).to(dtype).eval(), rows_of, 8)
+    run(lambda x: F.batch_norm(x * 1e30, None, None, training=True), 4, 8)  # what float32 cannot square
     run(F.softmax, 4, 8)
     run(lambda x: F.cross_entropy(x, np.zeros(4, np.int64)), 4, 8)
     parameter = nn.Parameter(np.ones(3, dtype))

@@ -368,18 +368,18 @@ edits(
     ("1e-10 < rstd < 1e10 and not 0 < var < 1e-20", "1e-10 < rstd < 1e10", "float32: squares lose their digits"),
     ("if run[i] != first:", "if False:", "float32: squares vanish, and with them the variance"),
     (
-        "unusual_backward(samples, grads, weight, own, mean, var, rstd, part_sums[0]",
-        "(samples, grads, weight, own, mean, var, rstd, part_sums[0]",
+        "            unusual_backward(x, dy, edges, gamma, own, stats, dweight, dbias, dx)\n",
+        "            pass\n",
         "channels: no backward in float64",
     ),
     (
-        "run[n * L : n * L + L] = x[n, c]",
-        "run[n * L : n * L + L] = x[0, c]",
+        "run[n * L + i] = x[n, c, i]",
+        "run[n * L + i] = x[0, c, i]",
         "channels in float64: the first sample for all",
     ),
     (
-        "dbias[c], dweight[c] = run_products(run, grad, mean[c], rstd[c])",
-        "dbias[c], dweight[c] = run_products(run, grad, mean[c], 1.0)",
+        "s, t = run_products(run, grad, mean, rstd)",
+        "s, t = run_products(run, grad, mean, 1.0)",
         "channels in float64: dgamma without rstd",
     ),
     (
@@ -405,14 +405,9 @@ edits(  # of large arrays, which no other file has
         "large: pieces are merged with wrong counts",
     ),
     (
-        "        unusual_forward(samples, weight, bias, eps, own, mean, var, rstd, y)\n",
-        "",
+        "        left += unusual_channels(samples, own, var, rstd)\n    return left\n\n\ndef large_backward",
+        "    return left\n\n\ndef large_backward",
         "large: no forward in float64",
-    ),
-    (
-        "        unusual_backward(samples, grads, weight, own, mean, var, rstd, dgamma, dbeta, dx)\n",
-        "",
-        "large: no backward in float64",
     ),
 )
 

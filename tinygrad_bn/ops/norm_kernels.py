@@ -255,14 +255,14 @@ def moments_about(x, center, mean, square):
 @part
 def merge(count, mean, square, more, others_mean, others_square):
     """mean and square of count values become those of them and of more values, per channel (Chan's formula)."""
-    if count == 0:  # mean is 0 then, and the square of another one may be infinite
-        mean[:], square[:] = others_mean, others_square
-        return
     share = more / (count + more)
     for c in range(mean.size):
-        apart = others_mean[c] - mean[c]
-        square[c] += others_square[c] + apart * apart * count * share
-        mean[c] += apart * share
+        if count == 0:  # nothing to merge with; and the square of another mean may be infinite
+            mean[c], square[c] = others_mean[c], others_square[c]
+        else:
+            apart = others_mean[c] - mean[c]
+            square[c] += others_square[c] + apart * apart * count * share
+            mean[c] += apart * share
 
 
 @part
@@ -387,47 +387,19 @@ def wide_channel(x, c):
     N, _, L = x.shape
     run = np.empty(N * L)
     for n in range(N):
-        run[n * L : n * L + L] = x[n, c]
+        for i in range(L):
+            run[n * L + i] = x[n, c, i]
     return run
-
-
-@part
-def unusual_forward(x, weight, bias, eps, own, mean, var, rstd, y):
-    """Once more, in float64: the channels whose squares x's width cannot hold."""
-    N, C, L = x.shape
-    for c in range(C):
-        if N * L > 0 and (not usual(var[c], rstd[c], x) or (own and vanished(var[c], x, c))):
-            run, out = wide_channel(x, c), np.empty(N * L)
-            if own:
-                mean[c], var[c] = moments(run)
-                var[c] /= N * L
-                rstd[c] = 1 / np.sqrt(var[c] + eps)
-            normalize_run(run, mean[c], rstd[c] * weight[c], np.float64(bias[c]), out)
-            for n in range(N):
-                y[n, c] = out[n * L : n * L + L]
-
-
-@part
-def unusual_backward(x, dy, weight, own, mean, var, rstd, dweight, dbias, dx):
-    """The same for the backward."""
-    N, C, L = x.shape
-    for c in range(C):
-        if N * L > 0 and not usual(var[c], rstd[c], x):
-            run, grad, out, factor = wide_channel(x, c), wide_channel(dy, c), np.empty(N * L), weight[c] * rstd[c]
-            dbias[c], dweight[c] = run_products(run, grad, mean[c], rstd[c])
-            if own:
-                steep = factor * rstd[c] * dweight[c] / (N * L)
-                backward_run(run, grad, mean[c], factor, dbias[c] / (N * L) * factor, steep, out)
-                for n in range(N):
-                    dx[n, c] = out[n * L : n * L + L]
 
 
 @kernel
 def channel_forward(x, edges, weight, bias, eps, own, stats, y):
     """All of the forward in one call; own: take mean and (biased) var from x, else they are given.
 
-    Part k of the samples lies between edges k and k + 1; stats[:, k] are its mean, var and rstd.
+    Part k of the samples lies between edges k and k + 1; stats[:, k] are its mean, var and rstd. Returns how many
+    channels are left to unusual_forward.
     """
+    left = 0
     for k in range(edges.size - 1):
         samples, out = x[edges[k] : edges[k + 1]], y[edges[k] : edges[k + 1]]
         mean, var, rstd = stats[0, k], stats[1, k], stats[2, k]
@@ -439,7 +411,8 @@ def channel_forward(x, edges, weight, bias, eps, own, stats, y):
         for c in range(C):
             rstd[c] = 1 / np.sqrt(var[c] + eps)
         channel_normalize(samples, weight, bias, mean, rstd, out)  # (4), (5) of docs/2-batch-norm.md
-        unusual_forward(samples, weight, bias, eps, own, mean, var, rstd, out)
+        left += unusual_channels(samples, own, var, rstd)
+    return left
 
 
 @kernel
@@ -448,14 +421,13 @@ def channel_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
     sums, part_sums = np.zeros((2, C)), np.empty((2, C))
     for k in range(edges.size - 1):
         samples, grads, out = x[edges[k] : edges[k + 1]], dy[edges[k] : edges[k + 1]], dx[edges[k] : edges[k + 1]]
-        mean, var, rstd = stats[0, k], stats[1, k], stats[2, k]
+        mean, rstd = stats[0, k], stats[2, k]
         channel_sums(samples, grads, mean, rstd, part_sums[0], part_sums[1])
         if own:
             m = float(max(len(samples) * L, 1))
             channel_dx(samples, grads, weight, m, mean, rstd, part_sums[0], part_sums[1], out)
         else:  # an infinite dy or x stays in its place
             channel_scale(grads, weight, rstd, out)
-        unusual_backward(samples, grads, weight, own, mean, var, rstd, part_sums[0], part_sums[1], out)
         for c in range(C):
             sums[0, c] += part_sums[0, c]
             sums[1, c] += part_sums[1, c]
@@ -463,9 +435,69 @@ def channel_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
         dweight[c], dbias[c] = sums[0, c], sums[1, c]
 
 
-def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float, own: bool, *outputs: Array) -> None:
+# In float64, for channels whose squares x's width cannot hold: kernels of their own, which hardly anybody needs
+
+
+@part
+def unusual_channels(x, own, var, rstd):
+    """How many there are."""
+    left = 0
+    for c in range(rstd.size):
+        if not usual(var[c], rstd[c], x) or (own and vanished(var[c], x, c)):
+            left += 1
+    return left
+
+
+@kernel
+def unusual_forward(x, edges, weight, bias, eps, own, stats, y):
+    """channel_forward for these channels alone."""
+    _, C, L = x.shape
+    for k in range(edges.size - 1):
+        samples, (mean, var, rstd) = x[edges[k] : edges[k + 1]], (stats[0, k], stats[1, k], stats[2, k])
+        m = len(samples) * L
+        for c in range(C):
+            if m > 0 and (not usual(var[c], rstd[c], x) or (own and vanished(var[c], samples, c))):
+                run, out = wide_channel(samples, c), np.empty(m)
+                if own:
+                    mean[c], square = moments(run)
+                    var[c] = square / m
+                    rstd[c] = 1 / np.sqrt(var[c] + eps)
+                normalize_run(run, mean[c], rstd[c] * weight[c], np.float64(bias[c]), out)
+                for i in range(m):
+                    y[edges[k] + i // L, c, i % L] = out[i]
+
+
+@kernel
+def unusual_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
+    """channel_backward for channels that are unusual in one part or another."""
+    _, C, L = x.shape
+    for c in range(C):
+        odd = False
+        for k in range(edges.size - 1):
+            odd |= not usual(stats[1, k, c], stats[2, k, c], x)
+        total, total_xhat = np.float64(0), np.float64(0)
+        for k in range(edges.size - 1 if odd else 0):
+            run, grad = wide_channel(x[edges[k] : edges[k + 1]], c), wide_channel(dy[edges[k] : edges[k + 1]], c)
+            m, mean, rstd, out = run.size, stats[0, k, c], stats[2, k, c], np.empty(run.size)
+            s, t = run_products(run, grad, mean, rstd)
+            factor = weight[c] * rstd
+            if own:
+                backward_run(run, grad, mean, factor, s / m * factor, factor * rstd * t / m, out)
+            else:
+                for i in range(m):
+                    out[i] = grad[i] * factor
+            for i in range(m):
+                dx[edges[k] + i // L, c, i % L] = out[i]
+            total += s
+            total_xhat += t
+        if odd:
+            dweight[c], dbias[c] = total_xhat, total
+
+
+def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float, own: bool, *outputs: Array) -> int:
     """channel_forward for large arrays: the same steps, each over pieces of the samples, on several threads."""
     all_stats, all_y = outputs
+    left = 0
     for k, p in parts_between(edges):
         samples, y, (mean, var, rstd) = x[p], all_y[p], all_stats[:, k]
         jobs = pieces(samples)
@@ -479,7 +511,8 @@ def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float
             var /= len(samples) * x.shape[2]
         rstd[:] = 1 / np.sqrt(var + eps)
         for_each(lambda job: channel_normalize(samples[job[1]], weight, bias, mean, rstd, y[job[1]]), jobs)  # noqa: B023
-        unusual_forward(samples, weight, bias, eps, own, mean, var, rstd, y)
+        left += unusual_channels(samples, own, var, rstd)
+    return left
 
 
 def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, *arrays: Array) -> None:
@@ -487,7 +520,7 @@ def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, 
     all_stats, dweight, dbias, all_dx = arrays
     sums = np.empty((2, len(edges) - 1, x.shape[1]))
     for k, p in parts_between(edges):
-        samples, grads, dx, (mean, var, rstd) = x[p], dy[p], all_dx[p], all_stats[:, k]
+        samples, grads, dx, (mean, _, rstd) = x[p], dy[p], all_dx[p], all_stats[:, k]
         jobs, (dgamma, dbeta) = pieces(samples), sums[:, k]
         totals, m = np.empty((2, len(jobs), len(mean))), float(samples[:, 0].size)
         for_each(lambda job: channel_sums(samples[job[1]], grads[job[1]], mean, rstd, *totals[:, job[0]]), jobs)  # noqa: B023
@@ -501,7 +534,6 @@ def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, 
                 channel_scale(grads[q], weight, rstd, dx[q])  # noqa: B023
 
         for_each(backward, jobs)
-        unusual_backward(samples, grads, weight, own, mean, var, rstd, dgamma, dbeta, dx)
     dweight[:], dbias[:] = sums.sum(axis=1)
 
 
@@ -609,7 +641,7 @@ def row_forward(x, weight, bias, eps, centered, first, last, stats, y):
     for n in range(first, last):
         for g in range(G):
             if not usual(var[n, g], rstd[n, g], x) or vanished(var[n, g], rows[n : n + 1], g):
-                row = rows[n, g].astype(np.float64)
+                row = wide_channel(rows[n : n + 1], g)
                 mean[n, g], var[n, g] = row_statistics(row, centered)
                 rstd[n, g] = 1 / np.sqrt(var[n, g] + eps)
                 forward_of_row(row, mean[n, g], rstd[n, g], weight[g], bias[g], out[n, g])
@@ -647,7 +679,7 @@ def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
     for n in range(first, last):
         for g in range(G):
             if not usual(var[n, g], rstd[n, g], x):
-                row, grad, dx_, w = rows[n, g].astype(np.float64), grads[n, g], out[n, g], weight[g]
+                row, grad, dx_, w = wide_channel(rows[n : n + 1], g), grads[n, g], out[n, g], weight[g]
                 if L == 1:
                     backward_of_row(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dweight[g], dbias[g])
                 else:
@@ -725,7 +757,9 @@ def channel_norm(
     stats, y = np.empty((3, len(edges) - 1, C)), np.empty_like(x)  # mean, var and rstd of each part
     if not own:
         stats[0], stats[1] = mean, var
-    (channel_forward if small else large_forward)(x, edges, gamma, beta, eps, own, stats, y)
+    left = (channel_forward if small else large_forward)(x, edges, gamma, beta, eps, own, stats, y)
+    if left:
+        unusual_forward(x, edges, gamma, beta, eps, own, stats, y)
     if own and track is not None:
         track(stats[0], stats[1])
 
@@ -733,6 +767,8 @@ def channel_norm(
         dy = contiguous(dy).reshape(x.shape)
         dweight, dbias, dx = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty_like(x)
         (channel_backward if small else large_backward)(x, dy, edges, gamma, own, stats, dweight, dbias, dx)
+        if left:
+            unusual_backward(x, dy, edges, gamma, own, stats, dweight, dbias, dx)
         return dx.reshape(shape), dweight if has_weight else None, dbias if has_bias else None
 
     return y.reshape(shape), pullback

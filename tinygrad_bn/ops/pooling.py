@@ -295,8 +295,9 @@ def largest_places(x, rows, columns, step_h, step_w, index):
     W = x.shape[1]
     best, place = np.empty(W, x.dtype), np.empty(W, np.int32)
     for i in range(I):
-        best[:] = x[rows[i, 0]]
-        place[:] = rows[i, 0]
+        top_row = x[rows[i, 0]]
+        for k in range(W):
+            best[k], place[k] = top_row[k], rows[i, 0]
         h = rows[i, 0] + step_h
         while h < rows[i, 1]:  # a range with a step would divide to count its elements
             keep_larger_and_place(x[h], np.int32(h), best, place)
@@ -325,7 +326,9 @@ def max_forward(x, rows, columns, step_h, step_w, y):
     best = np.empty(x.shape[2], x.dtype)
     for p in range(planes):
         for i in range(I):
-            best[:] = x[p, rows[i, 0]]
+            row = x[p, rows[i, 0]]
+            for w in range(row.size):
+                best[w] = row[w]
             h = rows[i, 0] + step_h
             while h < rows[i, 1]:
                 keep_larger(x[p, h], best)
