@@ -281,8 +281,8 @@ edits(
         "eval: the gradient of training",
     ),
     (
-        "mean, var, rstd = stats[0, k], stats[1, k], stats[2, k]\n        channel_sums",
-        "mean, var, rstd = stats[0, 0], stats[1, 0], stats[2, 0]\n        channel_sums",
+        "mean, rstd = stats[0, k], stats[2, k]\n        channel_sums",
+        "mean, rstd = stats[0, 0], stats[2, 0]\n        channel_sums",
         "ghosts: the statistics of the first for all",
     ),
     ("dbias if has_bias else None", "None", "channels: the gradient of the bias is missing"),
