@@ -34,6 +34,11 @@ MUST: dict[str, list[str]] = {
     "channel_backward": ["channel_sums", "run_products", "backward_columns", "backward_run", "channel_scale"],
     "row_forward": ["run_sum", "run_moments", "normalize_row", "normalize_run"],
     "row_backward": ["weighted_products", "run_products", "backward_row", "add_products", "backward_run"],
+    "max_forward": ["largest_of_pairs"],
+    "max_backward": ["gradient_of_pairs"],
+    "gather_patches": ["gather_patches"],
+    "scatter_patches": ["scatter_patches"],
+    "direct_forward": ["direct_forward"],
     "relu_forward": ["relu_forward"],
     "relu_backward": ["relu_backward"],
     "sigmoid_forward_32": ["sigmoid_forward_32"],
@@ -148,8 +153,9 @@ def compiled(dtype: str) -> Iterator[tuple[str, str]]:
 
 def report(names: list[str], dtype: str) -> int:
     """Print the loops; the number of those that must be vectorized and are not."""
-    missing = 0
+    missing, shown = 0, set()
     for name, assembly in compiled(dtype):
+        shown.add(name)
         if names and not any(part in name for part in names):
             continue
         loops, must = loops_of(assembly), MUST.get(name, [])
@@ -168,6 +174,9 @@ def report(names: list[str], dtype: str) -> int:
             if function not in seen:
                 print(f"  NOT VECTORIZED: {function}, in {name}")
                 missing += 1
+    for name in MUST.keys() - shown:
+        print(f"NOT COMPILED: {name}")
+        missing += dtype == "float32"
     return missing
 
 

@@ -62,24 +62,18 @@ def norms(settings: Settings) -> Iterator[Row]:
             values = settings.time(contestants)
             limit = 2.5 * values.pop("copy")
             yield (row := Row("norms", f"{name} {name_of(shape)}", "us", values, limit, note))
-            peers = [name for name in values if not name.startswith(("ours", "replay"))]
+            peers = [peer for peer in values if not peer.startswith(("ours", "replay"))]
             for what in ("PyTorch", "replay: best peer", *peers, *(f"replay: {peer}" for peer in peers)):
                 if (ratio := row.measure(what)) is not None:
                     ratios.setdefault(what, []).append(ratio)
     means = {what: geometric_mean(values) for what, values in ratios.items()}
-    each = {
-        ours: [
-            f"{what.removeprefix('replay: ')} {mean:.3g}"
-            for what, mean in means.items()
-            if ours == what.startswith("replay")
-        ]
-        for ours in (False, True)
-    }
+    eager = [f"{what} {mean:.3g}" for what, mean in means.items() if not what.startswith("replay")]
+    within = [f"{what.split(': ')[1]} {mean:.3g}" for what, mean in means.items() if what.startswith("replay")]
     if "PyTorch" in means:
-        note = "ours / each: " + ", ".join(each[False])
+        note = "ours / each: " + ", ".join(eager)
         yield Row("norms", "geometric mean, eager / PyTorch", "ratio", {"ours": means["PyTorch"]}, note=note)
     if "replay: best peer" in means:
-        note = "replay / each: " + ", ".join(each[True])
+        note = "replay / each: " + ", ".join(within)
         yield Row("norms", "geometric mean, replay / best", "ratio", {"replay": means["replay: best peer"]}, note=note)
 
 

@@ -359,7 +359,10 @@ def test_eval_mode_with_a_running_mean_that_float32_does_not_hold():
     np.testing.assert_allclose(leaves[0].grad, dy / np.sqrt(var), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("std", "power"), [(1e9, 95), (1e5, 110), (1e-9, -115), (1.0, 110), (1.0, -110)])
+@pytest.mark.parametrize(
+    ("std", "power"),
+    [(1e9, 95), (1e9, -85), (1e5, 110), (1e5, -90), (1e-9, -115), (1e-9, 70), (1.0, 110), (1.0, -110)],
+)
 @pytest.mark.parametrize("name", ["batch", "batch, positions", "layer", "group, positions"])
 def test_the_gradient_is_linear_in_dy_whatever_their_sizes(name, std, power):
     """In float32: dy times 2^k gives the gradients times 2^k, to the bit, where these are normal numbers themselves."""

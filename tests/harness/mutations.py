@@ -228,8 +228,8 @@ edits(
     "ops/norm_kernels.py",
     "norms golden norm_variants truth norm_properties special_values properties gradients",
     (
-        "high[c], shift[c] = fold(mean[c], steep, dbias[c] / m * factor, x)",
-        "high[c], shift[c] = fold(mean[c], steep, 0.0, x)",
+        "high[c], shift[c] = fold(mean[c], rstd[c] * steep, dbias[c] / m * factor, x)",
+        "high[c], shift[c] = fold(mean[c], rstd[c] * steep, 0.0, x)",
         "channels: the mean of g is missing",
     ),
     (
@@ -242,7 +242,11 @@ edits(
         "dbias[c] / N * factor, steep, dx[n, c]",
         "channels: divided by N instead of N L",
     ),
-    ("scale[c], slope[c] = factor, steep", "scale[c], slope[c] = factor, 0.0", "channels: the x_hat term is missing"),
+    (
+        "r[c], scale[c], slope[c] = rstd[c], factor, steep",
+        "r[c], scale[c], slope[c] = rstd[c], factor, 0.0",
+        "channels: the x_hat term is missing",
+    ),
     (
         "dweight[c] / m\n                backward_run(",
         "-dweight[c] / m\n                backward_run(",
@@ -325,13 +329,13 @@ edits(
     ("_, sum_g_xhat = fold(mean, sum_g * rstd, sum_g_xhat, row)", "pass", "rows: low is forgotten in mean(g x_hat)"),
     ("if centered else 0.0\n    backward_row(", "\n    backward_row(", "RMS norm: the gradient of layer norm"),
     (
-        "mean_g, rstd * rstd * sum_g_xhat / row.size, dx)",
         "mean_g, rstd * sum_g_xhat / row.size, dx)",
+        "mean_g, sum_g_xhat / row.size, dx)",
         "rows: x - mean in place of x_hat",
     ),
     (
-        "slope = rstd * rstd * sum_g_xhat / row.size",
         "slope = rstd * sum_g_xhat / row.size",
+        "slope = sum_g_xhat / row.size",
         "rows of positions: x - mean in place of x_hat",
     ),
     ("            s += g\n", "            s += grad[j]\n", "rows: the mean of dy in place of gamma dy"),

@@ -34,7 +34,7 @@ def compare(cases, figure, what):
             case, norm_accuracy.ours, norm_accuracy.pytorchs
         ).items():
             count += 1
-            theirs = np.inf if np.isnan(theirs) else theirs  # where it has lost all
+            theirs = theirs if np.isfinite(theirs) else 0.0  # where it has lost all, it excuses nothing
             worst = max(worst, (ours - max(theirs, floor)) / more if more else 0)
             better += theirs > floor + more
             worse += ours > floor + more

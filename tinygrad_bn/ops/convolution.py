@@ -411,7 +411,8 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
             np.matmul(w, some, out=out)
         narrow_all(wide, width, shift, y[block])
 
-    for_each(forward, blocks)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what nobody asks for, at the ends of rows
+        for_each(forward, blocks)
 
     def dx(dy: Array) -> Any:
         result, finite = np.empty_like(x), np.isfinite(w).all()
@@ -425,7 +426,8 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
                 clear(part)
             scatter_patches(part, *plane, result[block])
 
-        for_each(backward, blocks)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for_each(backward, blocks)
         return result
 
     def dweight(dy: Array, clean: bool = False) -> Any:

@@ -83,7 +83,7 @@ def fold(mean, scale, shift, x):
 
 @part
 def usual(var, rstd, x):
-    """Whether x's width can hold squares and products of what has this spread; float64 is as wide as it gets."""
+    """Whether x's width can hold the squares of what has this spread; float64 is as wide as it gets."""
     return x.itemsize == 8 or (1e-10 < rstd < 1e10 and not 0 < var < 1e-20)
 
 
@@ -183,12 +183,12 @@ def normalize_run(x, mean, scale, shift, y):
 
 
 @part_as_written
-def backward_run(x, dy, mean, scale, shift, slope, dx):
-    """dx = dy scale - (x - mean) slope - shift"""
-    high, shift = fold(mean, slope, shift, x)
-    a, b, c = x.dtype.type(scale), x.dtype.type(slope), x.dtype.type(shift)
+def backward_run(x, dy, mean, rstd, scale, shift, slope, dx):
+    """dx = dy scale - x_hat slope - shift; x_hat first, for rstd^2 alone may be too large or small for x's width"""
+    high, shift = fold(mean, rstd * slope, shift, x)
+    r, a, b, c = x.dtype.type(rstd), x.dtype.type(scale), x.dtype.type(slope), x.dtype.type(shift)
     for i in range(x.size):
-        dx[i] = dy[i] * a - (x[i] - high) * b - c
+        dx[i] = dy[i] * a - (x[i] - high) * r * b - c
 
 
 # Layout 1: channels of (N, C, L). Where L = 1 it is a table, and loops over c run innermost, so that memory is read in
@@ -202,9 +202,9 @@ def normalize_columns(x, high, scale, shift, y):
 
 
 @part_as_written
-def backward_columns(x, dy, high, scale, shift, slope, dx):
+def backward_columns(x, dy, high, rstd, scale, shift, slope, dx):
     for c in range(x.size):
-        dx[c] = dy[c] * scale[c] - (x[c] - high[c]) * slope[c] - shift[c]
+        dx[c] = dy[c] * scale[c] - (x[c] - high[c]) * rstd[c] * slope[c] - shift[c]
 
 
 @part
@@ -344,21 +344,21 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):
     N, C, L = x.shape
     if L == 1:
         rows, grads, out = x.reshape(N, C), dy.reshape(N, C), dx.reshape(N, C)
-        high, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
+        high, r, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
         shift, slope = np.empty(C, x.dtype), np.empty(C, x.dtype)
         for c in range(C):
             factor = weight[c] * rstd[c]
-            steep = factor * rstd[c] * dweight[c] / m
-            scale[c], slope[c] = factor, steep
-            high[c], shift[c] = fold(mean[c], steep, dbias[c] / m * factor, x)
+            steep = factor * dweight[c] / m
+            r[c], scale[c], slope[c] = rstd[c], factor, steep
+            high[c], shift[c] = fold(mean[c], rstd[c] * steep, dbias[c] / m * factor, x)
         for n in range(N):
-            backward_columns(rows[n], grads[n], high, scale, shift, slope, out[n])
+            backward_columns(rows[n], grads[n], high, r, scale, shift, slope, out[n])
     else:
         for n in range(N):
             for c in range(C):
                 factor = weight[c] * rstd[c]
-                steep = factor * rstd[c] * dweight[c] / m
-                backward_run(x[n, c], dy[n, c], mean[c], factor, dbias[c] / m * factor, steep, dx[n, c])
+                steep = factor * dweight[c] / m
+                backward_run(x[n, c], dy[n, c], mean[c], rstd[c], factor, dbias[c] / m * factor, steep, dx[n, c])
 
 
 @part
@@ -482,7 +482,7 @@ def unusual_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
             s, t = run_products(run, grad, mean, rstd)
             factor = weight[c] * rstd
             if own:
-                backward_run(run, grad, mean, factor, s / m * factor, factor * rstd * t / m, out)
+                backward_run(run, grad, mean, rstd, factor, s / m * factor, factor * t / m, out)
             else:
                 for i in range(m):
                     out[i] = grad[i] * factor
@@ -494,6 +494,7 @@ def unusual_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
             dweight[c], dbias[c] = total_xhat, total
 
 
+@np.errstate(all="ignore")  # as kernels do
 def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float, own: bool, *outputs: Array) -> int:
     """channel_forward for large arrays: the same steps, each over pieces of the samples, on several threads."""
     all_stats, all_y = outputs
@@ -515,6 +516,7 @@ def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float
     return left
 
 
+@np.errstate(all="ignore")
 def large_backward(x: Array, dy: Array, edges: Array, weight: Array, own: bool, *arrays: Array) -> None:
     """channel_backward for large arrays."""
     all_stats, dweight, dbias, all_dx = arrays
@@ -561,11 +563,11 @@ def normalize_row(x, mean, rstd, weight, bias, y):
 
 @part_as_written
 def backward_row(x, dy, weight, mean, rstd, mean_g, slope, dx):
-    """dx = (dy weight - mean_g) rstd - (x - mean) slope"""
-    high, shift = fold(mean, slope, mean_g * rstd, x)
+    """dx = (dy weight - mean_g) rstd - x_hat slope"""
+    high, shift = fold(mean, rstd * slope, mean_g * rstd, x)
     a, b, c = x.dtype.type(rstd), x.dtype.type(slope), x.dtype.type(shift)
     for j in range(x.size):
-        dx[j] = dy[j] * weight[j] * a - (x[j] - high) * b - c
+        dx[j] = dy[j] * weight[j] * a - (x[j] - high) * a * b - c
 
 
 @part_as_written
@@ -605,7 +607,7 @@ def backward_of_row(row, dy, weight, centered, mean, rstd, dx, dweight, dbias):
     sum_g, sum_g_xhat = weighted_products(row, dy, weight, row.dtype.type(mean), row.dtype.type(rstd))
     _, sum_g_xhat = fold(mean, sum_g * rstd, sum_g_xhat, row)  # less the low part of the mean
     mean_g = sum_g / row.size if centered else 0.0
-    backward_row(row, dy, weight, mean, rstd, mean_g, rstd * rstd * sum_g_xhat / row.size, dx)
+    backward_row(row, dy, weight, mean, rstd, mean_g, rstd * sum_g_xhat / row.size, dx)
     add_products(row, dy, mean, rstd, dweight, dbias)
 
 
@@ -622,10 +624,10 @@ def backward_of_runs(row, dy, weight, centered, mean, rstd, dx, dweight, dbias):
         sum_g += s * weight[j]
         sum_g_xhat += t * weight[j]
     mean_g = sum_g / row.size if centered else 0.0
-    slope = rstd * rstd * sum_g_xhat / row.size
+    slope = rstd * sum_g_xhat / row.size
     for j in range(weight.size):
         run, grad, out = row[j * L : j * L + L], dy[j * L : j * L + L], dx[j * L : j * L + L]
-        backward_run(run, grad, mean, rstd * weight[j], rstd * mean_g, slope, out)
+        backward_run(run, grad, mean, rstd, rstd * weight[j], rstd * mean_g, slope, out)
 
 
 @kernel
@@ -796,7 +798,8 @@ def row_norm(x: Any, weight: Any, bias: Any, *, shape: Any, eps: float, centered
         dy = contiguous(dy).reshape(shape)
         sums, dx = np.empty((len(jobs), 2, G, J)), np.empty_like(x)  # dweight and dbias of each piece
         for_each(lambda job: row_backward(x, dy, gamma, centered, *job[1], stats, dx, sums[job[0]]), jobs)
-        dweight, dbias = (total.astype(x.dtype) for total in (sums[0] if len(jobs) == 1 else sums.sum(axis=0)))
+        with np.errstate(over="ignore"):  # as kernels do
+            dweight, dbias = [total.astype(x.dtype) for total in (sums[0] if len(jobs) == 1 else sums.sum(axis=0))]
         return (
             dx.reshape(given),
             None if weight_shape is None else dweight.reshape(weight_shape),
