@@ -40,6 +40,7 @@ JUSTIFIED = {  # (file, what): why
     ("demos/report.py", "importlib"): "asks whether a package is installed",
     ("demos/report.py", "from_string"): "the page's template, a file of the package; values are escaped",
     ("benchmarks/__main__.py", "subprocess"): "keeps a core busy, with a program of its own",
+    ("benchmarks/assembly.py", "subprocess"): "runs itself anew, with another setting of Numba and an empty cache",
     ("benchmarks/processes.py", "subprocess"): "times fresh processes of Python, with programs of its own",
     ("benchmarks/processes.py", "importlib"): "times the import of a library, one of a list of its own",
     ("benchmarks/peers.py", "importlib"): "asks whether a package is installed",

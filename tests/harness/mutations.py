@@ -409,8 +409,8 @@ edits(  # of large arrays, which no other file has
         "large: pieces are merged with wrong counts",
     ),
     (
-        "        left += unusual_channels(samples, own, var, rstd)\n    return left\n\n\ndef large_backward",
-        "    return left\n\n\ndef large_backward",
+        "        left += unusual_channels(samples, own, var, rstd)\n    return left\n\n\n@np.errstate",
+        "    return left\n\n\n@np.errstate",
         "large: no forward in float64",
     ),
 )
