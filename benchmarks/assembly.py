@@ -36,7 +36,6 @@ MUST: dict[str, list[str]] = {
     "row_backward": ["weighted_products", "run_products", "backward_row", "add_products", "backward_run"],
     "max_forward": ["largest_of_pairs"],
     "max_backward": ["gradient_of_pairs"],
-    "gather_patches": ["gather_patches"],
     "scatter_patches": ["scatter_patches"],
     "direct_forward": ["direct_forward"],
     "relu_forward": ["relu_forward"],

@@ -107,7 +107,7 @@ class Work:
             for _ in range(2):
                 other = library.tensor(self.x[::-1].copy())
                 other.requires_grad = x.requires_grad  # or it is another program
-                outcome(other, self.target[::-1].copy())
+                outcome(other, library.tensor(self.target[::-1].copy()))
                 outcome(x, target)
         sgd: Any = None
 
