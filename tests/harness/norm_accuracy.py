@@ -12,7 +12,7 @@ import numpy as np
 
 EPS = 1e-5
 KINDS = ["batch", "batch, positions", "batch, eval", "instance", "layer", "group", "group, positions", "rms"]
-LENGTHS = [1, 2, 3, 7, 8, 9, 31, 33, 1_000_000]
+LENGTHS = [1, 2, 3, 7, 8, 9, 31, 33, 345, 1_000_000]
 QUANTITIES = ["y", "dx", "dweight", "dbias"]
 
 

@@ -106,7 +106,7 @@ def arguments(dtype, l):
         "backward_run": (run, run.copy(), 0.5, 2.0, 2.0, 0.5, 0.25, np.empty_like(run)),
         "normalize_columns": (weight, given(c), given(c), given(c), given(c)),
         "backward_columns": (weight, *(given(c) for _ in range(7))),
-        "add_moments": (weight, given(c), given(c), given(c)),
+        "add_moments": (weight, given(c), given(c), statistics(c)),
         "channel_centers": (x, given(c)),
         "moments_about": (x[:1], given(c), statistics(c), statistics(c)),
         "merge": (4.0, statistics(c), statistics(c), 4.0, mean, mean),

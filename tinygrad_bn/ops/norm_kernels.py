@@ -114,10 +114,10 @@ def run_sum(x):
 
 @part
 def run_moments(x, c):
-    """sum(x - c) and sum((x - c)^2)"""
+    """sum(x - c) and sum((x - c)^2), squares in float64: beside one large square, equal small ones all round alike"""
     first, second = np.float64(0), np.float64(0)
     for i in range(0, x.size, BLOCK):
-        block, s, t = x[i : i + BLOCK], x.dtype.type(0), x.dtype.type(0)
+        block, s, t = x[i : i + BLOCK], x.dtype.type(0), np.float64(0)
         for j in range(block.size):
             d = minus(block[j], c)
             s += d
@@ -209,7 +209,7 @@ def backward_columns(x, dy, high, rstd, scale, shift, slope, dx):
 
 @part
 def add_moments(row, center, first, second):
-    """first[c] += x - center[c], second[c] += (x - center[c])^2"""
+    """first[c] += x - center[c], second[c] += (x - center[c])^2; second is float64, as in run_moments"""
     for c in range(row.size):
         d = minus(row[c], center[c])
         first[c] += d
@@ -239,7 +239,7 @@ def moments_about(x, center, mean, square):
     """moments of each channel, by way of those about a center; x: as channel_centers."""
     N, C, L = x.shape
     if L == 1:
-        rows, first, second = x.reshape(N, C), np.zeros(C, x.dtype), np.zeros(C, x.dtype)
+        rows, first, second = x.reshape(N, C), np.zeros(C, x.dtype), np.zeros(C)
         for n in range(N):
             add_moments(rows[n], center, first, second)
         for c in range(C):
