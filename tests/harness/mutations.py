@@ -182,7 +182,11 @@ edits(
     (").sum(axis=1)  # dW^T", ").mean(axis=1)  # dW^T", "dW averaged over the pieces of a product"),
     ("if whole < L:", "if False:", "the columns that no piece has are not multiplied"),
     ("plane[:] = 0\n            for t", "plane[:1] = 0\n            for t", "dx: not zeroed before it is added to"),
-    ("o] += run_sum(dy[n, o])", "o] = run_sum(dy[n, o])", "db: of the last image alone"),
+    (
+        "lambda: total(dy, (0, 2, 3))\n\n    return y, pullback\n\n\n# The public",
+        "lambda: dy.mean(axis=(0, 2, 3))\n\n    return y, pullback\n\n\n# The public",
+        "db: the mean in place of the sum",
+    ),
     (
         "out[k] += factor * run[k]\n            take_up",
         "out[k] = factor * run[k]\n            take_up",

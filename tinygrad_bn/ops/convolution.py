@@ -45,7 +45,6 @@ LEAST = 96  # columns of a product that is cut into such pieces
 PARTS = 8  # partial sums of dW
 FEW = 8  # pairs of an input and an output channel in a group, up to which direct loops are faster
 PIECE = 512  # elements that are summed in x's width
-IMAGES = 32  # whose sums are a running sum
 
 
 @lru_cache(maxsize=256)
@@ -200,27 +199,6 @@ def narrow_all(wide, width, bias, y):
             narrow(wide[o, n], width, bias[o], y[n, o])
 
 
-@part
-def run_sum(a):
-    """In float64 over sums of a's width."""
-    result = np.float64(0)
-    for i in range(0, a.size, PIECE):
-        x, s = a[i : i + PIECE], a.dtype.type(0)
-        for k in range(x.size):
-            s += x[k]
-        result += s
-    return result
-
-
-@kernel
-def sum_images(dy, sums):
-    """Add the run dy[n, o] to sums[n // IMAGES, o]."""
-    N, O = dy.shape[:2]
-    for n in range(N):
-        for o in range(O):
-            sums[n // IMAGES, o] += run_sum(dy[n, o])
-
-
 # With few channels per group, as in a depthwise convolution, the products would be tiny: direct loops over the runs.
 
 
@@ -347,16 +325,9 @@ def _conv2d_direct(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy)
-        return lambda: dx(dy), lambda: dweight(dy), lambda: dbias(dy)
+        return lambda: dx(dy), lambda: dweight(dy), lambda: total(dy, (0, 2, 3))
 
     return y, pullback
-
-
-def dbias(dy: Array) -> Any:
-    N, O, P, Q = dy.shape
-    sums = np.zeros((-(-N // IMAGES), O))
-    sum_images(dy.reshape(N, O, P * Q), sums)
-    return total(sums, 0).astype(dy.dtype)
 
 
 def by_columns(multiplications: int, *matrices: Array) -> Iterator[list[Array]]:
@@ -451,7 +422,7 @@ def _conv2d(x: Any, weight: Any, bias: Any, *, geometry: Any, groups: int) -> An
 
     def pullback(dy: Any) -> Any:
         dy = contiguous(dy)
-        return lambda: dx(dy), lambda: dweight(dy), lambda: dbias(dy)
+        return lambda: dx(dy), lambda: dweight(dy), lambda: total(dy, (0, 2, 3))
 
     return y, pullback
 
