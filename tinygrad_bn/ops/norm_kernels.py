@@ -23,8 +23,9 @@ with statistics over the J channels of a group and their L positions; layer norm
 Elements are computed in x's own width, statistics are float64. What keeps the digits of float32 (docs/accuracy.md):
 - x - mean comes first, before anything is summed or scaled. The mean is two numbers, high of x's width and low, what
   is left of it: x - high is exact where the two are close, and low goes into a constant of the loop (``fold``).
-- Sums are of x's width within a block, of float64 over the blocks. Squares are of x - c, with any c near the mean:
-  mean = c + mean(d), var = mean(d^2) - mean(d)^2 for d = x - c (Chan, Golub & LeVeque 1983).
+- Sums are of x's width within a block, of float64 over the blocks; sums of squares are float64.
+- Squares are of x - c, with any c near the mean: mean = c + mean(d), var = mean(d^2) - mean(d)^2 for d = x - c (Chan,
+  Golub & LeVeque 1983).
 - Where float32 could not hold the squares, float64 does (``usual``).
 """
 
