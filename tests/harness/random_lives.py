@@ -488,7 +488,7 @@ def forget_in_copies(monkeypatch):
     def forgetful(life, how, order):
         new = copied(life, how, order)
         if life.lib is Ours:
-            new.sgd = optim.SGD(new.sgd.param_groups)
+            new.sgd.load_state_dict({**new.sgd.state_dict(), "state": {}})  # in place: schedules hold this optimizer
         return new
 
     monkeypatch.setattr(Life, "copied", forgetful)
