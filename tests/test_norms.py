@@ -169,6 +169,42 @@ def test_nan_and_inf_spread_over_their_own_index_set_only(bad):
         assert np.isfinite(F.layer_norm(tensor(x), (3, 2)).data[[0, 2, 3]]).all()
 
 
+@pytest.mark.parametrize("kind", ["batch", "layer"])
+@pytest.mark.parametrize("mean", [0, 1, 10, 1000])
+def test_an_x_hat_near_zero_is_off_by_two_roundings_of_one_at_most(kind, mean):
+    """dy picks the element nearest to the mean, so that dweight is its x_hat."""
+    for m in range(3, 120):
+        x = (mean + normal(m, 4)).astype(np.float32)
+        x_hat = by_definition(x.astype(np.float64), (0,))
+        nearest = np.abs(x_hat).argmin(axis=0), np.arange(4)
+        dy = np.zeros_like(x)
+        dy[nearest] = 1
+        expected = x_hat[nearest]
+        weight = tensor(np.ones(4 if kind == "batch" else m, np.float32), requires_grad=True)
+        if kind == "batch":
+            F.batch_norm(tensor(x), None, None, weight, training=True).backward(dy)
+        else:
+            F.layer_norm(tensor(x.T), m, weight).backward(dy.T)
+            expected = (dy * x_hat).sum(axis=1)
+        assert np.abs(weight.grad - expected).max() <= 2 * 2.0**-24, m
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(8, 3), (200, 3), (4, 3, 5, 5), (1100, 1024)])  # the last one in pieces
+def test_a_channel_with_an_infinity_has_nan_as_statistics_wherever_it_stands(shape, dtype):
+    for bad in (np.nan, np.inf, -np.inf):
+        for place in (0, shape[0] // 2, -1):
+            x = normal(*shape, dtype=dtype)
+            x[place, 1] = bad
+            mean, var = np.zeros(shape[1], dtype), np.ones(shape[1], dtype)
+            t = tensor(x, requires_grad=True)
+            y = F.batch_norm(t, mean, var, training=True)
+            y.backward(normal(*shape, dtype=dtype))
+            for array in (y.data, t.grad, mean[None], var[None]):
+                nan = np.isnan(array)
+                assert nan[:, 1].all() and not nan[:, [0, 2]].any(), (bad, place)
+
+
 @pytest.mark.parametrize(
     ("fn", "shape"),
     [

@@ -95,6 +95,8 @@ def arguments(dtype, l):
         "scaled": (dtype(2), dtype(1), dtype(3)),
         "fold": (0.5, 2.0, 1.0, run),
         "usual": (1.0, 1.0, run),
+        "beyond": (1.0, 1.0, run),
+        "finite": (x, 1),
         "vanished": (0.0, x, 1),
         "run_sum": (run,),
         "run_moments": (run, dtype(0.5)),
@@ -116,7 +118,7 @@ def arguments(dtype, l):
         "channel_dx": (x, dy, weight, m, mean, mean, mean, mean, np.empty_like(x)),
         "channel_scale": (dy, weight, mean, np.empty_like(x)),
         "wide_channel": (x, 1),
-        "unusual_channels": (x, True, mean, mean),
+        "unusual_channels": (x, True, mean, mean, mean),
         "unusual_forward": (x, edges, weight, given(c), 1e-5, True, 1e-30 * statistics(3, 1, c), np.empty_like(x)),
         "unusual_backward": (
             *(x, dy, edges, weight, True, 1e-30 * statistics(3, 1, c)),

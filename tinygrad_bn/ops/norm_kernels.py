@@ -89,6 +89,23 @@ def usual(var, rstd, x):
 
 
 @part
+def beyond(var, rstd, x):
+    """Whether float64 is needed, once the statistics are there: a NaN is one in any width."""
+    return rstd == rstd and not usual(var, rstd, x)
+
+
+@part
+def finite(x, c):
+    """Whether channel c has no inf and no NaN. Where it has, everything is NaN, in any width."""
+    for n in range(len(x)):
+        run = x[n, c]
+        for i in range(run.size):
+            if not abs(run[i]) < np.inf:
+                return False
+    return True
+
+
+@part
 def vanished(var, x, c):
     """Whether a variance of 0 is that of squares too small for x's width: elements of channel c differ."""
     if var > 0 or x.itemsize == 8 or x.size == 0:
@@ -349,17 +366,17 @@ def channel_dx(x, dy, weight, m, mean, rstd, dweight, dbias, dx):
         shift, slope = np.empty(C, x.dtype), np.empty(C, x.dtype)
         for c in range(C):
             factor = weight[c] * rstd[c]
-            steep = factor * dweight[c] / m
-            r[c], scale[c], slope[c] = rstd[c], factor, steep
-            high[c], shift[c] = fold(mean[c], rstd[c] * steep, dbias[c] / m * factor, x)
+            slope[c] = factor * dweight[c] / m
+            r[c], scale[c] = rstd[c], factor
+            high[c], shift[c] = fold(mean[c], rstd[c] * (factor * dweight[c] / m), dbias[c] / m * factor, x)
         for n in range(N):
             backward_columns(rows[n], grads[n], high, r, scale, shift, slope, out[n])
     else:
         for n in range(N):
             for c in range(C):
                 factor = weight[c] * rstd[c]
-                steep = factor * dweight[c] / m
-                backward_run(x[n, c], dy[n, c], mean[c], rstd[c], factor, dbias[c] / m * factor, steep, dx[n, c])
+                shift_c, slope_c = dbias[c] / m * factor, factor * dweight[c] / m
+                backward_run(x[n, c], dy[n, c], mean[c], rstd[c], factor, shift_c, slope_c, dx[n, c])
 
 
 @part
@@ -400,7 +417,7 @@ def channel_forward(x, edges, weight, bias, eps, own, stats, y):
     Part k of the samples lies between edges k and k + 1; stats[:, k] are its mean, var and rstd. Returns how many
     channels are left to unusual_forward.
     """
-    left = 0
+    unusual = 0
     for k in range(edges.size - 1):
         samples, out = x[edges[k] : edges[k + 1]], y[edges[k] : edges[k + 1]]
         mean, var, rstd = stats[0, k], stats[1, k], stats[2, k]
@@ -412,8 +429,8 @@ def channel_forward(x, edges, weight, bias, eps, own, stats, y):
         for c in range(C):
             rstd[c] = 1 / np.sqrt(var[c] + eps)
         channel_normalize(samples, weight, bias, mean, rstd, out)  # (4), (5) of docs/2-batch-norm.md
-        left += unusual_channels(samples, own, var, rstd)
-    return left
+        unusual += unusual_channels(samples, own, mean, var, rstd)
+    return unusual
 
 
 @kernel
@@ -440,13 +457,15 @@ def channel_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
 
 
 @part
-def unusual_channels(x, own, var, rstd):
-    """How many there are."""
-    left = 0
+def unusual_channels(x, own, mean, var, rstd):
+    """How many there are. One with an inf or NaN is none of them: its statistics become NaN."""
+    unusual = 0
     for c in range(rstd.size):
-        if not usual(var[c], rstd[c], x) or (own and vanished(var[c], x, c)):
-            left += 1
-    return left
+        if own and not var[c] < np.inf and not finite(x, c):
+            mean[c] = var[c] = rstd[c] = np.nan
+        elif not usual(var[c], rstd[c], x) or (own and vanished(var[c], x, c)):
+            unusual += 1
+    return unusual
 
 
 @kernel
@@ -457,7 +476,7 @@ def unusual_forward(x, edges, weight, bias, eps, own, stats, y):
         samples, (mean, var, rstd) = x[edges[k] : edges[k + 1]], (stats[0, k], stats[1, k], stats[2, k])
         m = len(samples) * L
         for c in range(C):
-            if m > 0 and (not usual(var[c], rstd[c], x) or (own and vanished(var[c], samples, c))):
+            if m > 0 and (beyond(var[c], rstd[c], x) or (own and vanished(var[c], samples, c))):
                 run, out = wide_channel(samples, c), np.empty(m)
                 if own:
                     mean[c], square = moments(run)
@@ -473,11 +492,11 @@ def unusual_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
     """channel_backward for channels that are unusual in one part or another."""
     _, C, L = x.shape
     for c in range(C):
-        odd = False
+        unusual = False
         for k in range(edges.size - 1):
-            odd |= not usual(stats[1, k, c], stats[2, k, c], x)
+            unusual |= beyond(stats[1, k, c], stats[2, k, c], x)
         total, total_xhat = np.float64(0), np.float64(0)
-        for k in range(edges.size - 1 if odd else 0):
+        for k in range(edges.size - 1 if unusual else 0):
             run, grad = wide_channel(x[edges[k] : edges[k + 1]], c), wide_channel(dy[edges[k] : edges[k + 1]], c)
             m, mean, rstd, out = run.size, stats[0, k, c], stats[2, k, c], np.empty(run.size)
             s, t = run_products(run, grad, mean, rstd)
@@ -491,7 +510,7 @@ def unusual_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
                 dx[edges[k] + i // L, c, i % L] = out[i]
             total += s
             total_xhat += t
-        if odd:
+        if unusual:
             dweight[c], dbias[c] = total_xhat, total
 
 
@@ -499,7 +518,7 @@ def unusual_backward(x, dy, edges, weight, own, stats, dweight, dbias, dx):
 def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float, own: bool, *outputs: Array) -> int:
     """channel_forward for large arrays: the same steps, each over pieces of the samples, on several threads."""
     all_stats, all_y = outputs
-    left = 0
+    unusual = 0
     for k, p in parts_between(edges):
         samples, y, (mean, var, rstd) = x[p], all_y[p], all_stats[:, k]
         jobs = pieces(samples)
@@ -513,8 +532,8 @@ def large_forward(x: Array, edges: Array, weight: Array, bias: Array, eps: float
             var /= len(samples) * x.shape[2]
         rstd[:] = 1 / np.sqrt(var + eps)
         for_each(lambda job: channel_normalize(samples[job[1]], weight, bias, mean, rstd, y[job[1]]), jobs)  # noqa: B023
-        left += unusual_channels(samples, own, var, rstd)
-    return left
+        unusual += unusual_channels(samples, own, mean, var, rstd)
+    return unusual
 
 
 @np.errstate(all="ignore")
@@ -643,7 +662,8 @@ def row_forward(x, weight, bias, eps, centered, first, last, stats, y):
             forward_of_row(rows[n, g], mean[n, g], rstd[n, g], weight[g], bias[g], out[n, g])
     for n in range(first, last):
         for g in range(G):
-            if not usual(var[n, g], rstd[n, g], x) or vanished(var[n, g], rows[n : n + 1], g):
+            too_wide = not usual(var[n, g], rstd[n, g], x) and finite(rows[n : n + 1], g)
+            if too_wide or vanished(var[n, g], rows[n : n + 1], g):
                 row = wide_channel(rows[n : n + 1], g)
                 mean[n, g], var[n, g] = row_statistics(row, centered)
                 rstd[n, g] = 1 / np.sqrt(var[n, g] + eps)
@@ -664,7 +684,7 @@ def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
         for i in range(first, last, ROWS):
             for n in range(i, min(i + ROWS, last)):
                 for g in range(G):
-                    if usual(var[n, g], rstd[n, g], x):
+                    if not beyond(var[n, g], rstd[n, g], x):
                         row, grad, dx_, w = rows[n, g], grads[n, g], out[n, g], weight[g]
                         dw, db = some_dweight[g], some_dbias[g]
                         backward_of_row(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dw, db)
@@ -676,12 +696,12 @@ def row_backward(x, dy, weight, centered, first, last, stats, dx, sums):
     else:
         for n in range(first, last):
             for g in range(G):
-                if usual(var[n, g], rstd[n, g], x):
+                if not beyond(var[n, g], rstd[n, g], x):
                     row, grad, dx_, w = rows[n, g], grads[n, g], out[n, g], weight[g]
                     backward_of_runs(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dweight[g], dbias[g])
     for n in range(first, last):
         for g in range(G):
-            if not usual(var[n, g], rstd[n, g], x):
+            if beyond(var[n, g], rstd[n, g], x):
                 row, grad, dx_, w = wide_channel(rows[n : n + 1], g), grads[n, g], out[n, g], weight[g]
                 if L == 1:
                     backward_of_row(row, grad, w, centered, mean[n, g], rstd[n, g], dx_, dweight[g], dbias[g])
@@ -760,8 +780,8 @@ def channel_norm(
     stats, y = np.empty((3, len(edges) - 1, C)), np.empty_like(x)  # mean, var and rstd of each part
     if not own:
         stats[0], stats[1] = mean, var
-    left = (channel_forward if small else large_forward)(x, edges, gamma, beta, eps, own, stats, y)
-    if left:
+    unusual = (channel_forward if small else large_forward)(x, edges, gamma, beta, eps, own, stats, y)
+    if unusual:
         unusual_forward(x, edges, gamma, beta, eps, own, stats, y)
     if own and track is not None:
         track(stats[0], stats[1])
@@ -770,7 +790,7 @@ def channel_norm(
         dy = contiguous(dy).reshape(x.shape)
         dweight, dbias, dx = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty_like(x)
         (channel_backward if small else large_backward)(x, dy, edges, gamma, own, stats, dweight, dbias, dx)
-        if left:
+        if unusual:
             unusual_backward(x, dy, edges, gamma, own, stats, dweight, dbias, dx)
         return dx.reshape(shape), dweight if has_weight else None, dbias if has_bias else None
 
