@@ -29,7 +29,7 @@ from demos import plots
 from demos import statistics as stats
 from demos.datasets import count_classes, load_parts
 from demos.training import ACTIVATIONS, NOISE, glorot_linear, he_linear, stream, train
-from tinygrad_bn import Tensor, manual_seed, nn, no_grad
+from tinygrad_bn import Tensor, fresh, manual_seed, nn, no_grad
 
 M, DEPTH, WIDTH, FIXED_LR = 32, 5, 64, 0.1
 SIZES = {"train": 1000, "valid": 297, "test": 500}
@@ -106,11 +106,15 @@ class MovingNoise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1 + 0.125 * self.k)
+        scale, shift = fresh(self._noise, x)
+        return x * scale + shift
+
+    def _noise(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         units, draw = x.shape[1], self.random
         mu, sigma = draw.uniform(-0.5, 0.5, units), draw.uniform(0, 0.25, units)
         shift = self.k * (mu + draw.uniform(-0.1, 0.1, x.shape))
         scale = 1 + self.k * (sigma + 0.1 * draw.standard_normal(x.shape))
-        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+        return scale.astype(x.dtype), shift.astype(x.dtype)
 
 
 def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """The demos' training replays its steps: with the same bits, and on the replay, not beside it."""
 
+import importlib
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from demos import training  # noqa: E402
+from demos.__main__ import DEMOS  # noqa: E402
 from tinygrad_bn import manual_seed, nn  # noqa: E402
 from tinygrad_bn.engine.replay import Plan, Replay  # noqa: E402
 
@@ -55,3 +57,15 @@ def test_a_training_by_replay_has_the_bits_of_an_eager_one(kind, extra_rows, mon
         results.append((result, [a.tobytes() for a in model.state_dict().values()]))
     assert results[0] == results[1]
     assert [type(plan) for plan in plans[0].values()] == [Plan]
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_step_is_replayed(name):
+    """A replay that stays eager, such as one with noise drawn outside of fresh(), warns; the results are the same."""
+    demo = importlib.import_module(f"demos.{name}").DEMO
+    configs = demo.plan({**demo.presets["full"], "seeds": [2000], "dataset": "digits", "preset": "full"})
+    first = {config["arm"]: config for config in reversed(configs) if "steps" in config}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for config in first.values():
+            demo.run({**config, "steps": 4})
