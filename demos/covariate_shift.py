@@ -274,7 +274,7 @@ def difference(table: dict[tuple[str, float], np.ndarray], a: tuple[str, float],
     both = np.isfinite(table[a]) & np.isfinite(table[b])
     if not both.any():
         nan = float("nan")
-        return stats.Paired(0, nan, (nan, nan), (nan, nan), nan, nan, nan)
+        return stats.Paired(0, nan, (nan, nan), nan, nan, nan)
     return stats.paired(table[a][both], table[b][both])
 
 
@@ -330,13 +330,13 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     for pair, where in places.items():
         (d, more), p = tests[pair], adjusted[pair]
         criteria.append(
-            lab.Criterion(
+            lab.Outcome(
                 f"{pair[0][0]}, {' and '.join(where)}: drifts more than no norm AND errs less; test error minus that "
                 "of no norm, points",
                 d.mean,
                 d.ci,
                 "interval below 0 and that of the drift above 0, Holm p < 0.05",
-                bool(d.ci[1] < 0 < more.ci[0] and p < 0.05),
+                lab.verdict(min(lab.side_of(d.ci, below=0), lab.side_of(more.ci, above=0)), p),
                 headline=not criteria,
                 note=f"drift minus that of no norm {more.interval('.3f')} deviations{left_out(more, settings)}; "
                 f"error: {d.details('less')}; Holm p {p:.2g}",
@@ -345,12 +345,12 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     learned = [r for r in runs if lab.learned(r["test_error"], r["chance"])]
     with_norm, without = ([r["coupling"] for r in learned if NORMS[r["norm"]][0] == b] for b in (True, False))
     criteria.append(
-        lab.Criterion(
+        lab.Outcome(
             "batch norm couples the images of a batch: one is replaced, change of the others' logits, least of all",
             min(with_norm, default=float("nan")),
             None,
             "> 0, and exactly 0 in every net without batch norm",
-            bool(min(with_norm, default=0) > 0 and max(without, default=1) == 0),
+            lab.exactly(min(with_norm, default=0) > 0 and max(without, default=1) == 0),
             note=f"without: {max(without, default=float('nan')):g}; "
             f"of the nets that learn, {len(learned)} of {len(runs)}",
         )

@@ -223,12 +223,12 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     sure = [cell for cell in better if gain[cell].ci[1] < 0 and holm[cell] < 0.05]
     other = ", ".join(name(cell) for cell in AHEAD if cell not in better)
     criteria = [
-        lab.Criterion(
+        lab.Outcome(
             "cells in which BN errs less than none on average, of the seven in which it does in the article",
             len(better),
             None,
             "7, all of them",
-            len(better) == 7,
+            lab.exactly(len(better) == 7),
             headline=True,
             note=f"in {len(sure)} of them the interval is below 0 and Holm p < 0.05"
             + (f"; not in {other}" if other else ""),
@@ -249,7 +249,15 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         passed = measured < bound if bound else measured == 0
         threshold = "< 1e-10" if bound else "0, exactly"
         criteria.append(
-            lab.Criterion(f"float64, eps = 0: {fact}", measured, None, threshold, passed, headline=not bound)
+            lab.Outcome(
+                f"float64, eps = 0: {fact}",
+                measured,
+                None,
+                threshold,
+                lab.exactly(passed),
+                headline=not bound,
+                kind=lab.IDENTITY,
+            )
         )
     notes = [
         f"(W, lr) against (200 W, 40000 lr), from N(0, 0.05^2) to N(0, 10^2): {largest('BN, eps=0', 200):.1g}; "

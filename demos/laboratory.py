@@ -1,14 +1,15 @@
 """What every demo shares: the command line, the data, the runs, the verdicts, and the files they end up in.
 
-A demo is a module that says what to train and what to conclude:
+A demo is a module that says what to train and what it predicts, as data:
 
-    DEMO = lab.Demo(name=..., claim=..., presets=..., plan=plan, run=train, analyse=analyse, plot=plot)
+    CRITERIA = [lab.Less("S=8", "S=N", headline=True), ...]
+    DEMO = lab.Demo(name=..., claim=..., presets=..., plan=plan, run=run, criteria=CRITERIA, columns=COLUMNS, plot=plot)
 
     if __name__ == "__main__":
         raise SystemExit(lab.main([DEMO]))
 
-`main` goes: plan -> the runs that are missing, each kept as it ends -> analyse -> figures -> summary.json -> report
-in the terminal.
+`main` goes: plan -> the runs that are missing, each kept as it ends -> what they say (results.py) -> verdicts
+(criteria.py) -> figures -> summary.json -> report in the terminal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -39,27 +41,43 @@ from typing import Any
 import numpy as np
 
 from demos import INSTALL, plots
+from demos import statistics as stats
+from demos.criteria import (
+    CLAIM,
+    HOLDS,
+    IDENTITY,
+    REFUTED,
+    UNDECIDED,
+    Criterion,
+    Outcome,
+    describe,
+    judge,
+    side_of,
+    verdict,
+)
+from demos.criteria import Above as Above
+from demos.criteria import Below as Below
+from demos.criteria import Equivalent as Equivalent
+from demos.criteria import Exact as Exact
+from demos.criteria import Less as Less
+from demos.criteria import Matched as Matched
+from demos.criteria import More as More
+from demos.criteria import Share as Share
+from demos.criteria import Trend as Trend
+from demos.criteria import exactly as exactly
 from demos.datasets import load_dataset, split
 from demos.grid import Config, Run, open_executor, run_grid
 from demos.output import say, warn, whole
 from demos.plots import Picture
+from demos.results import At, Results, at_the_edge, learned
+from demos.results import best_lr as best_lr
+from demos.results import check_grid as check_grid
+from demos.results import per_seed as per_seed
 from demos.runs import FILE, Runs, code_version, dataset_digest, key_of
+from demos.statistics import Values
 
 FIRST_SEED = 2000  # fresh seeds: smaller ones were used while the demos were designed
 Settings = dict[str, Any]
-
-
-@dataclass
-class Criterion:
-    """One prediction, fixed beforehand, and what was measured."""
-
-    name: str
-    measured: float
-    ci: tuple[float, float] | None
-    threshold: str  # what was wanted, in words that follow "wanted": "< 0", "CI above 0.5"
-    passed: bool
-    headline: bool = False
-    note: str = ""
 
 
 @dataclass
@@ -67,7 +85,7 @@ class Analysis:
     """What the runs say: `arms` holds a dict per arm, its label and its metrics, one value per seed."""
 
     arms: list[dict[str, Any]]
-    criteria: list[Criterion]
+    criteria: list[Outcome]
     table: list[list[str]] = field(default_factory=list)  # the first row is the header
     notes: list[str] = field(default_factory=list)
 
@@ -78,10 +96,14 @@ class Demo:
 
     A preset is a dict of settings with "seeds" (how many) and optionally "limits" (what it can't conclude).
     `plan` gets the settings with "seeds" as a list, "dataset" and "preset", and returns a configuration per
-    run with "arm" and "seed" at least; `analyse` gets {**configuration, **metrics} of each run, in order, and so
-    does `plot`, which returns the figures.
+    run with "arm" and "seed" at least (`grid` makes most of them).
+    `criteria` are what is predicted, `notes` what else is measured, `columns` those of the table. `derive` makes
+    metrics of all rates of an arm: {metric: {arm: one value per seed}}. `plot` gets the results and the outcomes and
+    returns figures.
     Without `warm_up`, two "steps" of each arm are run to compile the kernels. `sizes` are the parts that a run
     splits the dataset into: a dataset that is too small is refused before anything runs.
+    `analyse`, of a demo whose conclusions are no data: gets {**configuration, **metrics} of each run, in order, and so
+    does its `plot`.
     """
 
     name: str
@@ -89,61 +111,93 @@ class Demo:
     presets: dict[str, Settings]
     plan: Callable[[Settings], list[Config]]
     run: Run
-    analyse: Callable[[list[dict[str, Any]], Settings], Analysis]
-    plot: Callable[[list[dict[str, Any]], Analysis, Settings], list[Picture]]
+    analyse: Callable[[list[dict[str, Any]], Settings], Analysis] | None = None
+    plot: Callable[..., list[Picture]] = lambda *_: []
     sizes: dict[str, int] | None = None
     cost: Callable[[Config], float] | None = None
     warm_up: Callable[[], None] | None = None
+    criteria: Sequence[Criterion] = ()
+    notes: Sequence[Criterion] = ()
+    columns: Sequence[Column] = ()
+    derive: Callable[[Results], dict[str, dict[str, Values]]] | None = None
+
+
+def grid(settings: Settings, rates: Mapping[str, Iterable[float]], **common: Any) -> list[Config]:
+    """A configuration for each seed, each arm, and each of the arm's learning rates."""
+    return [
+        {"arm": arm, "seed": seed, "lr": lr, "dataset": settings["dataset"], **common}
+        for seed in settings["seeds"]
+        for arm, lrs in rates.items()
+        for lr in lrs
+    ]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: the mean of a metric. form: "interval" adds its 95 % one, "count" is a sum over rates."""
+
+    head: str
+    metric: str
+    at: At = None
+    form: str = "interval"
+
+    def cell(self, results: Results, arm: str) -> str:
+        if self.form == "count":
+            return str(int(sum(r[self.metric] for r in results.runs if r["arm"] == arm)))
+        if not results.has(arm, self.at) or not learns(results, arm, self.at):
+            return "-"
+        if self.metric == "lr":
+            return f"{results.rate(arm, self.at):g}"
+        values = results.at(self.metric, arm, self.at)
+        if not np.isfinite(values).all():
+            return "-"
+        return stats.mean_interval(values) if self.form == "interval" else f"{values.mean():{self.form}}"
+
+
+def learns(results: Results, arm: str, at: At) -> bool:
+    """Whether the arm has a best rate: where all are at chance, none is."""
+    return at != "best" or learned(float(results.at("test_error", arm, at).mean()), results.chance)
+
+
+def results_of(demo: Demo, runs: list[dict[str, Any]], settings: Settings) -> Results:
+    results = Results(runs, settings)
+    results.derived = demo.derive(results) if demo.derive else {}
+    return results
+
+
+def conclude(demo: Demo, runs: list[dict[str, Any]], settings: Settings) -> Analysis:
+    """What the runs say: the demo's own analysis, or its criteria, notes and columns."""
+    if demo.analyse:
+        return demo.analyse(runs, settings)
+    results = results_of(demo, runs, settings)
+    table = [["arm", *(c.head for c in demo.columns)]]
+    table += [[arm, *(c.cell(results, arm) for c in demo.columns)] for arm in results.arms]
+    arms = [arm_metrics(results, arm) for arm in results.arms]
+    notes = [*describe(demo.notes, results), *at_the_edge(arms, {arm: results.lrs(arm) for arm in results.arms})]
+    return Analysis(arms, judge(demo.criteria, results), table, notes)
+
+
+def draw(demo: Demo, runs: list[dict[str, Any]], analysis: Analysis, settings: Settings) -> list[Picture]:
+    """Its figures; call it inside of plots.style()."""
+    if demo.analyse:
+        return demo.plot(runs, analysis, settings)
+    return demo.plot(results_of(demo, runs, settings), analysis.criteria)
+
+
+def arm_metrics(results: Results, arm: str) -> dict[str, Any]:
+    """For summary.json: every metric that is a number, per rate, a value per seed; what was derived; the best rate."""
+    first = next(r for r in results.runs if r["arm"] == arm)
+    numbers = [m for m, v in first.items() if isinstance(v, (int, float)) and m not in ("seed", "lr", "steps", "m")]
+    rates = results.lrs(arm)
+    curves = {m: {f"{lr:g}": list(results[m, arm, lr]) for lr in rates} for m in numbers} if rates else {}
+    found: dict[str, Any] = {"arm": arm, "best_lr": None, "by_lr": curves}
+    if results.has(arm, "best") and learns(results, arm, "best"):
+        found["best_lr"] = results.best(arm)
+        found |= {f"{m}_at_best_lr": list(results.at(m, arm, "best")) for m in numbers}
+    return found | {metric: list(values[arm]) for metric, values in results.derived.items() if arm in values}
 
 
 # --- what analyses share
-
-
-def learned(error: float, chance: float) -> bool:
-    """Whether a net has learned something: at most half of the error (in percent) of guessing."""
-    return error <= chance / 2
-
-
-def check_grid(settings: Settings, **needed: Iterable[Any]) -> None:
-    """ValueError if a setting lacks a value that the analysis will ask for: before the training, not after it."""
-    for name, values in needed.items():
-        lacking = [value for value in values if value not in settings[name]]
-        if lacking:
-            raise ValueError(f"the preset's {name} must contain {lacking[0]}, got {list(settings[name])}")
-
-
-def per_seed(runs: Iterable[dict[str, Any]], metric: str, *keys: str, **where: Any) -> dict[Any, np.ndarray]:
-    """The keys' values, a tuple -> one value of the metric per seed, seeds in order.
-
-    per_seed(runs, "test_error", "arm", "lr", part="net")["BN", 0.1] is of the runs whose part is "net". Runs that
-    don't have the metric are left out. Keys that don't tell two runs of a seed apart are a ValueError.
-    """
-    table: dict[Any, dict[int, Any]] = {}
-    for r in sorted(runs, key=lambda r: r["seed"]):
-        if metric in r and all(r.get(name) == value for name, value in where.items()):
-            column = table.setdefault(tuple(r[key] for key in keys), {})
-            if r["seed"] in column:
-                raise ValueError(f"keys must tell the runs of a seed apart, got {keys} and several of seed {r['seed']}")
-            column[r["seed"]] = r[metric]
-    return {key: np.array(list(column.values())) for key, column in table.items()}
-
-
-def best_lr(runs: Iterable[dict[str, Any]], **where: Any) -> dict[str, float]:
-    """Per arm the learning rate with the lowest mean validation error: the test error has no say. Of several the
-    lowest."""
-    valid = {key: errors.mean() for key, errors in per_seed(runs, "valid_error", "arm", "lr", **where).items()}
-    return {arm: min((mean, lr) for (a, lr), mean in valid.items() if a == arm)[1] for arm, _ in valid}
-
-
-def at_the_edge(arms: Iterable[dict[str, Any]], lrs: Sequence[float]) -> list[str]:
-    """A note that names the arms whose "best_lr" is the lowest or highest of lrs; none if there is none.
-
-    Arms without a best rate (not learned, not swept) are left out. Of two rates both are edges: no note.
-    """
-    edge = (min(lrs), max(lrs)) if len(lrs) > 2 else ()
-    there = [f"{arm['arm']} ({arm['best_lr']:g})" for arm in arms if arm.get("best_lr") in edge]
-    words = "best learning rate at the edge of the grid, so perhaps not the best there is"
-    return [f"{words}: {'; '.join(there)}"] if there else []
 
 
 def beyond(
@@ -157,19 +211,21 @@ def beyond(
     details: str = "",
     note: str = "",
     headline: bool = False,
-) -> Criterion:
-    """The criterion that an interval lies below a bound, or above one, and that p, after Holm's correction, is small.
+) -> Outcome:
+    """The verdict on the claim that an interval lies below a bound, or above one; p: after Holm's correction.
 
-    p is two-sided unless the note says otherwise: a small one can mean the opposite of the claim, which is then said.
-    In the criterion's note `details` come before p, and `note` behind it.
+    p is two-sided unless the note says otherwise. In the outcome's note `details` come before p, and `note` behind it.
     """
     side = f"below {below:g}" if below < math.inf else f"above {above:g}"
     words = f"{details}, Holm p {p:.2g}" if details else f"Holm p {p:.2g}"
-    if p < 0.05 and not above <= mean <= below:
-        words += " (two-sided: it is the other way)"
-    passed = bool(above < ci[0] and ci[1] < below and p < 0.05)
+    decided = verdict(side_of(ci, below=below, above=above), p)
     note = f"{words}; {note}" if note else words
-    return Criterion(name, mean, ci, f"interval {side}, Holm p < 0.05", passed, headline, note)
+    return Outcome(name, mean, ci, f"interval {side}, Holm p < 0.05", decided, headline, note)
+
+
+def equivalent(same: dict[str, Any], p: float) -> str:
+    """The verdict of a test of equivalence (statistics.tost), with p after Holm's correction."""
+    return HOLDS if same["equivalent"] and p < 0.05 else UNDECIDED
 
 
 # --- one demo from plan to figures
@@ -210,13 +266,15 @@ def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means
             return False
         pairs = zip(keys, configs, strict=True)
         runs = [{**config, **there[key]} for key, config in pairs if config["seed"] not in incomplete]
-        analysis = demo.analyse(runs, settings)
-        if gone:
-            analysis.notes.append(
-                f"{len(gone)} runs raised an error or were removed: their seeds are left out in every arm."
-            )
-        effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
-        printed = write_up(demo, settings, limits, effort, runs, analysis, folder)
+        with plots.style():
+            analysis = conclude(demo, runs, settings)
+            pictures = draw(demo, runs, analysis, settings)
+            if gone:
+                analysis.notes.append(
+                    f"{len(gone)} runs raised an error or were removed: their seeds are left out in every arm."
+                )
+            effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
+            printed = write_up(demo, settings, limits, effort, analysis, pictures, folder)
     except (KeyboardInterrupt, BrokenExecutor) as error:
         why = f"stopped, {error}" if isinstance(error, BrokenExecutor) else str(error) or "interrupted"
         count = len(set(keys) & set(kept.results(demo.name)))
@@ -250,15 +308,13 @@ def write_up(
     settings: Settings,
     limits: str,
     effort: str,
-    runs: list[dict[str, Any]],
     analysis: Analysis,
+    pictures: list[Picture],
     folder: Path,
 ) -> bool:
     """Figures, summary.json, and the report in the terminal; False if that could not be printed."""
     folder.mkdir(parents=True, exist_ok=True)  # again: the runs may have taken hours
-    with plots.style():
-        pictures = demo.plot(runs, analysis, settings)
-        files = [path for picture in pictures for path in plots.save(picture, folder)]
+    files = [path for picture in pictures for path in plots.save(picture, folder)]
     summary = {
         "demo": demo.name,
         "claim": demo.claim,
@@ -272,7 +328,7 @@ def write_up(
         "settings": settings,
         "effort": effort,
         "arms": analysis.arms,
-        "criteria": [asdict(criterion) for criterion in analysis.criteria],
+        "criteria": [{**asdict(outcome), "passed": outcome.passed} for outcome in analysis.criteria],
         "table": analysis.table,
         "notes": analysis.notes,
         "limits": limits,
@@ -360,7 +416,9 @@ def report(demo: Demo, analysis: Analysis, settings: Settings, limits: str, effo
     ]
     if analysis.table:
         lines += [*align(analysis.table), ""]
-    lines += [_verdict(criterion) for criterion in analysis.criteria]
+    for kind in (CLAIM, IDENTITY):
+        lines += [_verdict(outcome) for outcome in analysis.criteria if outcome.kind == kind]
+    lines += ["", counted(analysis.criteria)]
     lines += ["", *(f"note: {note}" for note in analysis.notes)]
     if limits:
         lines.append(f"limits: {limits}")
@@ -377,13 +435,25 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
-def _verdict(criterion: Criterion) -> str:
-    word = _colour("32", "PASS") if criterion.passed else _colour("31", "FAIL")
-    ci = "" if criterion.ci is None else f" [{criterion.ci[0]:.3g}, {criterion.ci[1]:.3g}]"
-    headline = "  * headline" if criterion.headline else ""
-    note = f"\n      {criterion.note}" if criterion.note else ""
-    measured = f"measured {criterion.measured:.3g}{ci}, wanted {criterion.threshold}"
-    return f"{word}  {criterion.name}: {measured}{headline}{note}"
+def counted(outcomes: Iterable[Outcome]) -> str:
+    """ "claims: 3 hold, 1 refuted, 2 undecided; identities: 4 of 4 hold" """
+    outcomes = list(outcomes)
+    claims = Counter(o.verdict for o in outcomes if o.kind == CLAIM)
+    exact = [o for o in outcomes if o.kind == IDENTITY]
+    words = f"claims: {claims[HOLDS]} hold, {claims[REFUTED]} refuted, {claims[UNDECIDED]} undecided"
+    return words + (f"; identities: {sum(o.passed for o in exact)} of {len(exact)} hold" if exact else "")
+
+
+COLOURS = {HOLDS: "32", REFUTED: "31", UNDECIDED: "33"}
+
+
+def _verdict(outcome: Outcome) -> str:
+    word = _colour(COLOURS[outcome.verdict], f"{outcome.verdict:9}")
+    ci = "" if outcome.ci is None else f" [{outcome.ci[0]:.3g}, {outcome.ci[1]:.3g}]"
+    headline = "  * headline" if outcome.headline else ""
+    note = f"\n           {outcome.note}" if outcome.note else ""
+    measured = f"measured {outcome.measured:.3g}{ci}, wanted {outcome.threshold}"
+    return f"{word}  {outcome.name}: {measured}{headline}{note}"
 
 
 def _colour(code: str, text: str) -> str:

@@ -1,96 +1,136 @@
 """How does batch norm change the sensitivity to the learning rate?
 
 Nets of depth 3 and 8, ReLU and sigmoid, are trained at eleven learning rates from 0.001 to 100: without normalization,
-with batch norm, with batch norm before the last layer only, and with layer norm. The window is the width, in decades,
-of the learning rates whose test error lies within 2 points of the arm's best. A bad initialization would make batch
-norm look good for the wrong reason, so a fifth arm has no norm but a tuned initialization (Glorot's, with four times
-the gain for sigmoid).
+with batch norm, with batch norm before the last layer only, and with layer norm. A bad initialization would make batch
+norm look good for the wrong reason, so a fifth arm has no norm but a tuned one (Glorot's, with four times the gain for
+sigmoid); so would inputs that are not centred, which the first batch norm centres: they are standardized in all arms
+but two. Of what the best arm of a net gains over guessing, a net *learns* at a rate where it has half or more, and is
+*near its best* within 2.5 %. All below is taken per seed.
+
+    window        decades of rates near its best
+    upper edge    log10 of the largest rate at which it learns: what stays stable
+    lower edge    log10 of the smallest one: what trains fast enough, which depends on the number of steps
+    sensitivity   mean of min(loss, loss of guessing) - its best loss, over 1.5 decades on either side of its best rate
+                  (Wortsman et al. 2023, section 2.2); nan for a net that learns nowhere, as their appendix B warns
+    regret        the same, minus the best loss of all arms of the net
+    guesses       expected error of the best (on validation data) of 1, 2 or 4 random rates (Sivaprasad et al. 2020)
 
     python -m demos.learning_rate --preset full
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
 
 from demos import laboratory as lab
-from demos import plots
-from demos import statistics as stats
 from demos.datasets import count_classes, load_parts
+from demos.figures import learning_rate as figures
+from demos.results import Results
 from demos.training import ACTIVATIONS, ChosenBatchNorm, glorot_linear, train
 from tinygrad_bn import Tensor, manual_seed, nn, no_grad
 
 M, WIDTH = 32, 64
 SIZES = {"train": 1000, "valid": 297, "test": 500}
 LRS = [float(f"{10 ** (k / 2):.3g}") for k in range(-6, 5)]  # 0.001, 0.00316, ... 100
+NETS = list(itertools.product((3, 8), ("relu", "sigmoid")))
 NORMS = ["none", "none, tuned init", "BN", "BN before last", "LN"]
-NETS = [(3, "relu"), (3, "sigmoid"), (8, "relu"), (8, "sigmoid")]
-LABELS = {"relu": "ReLU", "sigmoid": "sigmoid"}
-NEAR = 2.0  # "near the best" is within 2 points
-LOW_LR = 0.0316
+RAW = ["3 relu none, raw inputs", "3 relu BN, raw inputs"]  # as the dataset has them: not centred
+LEARNS, NEAR = 0.5, 0.025
+
+
+def arm(depth: int, activation: str, norm: str) -> str:
+    return f"{depth} {activation} {norm}"
+
+
+def each(norm: str, depths: tuple[int, ...] = (3, 8)) -> tuple[str, ...]:
+    """The arms of all nets with this norm, for a mean over them."""
+    return tuple(arm(d, a, norm) for d, a in NETS if d in depths)
+
+
+CRITERIA = [
+    lab.More(each("BN"), each("none, tuned init"), "window", None, headline=True),
+    lab.More(each("BN"), each("none"), "window", None),
+    lab.More(each("BN"), each("none, tuned init"), "upper_edge", None, headline=True),
+    lab.Less(each("BN"), each("none, tuned init"), "lower_edge", None),
+    lab.Less(each("BN"), each("none, tuned init"), "regret", None),
+    lab.Less(each("BN"), each("none, tuned init"), "error_of_1_guess", None),
+    lab.Below(
+        each("BN"), "kept_at_worst", LEARNS, name="BN still fails: of its gain, what is left at the worst higher rate"
+    ),
+]
+NOTES = [
+    *(lab.More(arm(d, a, "BN"), arm(d, a, "none, tuned init"), "window", None) for d, a in NETS),
+    *(lab.More(arm(d, a, "BN"), arm(d, a, "none, tuned init"), "upper_edge", None) for d, a in NETS),
+    *(lab.More(arm(d, a, "BN"), arm(d, a, "none, tuned init"), "lower_edge", None) for d, a in NETS),
+    lab.More(each("BN", (3,)), each("none", (3,)), "upper_edge", None),
+    lab.More(each("BN", (3,)), each("none", (3,)), "lower_edge", None),
+    lab.More(RAW[1], RAW[0], "window", None),
+    lab.More("3 relu BN", "3 relu none", "window", None),
+    lab.Less(each("BN"), each("none, tuned init"), "sensitivity", None),
+    lab.Less(each("BN"), each("none, tuned init"), "error_of_2_guesses", None),
+    lab.Less(each("BN"), each("none, tuned init"), "error_of_4_guesses", None),
+    lab.Less(each("BN"), each("none, tuned init")),
+    lab.More(each("LN"), each("BN"), "window", None),
+    lab.More(each("BN before last"), each("BN"), "window", None),
+]
+COLUMNS = [
+    lab.Column("window (decades)", "window"),
+    lab.Column("lower edge", "lower_edge", form=".2f"),
+    lab.Column("upper edge", "upper_edge", form=".2f"),
+    lab.Column("sensitivity", "sensitivity", form=".2f"),
+    lab.Column("regret", "regret", form=".2f"),
+    lab.Column("one guess, error %", "error_of_1_guess", form=".1f"),
+    lab.Column("stable lr", "largest_stable_lr", form="g"),
+    lab.Column("best lr", "lr", "best"),
+    lab.Column("error % there", "test_error", "best", ".2f"),
+    lab.Column("diverged", "diverged", form="count"),
+]
 
 PRESETS = {
     "quick": {
-        "seeds": 5,
+        "seeds": 8,
         "steps": 120,
-        "norms": ["none", "none, tuned init", "BN"],
-        "limits": "120 steps: low learning rates have no time to learn, which narrows every window; "
-        "layer norm and the single batch norm are left to the full preset",
+        "arms": [arm(d, a, norm) for d, a in NETS for norm in NORMS[:3]],
+        "limits": "120 steps: low learning rates have no time to learn, which narrows every window; layer norm, the "
+        "single batch norm and raw inputs are left to the full preset",
     },
     "full": {
         "seeds": 8,
         "steps": 1500,
-        "norms": NORMS,
-        "limits": "eight seeds, so that eleven learning rates of twenty nets fit in",
+        "arms": [*(arm(d, a, norm) for d, a in NETS for norm in NORMS), *RAW],
+        "limits": "eight seeds, so that eleven learning rates of 22 nets fit in",
     },
 }
 
 
-def name(depth: int, activation: str, norm: str) -> str:
-    return f"{depth} {activation} {norm}"
-
-
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "arm": name(depth, activation, norm),
-            "depth": depth,
-            "activation": activation,
-            "norm": norm,
-            "seed": seed,
-            "lr": lr,
-            "dataset": settings["dataset"],
-            "steps": settings["steps"],
-            "m": M,
-        }
-        for seed in settings["seeds"]
-        for depth, activation in NETS
-        for norm in settings["norms"]
-        for lr in LRS
-    ]
+    return lab.grid(settings, {arm: LRS for arm in settings["arms"]}, steps=settings["steps"], m=M)
 
 
 def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
     """depth hidden layers of 64: linear, [norm], activation; then a linear layer."""
     manual_seed(config["seed"])
-    depth, norm = config["depth"], config["norm"]
+    words, activation, norm = config["arm"].removesuffix(", raw inputs").split(" ", 2)
+    depth = int(words)
     layers: list[nn.Module] = []
     for i in range(depth):
         size = (WIDTH if i else features, WIDTH)
         tuned = norm == "none, tuned init"
-        layers.append(glorot_linear(*size, config["activation"]) if tuned else nn.Linear(*size))
+        layers.append(glorot_linear(*size, activation) if tuned else nn.Linear(*size))
         if norm == "BN" or (norm == "BN before last" and i == depth - 1):
             layers.append(ChosenBatchNorm(WIDTH, None, None, 0, config["seed"]))
         elif norm == "LN":
             layers.append(nn.LayerNorm(WIDTH))
-        layers.append(ACTIVATIONS[config["activation"]]())
+        layers.append(ACTIVATIONS[activation]())
     return nn.Sequential(*layers, nn.Linear(WIDTH, classes))
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    data = load_parts(config["dataset"], config["seed"], SIZES)
+    data = load_parts(config["dataset"], config["seed"], SIZES, raw=config["arm"] in RAW)
     x, _ = data["train"]
     model = net(config, x.shape[1], count_classes(data))
     rms: list[float] = []
@@ -106,166 +146,75 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     return {**train(model, data, config, watch=watch), "rms": rms}
 
 
-def cost(config: dict[str, Any]) -> float:
-    return config["depth"] * (2 if config["norm"] in ("BN", "LN") else 1)
+# --- what all rates of an arm say
 
 
-def curves_of(runs: list[dict[str, Any]], metric: str) -> dict[str, np.ndarray]:
-    """arm -> array (seed, learning rate)."""
-    table = lab.per_seed(runs, metric, "arm", "lr")
-    return {arm: np.column_stack([table[arm, lr] for lr in LRS]) for arm in dict.fromkeys(arm for arm, _ in table)}
+def curves(results: Results, metric: str, one_arm: str) -> np.ndarray:
+    """(seed, learning rate)"""
+    return np.column_stack([results[metric, one_arm, lr] for lr in LRS])
 
 
-def window(curve: np.ndarray, chance: float) -> float:
-    """Decades of learning rates (half a decade each) near the best error; 0 for a net that never learned."""
-    if not lab.learned(curve.min(), chance):
-        return 0.0
-    return 0.5 * float((curve <= curve.min() + NEAR).sum())
+def derive(results: Results) -> dict[str, dict[str, np.ndarray]]:
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for _, of_net in itertools.groupby(results.arms, key=lambda name: name.split(" ")[:2]):
+        arms = list(of_net)
+        best = min(results.at("test_error", a, "best").mean() for a in arms)
+        loss = {a: np.minimum(curves(results, "valid_nll", a), guessing(results)) for a in arms}
+        best_loss = np.min([curve.min(axis=1) for curve in loss.values()], axis=0)
+        for a in arms:
+            error = curves(results, "test_error", a)
+            gain = (results.chance - error) / (results.chance - best)
+            facts = {
+                **edges(gain),
+                **sensitivity(loss[a], best_loss, gain.max(axis=1) >= LEARNS),
+                **guesses(error, curves(results, "valid_error", a)),
+                "kept_at_worst": np.array([g[g.argmax() :].min() for g in gain]),
+                "largest_stable_lr": np.full(len(gain), largest_stable_lr(gain)),
+            }
+            for metric, values in facts.items():
+                found.setdefault(metric, {})[a] = values
+    return found
 
 
-def has_gap(curve: np.ndarray, chance: float) -> bool:
-    """Whether a rate between two of the window's lies outside of it."""
-    near = np.flatnonzero(curve <= curve.min() + NEAR)
-    return lab.learned(curve.min(), chance) and bool(near[-1] - near[0] >= len(near))
+def guessing(results: Results) -> float:
+    """The loss of guessing, in nats: log(classes), of chance = 100 (1 - 1 / classes)."""
+    return -math.log(1 - results.chance / 100)
 
 
-def highest_error_above_best(curves: np.ndarray) -> float:
-    """Of the mean over seeds: too small a rate fails as well, but that is not what a limit from above means."""
-    mean = curves.mean(axis=0)
-    return float(mean[mean.argmin() :].max())
+def edges(gain: np.ndarray) -> dict[str, np.ndarray]:
+    """Of gain[seed, rate]. A net that learns nowhere has no window; its edges lie half a decade outside of the grid."""
+    exponents, learns = np.log10(LRS), gain >= LEARNS
+    near = learns & (gain >= gain.max(axis=1, keepdims=True) - NEAR)
+    return {
+        "window": 0.5 * near.sum(axis=1),
+        "upper_edge": np.where(learns, exponents, exponents[0] - 0.5).max(axis=1),
+        "lower_edge": np.where(learns, exponents, exponents[-1] + 0.5).min(axis=1),
+    }
 
 
-def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
-    metrics = ("test_error", "test_nll", "train_nll", "diverged")
-    error, nll, train_nll, diverged = (curves_of(runs, metric) for metric in metrics)
-    best_lr, chance = lab.best_lr(runs), runs[0]["chance"]
-    widths = {arm: np.array([window(c, chance) for c in curves]) for arm, curves in error.items()}
-    columns = ["window (decades)", "largest stable lr", "best lr", "error % there", "NLL", "train NLL", "diverged"]
-    table = [["net", "norm", *columns]]
-    arms = []
-    for depth, activation in NETS:
-        for norm in settings["norms"]:
-            arm = name(depth, activation, norm)
-            chosen = LRS.index(best_lr[arm])
-            stable = [lr for lr, e in zip(LRS, error[arm].mean(axis=0), strict=True) if lab.learned(e, chance)]
-            best = error[arm][:, chosen]
-            learned = lab.learned(best.mean(), chance)
-            table.append(
-                [
-                    f"{depth} {activation}",
-                    norm,
-                    stats.mean_interval(widths[arm]),
-                    f"{max(stable):g}" if stable else "none",
-                    f"{LRS[chosen]:g}" if learned else "none",
-                    f"{best.mean():.2f}",
-                    f"{nll[arm][:, chosen].mean():.3f}",
-                    f"{train_nll[arm][:, chosen].mean():.3f}",
-                    f"{int(diverged[arm].sum())} of {diverged[arm].size}",
-                ]
-            )
-            arms.append(
-                {
-                    "arm": arm,
-                    "window": list(widths[arm]),
-                    "best_lr": LRS[chosen] if learned else None,
-                    "test_error": list(best),
-                    "test_nll": list(nll[arm][:, chosen]),
-                    "train_nll": list(train_nll[arm][:, chosen]),
-                    "diverged": diverged[arm].sum(axis=1).tolist(),
-                    "largest_stable_lr": max(stable) if stable else None,
-                    "curve": error[arm].tolist(),
-                }
-            )
-
-    def wider(norm: str, nets: list[tuple[int, str]]) -> stats.Paired:
-        """By how much BN's windows are wider, a mean over the nets."""
-        bn, other = (np.mean([widths[name(d, a, n)] for d, a in nets], axis=0) for n in ("BN", norm))
-        return stats.paired(bn, other)
-
-    tests = [
-        ("mean over the four nets, BN minus none", wider("none", NETS), True),
-        ("mean over the four nets, BN minus none with tuned init", wider("none, tuned init", NETS), True),
-        *((f"depth {d} {a}, BN minus none", wider("none", [(d, a)]), False) for d, a in NETS),
-    ]
-    criteria = []
-    for (what, d, headline), p in zip(tests, stats.holm([d.p for _, d, _ in tests]), strict=True):
-        criteria.append(
-            lab.Criterion(
-                f"window in decades: {what}",
-                d.mean,
-                d.ci,
-                ">= 0.5, interval above 0, Holm p < 0.05",
-                bool(d.mean >= 0.5 and d.ci[0] > 0 and p < 0.05),
-                headline,
-                note=f"{d.details(above='wider')}, Holm p {p:.2g}",
-            )
-        )
-    worst = min(highest_error_above_best(error[name(d, a, "BN")]) for d, a in NETS)
-    criteria.append(
-        lab.Criterion(
-            "BN still fails somewhere: the highest error at rates above the best, lowest of the four nets (%)",
-            worst,
-            None,
-            f"> {chance / 2:g}, half of chance",
-            not lab.learned(worst, chance),
-        )
-    )
-    low = LRS.index(LOW_LR)
-    notes = lab.at_the_edge(arms, LRS)
-    for d, a in NETS:
-        gaps = []
-        for other in ("none", "none, tuned init"):
-            gap = stats.paired(error[name(d, a, "BN")][:, low], error[name(d, a, other)][:, low])
-            gaps.append(f"BN minus {other} {gap.interval()}")
-        notes.append(f"at lr {LOW_LR:g}, depth {d} {a}, points of test error: {'; '.join(gaps)}")
-    split = sum(has_gap(curve, chance) for curves in error.values() for curve in curves)
-    notes.append(f"windows with a gap, which does not count: {split} of {sum(map(len, error.values()))}")
-    return lab.Analysis(arms, criteria, table, notes)
+def largest_stable_lr(gain: np.ndarray) -> float:
+    """The largest rate at which every seed learns; 0 if there is none."""
+    return max((lr for lr, column in zip(LRS, gain.T, strict=True) if (column >= LEARNS).all()), default=0.0)
 
 
-def plot(runs: list[dict[str, Any]], analysis: lab.Analysis, settings: dict[str, Any]) -> list[plots.Picture]:
-    error, looks = curves_of(runs, "test_error"), plots.looks(settings["norms"])
-    pictures = []
-    titles = [f"{d} hidden layers, {LABELS[a]}" for d, a in NETS]
-    fig, axes = plots.panels(titles, (12, 8), "learning rate", "test error (%)", rows=2)
-    for ax, (d, a) in zip(axes, NETS, strict=True):
-        ax.set(xscale="log", ylim=(0, 95))
-        for norm, look in looks.items():
-            plots.line_with_band(ax, LRS, error[name(d, a, norm)], norm, **look)
-    axes[0].legend()
-    fig.suptitle(f"Error against learning rate ({len(settings['seeds'])} seeds, 95 % bands)")
-    pictures.append(
-        plots.Picture(
-            "error_against_lr",
-            "Mean test error (%) over seeds with its 95 % band, against the learning rate (logarithmic), for each"
-            " of the four nets. The wider the valley, the less the learning rate has to be tuned; 90 % is chance.",
-            fig,
-        )
-    )
+def sensitivity(loss: np.ndarray, best_loss: np.ndarray, learns: np.ndarray) -> dict[str, np.ndarray]:
+    """Of loss[seed, rate]: means over the seven rates, or as many as there are, around each seed's best one."""
+    own, regret = [], []
+    for curve, best in zip(loss, best_loss, strict=True):
+        i = int(curve.argmin())
+        around = curve[max(i - 3, 0) : i + 4]
+        own.append(around.mean() - curve.min())
+        regret.append(around.mean() - best)
+    return {"sensitivity": np.where(learns, own, np.nan), "regret": np.array(regret)}
 
-    titles = [f"8 layers, {label}, after 50 steps at lr 1" for label in LABELS.values()]
-    fig, axes = plots.panels(titles, (11, 4.5), "hidden layer", "RMS of its activations", sharey=False)
-    for ax, activation in zip(axes, LABELS, strict=True):
-        ax.set_yscale("log" if activation == "relu" else "linear")
-        for norm, look in looks.items():
-            lr_1 = [r for r in runs if r["arm"] == name(8, activation, norm) and r["lr"] == 1.0]
-            curves = [r["rms"] for r in lr_1 if r["rms"]]  # a run that diverged before step 50 has none
-            gone = len(lr_1) - len(curves)
-            label = f"{norm} ({gone} of {len(lr_1)} diverged)" if gone else norm
-            values = np.array(curves) if curves else np.full((1, 8), np.nan)
-            plots.line_with_band(ax, np.arange(1, 9), values, label, **look)
-        ax.legend()
-    axes[1].set_ylim(0, 1)
-    pictures.append(
-        plots.Picture(
-            "activations_against_depth",
-            "Root mean square of the activations of each hidden layer (no unit) after 50 steps at learning rate "
-            "1, depth 8; mean over seeds with its 95 % band, on a logarithmic axis for ReLU. A line that rises or"
-            " falls steeply is a signal that explodes or dies on its way up.",
-            fig,
-        )
-    )
-    return pictures
+
+def guesses(error: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+    """The expected test error of the rate with the lowest validation error among k rates drawn with replacement."""
+    n = len(LRS)
+    in_order = np.take_along_axis(error, valid.argsort(axis=1, kind="stable"), axis=1)
+    left = np.arange(n, -1, -1) / n  # share of the rates that are no better than the i-th best
+    chances = {k: left[:-1] ** k - left[1:] ** k for k in (1, 2, 4)}
+    return {f"error_of_{k}_guess{'es' if k > 1 else ''}": in_order @ p for k, p in chances.items()}
 
 
 DEMO = lab.Demo(
@@ -275,9 +224,12 @@ DEMO = lab.Demo(
     plan=plan,
     run=run,
     sizes=SIZES,
-    analyse=analyse,
-    plot=plot,
-    cost=cost,
+    criteria=CRITERIA,
+    notes=NOTES,
+    columns=COLUMNS,
+    derive=derive,
+    plot=figures.plot,
+    cost=lambda config: int(config["arm"].split(" ")[0]) * (2 if "BN" in config["arm"] or "LN" in config["arm"] else 1),
 )
 
 if __name__ == "__main__":

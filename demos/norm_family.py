@@ -253,7 +253,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> str:
     return f"{stats.paired(a, b).interval()} points, {verdict} within {RANGE:g} (TOST, p {same['p']:.2g})"
 
 
-def worst_facts(facts: list[dict[str, Any]]) -> list[lab.Criterion]:
+def worst_facts(facts: list[dict[str, Any]]) -> list[lab.Outcome]:
     """The exact facts, the worst over seeds."""
     measured = [
         (
@@ -264,7 +264,10 @@ def worst_facts(facts: list[dict[str, Any]]) -> list[lab.Criterion]:
         ("m = 2: largest input gradient, relative to dy / std", max(f["gradient"] for f in facts)),
         ("one value: largest deviation of y from beta", max(f["beta"] for f in facts)),
     ]
-    return [lab.Criterion(name, value, None, "< 1e-10 (float64)", value < 1e-10) for name, value in measured]
+    return [
+        lab.Outcome(name, value, None, "< 1e-10 (float64)", lab.exactly(value < 1e-10), kind=lab.IDENTITY)
+        for name, value in measured
+    ]
 
 
 def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysis:
@@ -292,9 +295,9 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         small, larger = (error[best[f"{kind} BN", m]] for m in (SMALL, LARGER))
         gaps[kind] = stats.paired(small - GAP, larger, alternative="greater")
     for (kind, d), p in zip(gaps.items(), stats.holm([d.p for d in gaps.values()]), strict=True):
-        (low, high), boot = (d.ci[0] + GAP, d.ci[1] + GAP), [c + GAP for c in d.bootstrap_ci]
+        low, high = d.ci[0] + GAP, d.ci[1] + GAP
         name = f"{kind}, batch norm: test error at m = {SMALL} minus m = {LARGER}, points, each at its best lr"
-        details = f"bootstrap [{boot[0]:.2f}, {boot[1]:.2f}], d_z from {GAP:g} points {d.d_z:.2f}, "
+        details = f"d_z from {GAP:g} points {d.d_z:.2f}, "
         details += f"more than {GAP:g} points in {100 * (1 - d.win_rate):.0f} % of seeds"
         note = f"one-sided, against {GAP:g} points or less"
         criterion = lab.beyond(name, d.mean + GAP, (low, high), p, above=GAP, details=details, note=note, headline=True)
@@ -306,7 +309,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         spread, ci = range_over_m(curves)
         wanted = f"< {RANGE:g}; a point estimate with a bootstrap interval, no test"
         name = f"{kind}, layer norm: range of the mean test error over m, points, each at its best lr"
-        criteria.append(lab.Criterion(name, spread, ci, wanted, spread < RANGE))
+        criteria.append(lab.Outcome(name, spread, ci, wanted, lab.exactly(spread < RANGE)))
         small, larger = (error[best[f"{kind} LN", m]] for m in (SMALL, LARGER))
         notes.append(f"{kind}, layer norm, m = {SMALL} minus m = {LARGER}: {difference(small, larger)}")
         nlls = [f"{train_nll[best[f'{kind} LN', m]].mean():.3f} at m = {m}" for m in (smallest, largest)]

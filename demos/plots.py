@@ -24,6 +24,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from demos.output import whole
+from demos.results import At, Results
 from demos.statistics import mean_ci
 
 INK = "#1a1a1a"  # of text, axes and black lines: the HTML report puts the page's own text colour in its place
@@ -111,6 +112,27 @@ def panels(
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
     return fig, list(axes.flat)
+
+
+def paired_differences(results: Results, reference: str, metric: str = "test_error", at: At = "best") -> Picture:
+    """Each arm minus the reference, seed by seed: means with intervals, of the arms that have been run at this rate."""
+    arms = [a for a in results.arms if a != reference and results.has(a, at)]
+    fig, ax = plt.subplots(figsize=(8, 1.5 + 0.32 * len(arms)))
+    for i, arm in enumerate(arms):
+        d = results.paired(arm, reference, metric, at)
+        ax.plot(results.at(metric, arm, at) - results.at(metric, reference, at), [i] * d.n, "|", color="0.6", ms=9)
+        ax.errorbar(d.mean, i, xerr=[[d.mean - d.ci[0]], [d.ci[1] - d.mean]], fmt="o", color=PALETTE[0], capsize=3)
+    ax.axvline(0, color="0.4", lw=1)
+    ax.set_yticks(range(len(arms)), arms)
+    ax.invert_yaxis()
+    where = "each arm at its best lr" if at == "best" else f"lr {at}"
+    ax.set(xlabel=f"{metric.replace('_', ' ')} minus that of {reference}, {where}")
+    return Picture(
+        "paired_differences",
+        f"{metric.replace('_', ' ').capitalize()} of each arm minus that of {reference}, {where}: the mean over seeds "
+        "with its 95 % interval, and a stroke for each seed. Left of 0 is better.",
+        fig,
+    )
 
 
 def label_x(ax: Axes, values: Sequence[float], labels: Sequence[str] | None = None) -> None:

@@ -208,13 +208,13 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     looks = [look["passed_on"] for r in plain for look in (r["first"], r["last"]) if look]
     passed_on = math.inf if None in looks else max(looks)  # None: not finite
     criteria = [
-        lab.Criterion(
+        lab.Outcome(
             "depth-8 sigmoid without BN, at its best lr: test error minus that of always answering the most frequent "
             "class, points",
             stuck.mean,
             stuck.ci,
             f"chance, within {MARGIN:g} points of 0 (TOST, Holm p < 0.05)",
-            bool(same["equivalent"] and p_same < 0.05),
+            lab.equivalent(same, p_same),
             headline=True,
             note=f"90 % interval [{same['ci90'][0]:.2f}, {same['ci90'][1]:.2f}], Holm p {p_same:.2g}",
         ),
@@ -235,12 +235,13 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
             details=gain.details(above="larger"),
             headline=True,
         ),
-        lab.Criterion(
+        lab.Outcome(
             "sigmoid nets without BN: ||dL/dz_l|| / (||W_{l+1}|| ||dL/dz_{l+1}||), the largest of all layers and runs",
             passed_on,
             None,
             "<= 0.25, up to float32's rounding (1e-5)",
-            passed_on <= 0.25 * (1 + 1e-5),
+            lab.exactly(passed_on <= 0.25 * (1 + 1e-5)),
+            kind=lab.IDENTITY,
         ),
     ]
     slope = {arm: np.mean([np.mean(look["slope"]) for look in first[arm, FIXED_LR]]) for arm in (without, with_bn)}

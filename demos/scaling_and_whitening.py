@@ -326,7 +326,7 @@ def slope(x: Any, y: np.ndarray) -> np.ndarray:
     return np.polyfit(np.log(x), np.log(y).T, 1)[0]
 
 
-def exact(runs: list[dict[str, Any]]) -> list[lab.Criterion]:
+def exact(runs: list[dict[str, Any]]) -> list[lab.Outcome]:
     """(b) and (d), the worst over seeds."""
     metrics = ("covariance", "rotation", "zca_distance", "next_distance", "restored")
     covariance, rotation, zca, closest, restored = (
@@ -345,7 +345,9 @@ def exact(runs: list[dict[str, Any]]) -> list[lab.Criterion]:
     criteria = []
     for name, values, limit in measured:
         worst, words = values.max(), "< 1 in every seed" if limit == 1 else f"< {limit:g} (float64)"
-        criteria.append(lab.Criterion(name, worst, None, words, bool(worst < limit), headline=not criteria))
+        criteria.append(
+            lab.Outcome(name, worst, None, words, lab.exactly(worst < limit), not criteria, kind=lab.IDENTITY)
+        )
     return criteria
 
 
@@ -368,8 +370,8 @@ def descents(runs: Runs, settings: dict[str, Any], table: Rows) -> Part:
     top = max(settings["conditions"])
     for frame, k, arm in (("scales", top, "standardized"), ("rotated", top, "ZCA"), ("dataset", 0, "ZCA")):
         d, missed = times_fewer(steps, frame, k, arm), late(reached[frame, k, "raw"])
-        (low, high), boot = np.exp(d.ci), np.exp(d.bootstrap_ci)
-        details = f"geometric mean; bootstrap [{boot[0]:.3g}, {boot[1]:.3g}], d_z of the logarithm {d.d_z:.2f}, "
+        low, high = np.exp(d.ci)
+        details = f"geometric mean; d_z of the logarithm {d.d_z:.2f}, "
         details += f"fewer steps in {100 * (1 - d.win_rate):.0f} % of seeds"
         note = f"{missed} raw runs did not get there: the ratio is a lower bound" if missed else ""
         name = f"(a) steps with raw inputs / with {arm}, {place(frame, k, settings)}"

@@ -344,11 +344,11 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     trend = correlation(start, rates, list(start))
     *adjusted, p = stats.holm([*(e["p"] for e in equal), trend.p])
     criteria = [
-        lab.Criterion(
+        lab.Outcome(
             f"without norm, {words}: sharpness / (2 / lr) in the last quarter before the loss is fitted",
             *(stats.mean_ci(values) if len(values) else (math.nan, None)),
             f"1 ± {MARGIN} (TOST: 90 % interval within, Holm p < 0.05)",
-            bool(e["equivalent"] and p_edge < 0.05),
+            lab.equivalent(e, p_edge),
             headline=words.startswith("square"),
             note=f"90 % interval [{1 + e['ci90'][0]:.3f}, {1 + e['ci90'][1]:.3f}], Holm p {p_edge:.2g}",
         )
@@ -365,7 +365,7 @@ def correlation(start: Values, rates: Values, arms: list[str]) -> stats.Trend:
     return stats.spearman_over_seeds(*(np.column_stack([of[arm] for arm in arms]) for of in (start, rates)))
 
 
-def trend_criterion(start: Values, rates: Values, trend: stats.Trend, p: float) -> lab.Criterion:
+def trend_criterion(start: Values, rates: Values, trend: stats.Trend, p: float) -> lab.Outcome:
     learning = [arm for arm in start if (rates[arm] > 0).all()]
     among = "which are too few"
     if len(learning) > 2:
@@ -385,14 +385,16 @@ def trend_criterion(start: Values, rates: Values, trend: stats.Trend, p: float) 
     )
 
 
-def exact_criteria(runs: list[dict[str, Any]]) -> Iterator[lab.Criterion]:
+def exact_criteria(runs: list[dict[str, Any]]) -> Iterator[lab.Outcome]:
     against = "exact Hessian-vector products through batch norm against finite differences of the gradient"
     for key, limit, what in (
         ("hessian", 1e-6, against),
         ("eigenvalue", 1e-4, "power iteration against the eigenvalues of the whole Hessian"),
     ):
         worst = max(r[key] for r in runs if r["part"] == "exact")
-        yield lab.Criterion(f"{what}, relative", worst, None, f"< {limit:g}", worst < limit)
+        yield lab.Outcome(
+            f"{what}, relative", worst, None, f"< {limit:g}", lab.exactly(worst < limit), kind=lab.IDENTITY
+        )
 
 
 def edge_rows(edge: dict[str, Any]) -> Iterator[Row]:

@@ -261,21 +261,21 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     alone, alone_ci = stats.mean_ci(error[MAIN, "B=1"])
     spread = max(r["spread_at_one"] for r in runs)
     criteria = [
-        lab.Criterion(
+        lab.Outcome(
             "test error % with the statistics of one image (B=1)",
             alone,
             alone_ci,
             "chance: the same logits for every image, in every net",
-            bool(spread == 0 and not lab.learned(alone, runs[0]["chance"])),
+            lab.exactly(spread == 0 and not lab.learned(alone, runs[0]["chance"])),
             headline=True,
             note=f"largest difference between the logits of two test images: {spread:g}",
         ),
-        lab.Criterion(
+        lab.Outcome(
             "test error of the population's statistics minus that of the whole test set as one batch, points",
             same["mean"],
             stats.mean_ci(error[MAIN, "population"] - error[MAIN, WHOLE])[1],
             f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
-            bool(same["equivalent"] and p_same < 0.05),
+            lab.equivalent(same, p_same),
             headline=True,
             note=f"{ninety(same)}, Holm p {p_same:.2g}",
         ),
@@ -287,28 +287,29 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
     worst_fold = max(r["fold_error"] for r in runs)
     worst = max(range(len(unbiased)), key=lambda i: abs(unbiased[i]["mean"]))
     criteria += [
-        lab.Criterion(
+        lab.Outcome(
             f"no shift: test error of adapted ({ADAPTED}) minus training statistics, points",
             no_harm["mean"],
             stats.mean_ci(error[MAIN, f"{WITHOUT}, {ADAPTED}"] - error[MAIN, f"{WITHOUT}, source"])[1],
             f"90 % interval within +-{MARGIN}, TOST, Holm p < 0.05",
-            bool(no_harm["equivalent"] and p_no_harm < 0.05),
+            lab.equivalent(no_harm, p_no_harm),
             note=f"{ninety(no_harm)}, Holm p {p_no_harm:.2g}; other n and N: see the notes and the figure",
         ),
-        lab.Criterion(
+        lab.Outcome(
             "E[m / (m - 1) var_B] / var over batches as in training, furthest from 1 of all m",
             *stats.mean_ci(corrected[worst]),
             "90 % interval within 1 +- 0.01 for every m, TOST, Holm p < 0.05",
-            bool(all(t["equivalent"] for t in unbiased) and p_unbiased < 0.05),
+            lab.HOLDS if all(t["equivalent"] for t in unbiased) and p_unbiased < 0.05 else lab.UNDECIDED,
             note=f"{ninety(unbiased[worst], 1)}, Holm p {p_unbiased:.2g}; here m={TRAINED_WITH[worst]}; "
             f"without the factor m / (m - 1), at m={TRAINED_WITH[0]}: {np.mean(arms[0]['variance_ratio']):.3f}",
         ),
-        lab.Criterion(
+        lab.Outcome(
             "folded into the linear layers: largest change of a logit, relative to the largest logit (float32)",
             worst_fold,
             None,
             "< 1e-6",
-            bool(worst_fold < 1e-6),
+            lab.exactly(worst_fold < 1e-6),
+            kind=lab.IDENTITY,
             note=f"the same in float64, where rounding hides nothing: {max(r['fold_error_float64'] for r in runs):.1e}",
         ),
     ]

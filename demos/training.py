@@ -194,6 +194,43 @@ def train(
     return measure(model, data, finite)
 
 
+class Fit:
+    """A watch for train(): (train NLL, test NLL) at checkpoints, with population statistics. The training goes on as if
+    it had not been there."""
+
+    def __init__(self, model: nn.Module, data: dict[str, Rows], steps: int, count: int = 24) -> None:
+        self.model, self.data, self.at = model, data, checkpoints(steps, count)
+        self.points: list[tuple[float, float]] = []
+
+    def __call__(self, step: int) -> None:
+        if step not in self.at:
+            return
+        with np.errstate(all="ignore"):
+            take_population_statistics(self.model, self.data["train"][0])
+            train_nll, test_nll = (evaluate(self.model, *self.data[part])[1] for part in ("train", "test"))
+        self.points.append((train_nll, test_nll))
+        self.model.train()
+
+    def curve(self) -> list[tuple[float, float]]:
+        """A point per checkpoint; what a diverged run did not get to counts as chance."""
+        chance = math.log(count_classes(self.data))
+        known = [p if all(map(math.isfinite, p)) else (chance, chance) for p in self.points]
+        return known + [(chance, chance)] * (len(self.at) - len(known))
+
+
+def error_by_own_statistics(model: nn.Module, x: np.ndarray, y: np.ndarray, rows: int) -> float:
+    """Error in percent where each `rows` rows of x are normalized by themselves, as in training, without dropout."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+        elif isinstance(module, ChosenBatchNorm):
+            module.group = rows
+    with no_grad():
+        logits = model(Tensor(x)).data
+    return 100 * float((logits.argmax(axis=1) != y).mean())
+
+
 def measure(model: nn.Module, data: dict[str, Rows], finite: bool) -> dict[str, Any]:
     """Error and NLL on every part, with exact population statistics."""
     classes = count_classes(data)

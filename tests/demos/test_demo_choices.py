@@ -1,6 +1,7 @@
 """What demos do alike: p-values are corrected together, learning rates are chosen on validation data alone."""
 
 import importlib
+from functools import partial
 
 import pytest
 
@@ -22,8 +23,8 @@ from demos import statistics  # noqa: E402
 TEN = list(range(10))
 # demo: (runs and settings in which every criterion passes, criteria that Holm's correction decides, in its order)
 PLANTED = {
-    "minibatch_noise": (lambda: test_demo_experiments.noise_runs(1.5, list(range(20))), [0, 1, 2]),
-    "learning_rate": (lambda: test_demo_experiments.rate_runs(1.0), [0, 1, 2, 3, 4, 5]),
+    "minibatch_noise": (lambda: test_demo_experiments.noise_runs(1.5, list(range(20))), list(range(10))),
+    "learning_rate": (lambda: test_demo_experiments.rate_runs(1.0, from_below=True), list(range(7))),
     "saturation": (test_demo_saturation.planted, [0, 1, 2]),
     "covariate_shift": (lambda: test_demo_covariate_shift.synthetic(1, -2, "quick"), [0, 1, 2, 3]),
     "test_time": (test_demo_test_time.synthetic, [1, 2, 3, 4, 5, 6]),
@@ -41,7 +42,7 @@ def test_each_verdict_hangs_on_its_own_corrected_p(demo, monkeypatch):
     """Raise one corrected p-value at a time: that criterion fails, says so, and no other does."""
     planted, decided = PLANTED[demo]
     runs, settings = planted()
-    analyse = importlib.import_module(f"demos.{demo}").analyse
+    analyse = partial(lab.conclude, importlib.import_module(f"demos.{demo}").DEMO)
     for k, criterion in enumerate(decided):
 
         def raised(pvalues, k=k):
@@ -71,7 +72,7 @@ def test_cells_that_are_sure_are_so_after_correction(monkeypatch):
     ("demo", "metric"),
     [
         ("minibatch_noise", "test_error_at_best_lr"),
-        ("learning_rate", "test_error"),
+        ("learning_rate", "test_error_at_best_lr"),
         ("saturation", "test_error_at_best_lr"),
         ("covariate_shift", "test_error_at_best_lr"),
         ("norm_family", "test_error"),
@@ -88,8 +89,8 @@ def test_rates_are_chosen_on_validation_data_and_errors_are_those_there(demo, me
     for r in nets:
         r["valid_error"] = 6.0 - (r["lr"] == chosen) + r["seed"] / 100
         r["test_error"] = {chosen: 9.0, other: 4.0}.get(r["lr"], 6.0) + r["seed"] / 100  # best at another rate
-    analysis = importlib.import_module(f"demos.{demo}").analyse(runs, settings)
-    arms = [arm for arm in analysis.arms if "best_lr" in arm]
+    analysis = lab.conclude(importlib.import_module(f"demos.{demo}").DEMO, runs, settings)
+    arms = [arm for arm in analysis.arms if arm.get("best_lr")]
     assert len(arms) > 5 and {arm["best_lr"] for arm in arms} == {chosen}
     for arm in arms:
         assert arm[metric] == [9.0 + seed / 100 for seed in settings["seeds"]]

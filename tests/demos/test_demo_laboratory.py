@@ -222,8 +222,10 @@ def test_a_preset_of_ones_own_is_run_under_its_name(tmp_path, capsys):
 def test_a_fail_is_a_result(tmp_path, capsys):
     assert lab.main([toy_demo.demo()], ["--workers", "1", "--out", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert "PASS  a below b: measured -1 [-1.5, -0.5], wanted < 0  * headline\n" in out
-    assert "FAIL  b below a: measured 1 [0.5, 1.5], wanted < 0\n      as it should be\n" in out
+    assert "holds      a below b: measured -1 [-1.5, -0.5], wanted < 0  * headline\n" in out
+    assert "refuted    b below a: measured 1 [0.5, 1.5], wanted < 0\n           as it should be\n" in out
+    assert "undecided  no interval: measured nan [nan, inf], wanted < 0\n" in out
+    assert "claims: 1 hold, 1 refuted, 1 undecided\n" in out
     assert "preset quick, digits, 3 seeds from 2000, 6 runs" in out
     assert "limits: A toy concludes nothing.\n" in out and out.endswith(
         f"one page of all of it: python -m demos report --out {tmp_path}; the terms: docs/experiments.md\n"
@@ -255,9 +257,11 @@ def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
         "measured": -1.0,
         "ci": [-1.5, -0.5],
         "threshold": "< 0",
+        "verdict": "holds",
         "passed": True,
         "headline": True,
         "note": "",
+        "kind": "claim",
     }
     assert summary["criteria"][2]["measured"] is None and summary["criteria"][2]["ci"] == [None, None]
     names = sorted(path.name for path in (tmp_path / "toy").iterdir())
@@ -484,23 +488,24 @@ def test_the_best_learning_rate_is_that_of_the_validation_error():
 
 
 @pytest.mark.parametrize(
-    "ci, p, bound, passed, wanted",
+    "ci, p, bound, verdict, wanted",
     [
-        ((-2, -0.1), 0.04, {"below": 0}, True, "interval below 0"),
-        ((-2, 0.0), 0.04, {"below": 0}, False, "interval below 0"),
-        ((-2, -0.1), 0.05, {"below": 0}, False, "interval below 0"),
-        ((5.1, 9), 0.04, {"above": 5}, True, "interval above 5"),
-        ((5.0, 9), 0.04, {"above": 5}, False, "interval above 5"),
-        ((-9, -5.1), 0.04, {"above": 5}, False, "interval above 5"),
-        ((float("nan"), float("nan")), float("nan"), {"above": 5}, False, "interval above 5"),
+        ((-2, -0.1), 0.04, {"below": 0}, "holds", "interval below 0"),
+        ((-2, 0.0), 0.04, {"below": 0}, "undecided", "interval below 0"),
+        ((-2, -0.1), 0.05, {"below": 0}, "undecided", "interval below 0"),
+        ((0.1, 2), 0.04, {"below": 0}, "refuted", "interval below 0"),
+        ((0.1, 2), 0.06, {"below": 0}, "undecided", "interval below 0"),
+        ((5.1, 9), 0.04, {"above": 5}, "holds", "interval above 5"),
+        ((5.0, 9), 0.04, {"above": 5}, "undecided", "interval above 5"),
+        ((-9, -5.1), 0.04, {"above": 5}, "refuted", "interval above 5"),
+        ((float("nan"), float("nan")), float("nan"), {"above": 5}, "undecided", "interval above 5"),
     ],
 )
-def test_beyond_a_bound(ci, p, bound, passed, wanted):
+def test_beyond_a_bound(ci, p, bound, verdict, wanted):
     found = lab.beyond("a - b", sum(ci) / 2, ci, p, **bound, details="d_z 2", note="no claim")
-    assert (found.passed, found.threshold) == (passed, f"{wanted}, Holm p < 0.05")
-    opposite = " (two-sided: it is the other way)" if ci == (-9, -5.1) else ""
-    assert found.note == f"d_z 2, Holm p {p:.2g}{opposite}; no claim" and found.ci == ci
-    assert lab.beyond("a - b", sum(ci) / 2, ci, p, **bound).note == f"Holm p {p:.2g}{opposite}"
+    assert (found.verdict, found.threshold) == (verdict, f"{wanted}, Holm p < 0.05")
+    assert found.note == f"d_z 2, Holm p {p:.2g}; no claim" and found.ci == ci
+    assert lab.beyond("a - b", sum(ci) / 2, ci, p, **bound).note == f"Holm p {p:.2g}"
 
 
 def test_panels_are_labelled_at_the_left_and_at_the_bottom():

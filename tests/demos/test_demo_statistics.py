@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 stats = pytest.importorskip("scipy.stats", reason="pip install -e '.[demos]'")
-from demos.statistics import holm, interval, mean_ci, paired, spearman_over_seeds, tost  # noqa: E402
+from demos.statistics import holm, interval, mean_ci, paired, share, sign_flip, spearman_over_seeds, tost  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -23,23 +23,30 @@ def test_paired_by_hand():
     half = 4.3026527297 / math.sqrt(3)
     assert (result.n, result.mean, result.d_z, result.win_rate) == (3, -2, -2, 1)
     assert result.ci == pytest.approx((-2 - half, -2 + half), rel=1e-9)
-    # two degrees of freedom have a closed form: p = 1 - t / sqrt(2 + t^2), here with t = 2 sqrt(3)
-    t = 2 * math.sqrt(3)
-    assert result.p == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9)
+    assert result.p == 2 / 2**3  # of the eight sign patterns, +++ and --- are as far from 0
 
 
-@pytest.mark.parametrize("n", [2, 5, 20])
-def test_paired_is_the_paired_t_test(n):
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_paired_has_students_interval_and_the_exact_test_of_signs(n):
     rng = np.random.default_rng(n)
     a, b = rng.normal(size=n), rng.normal(0.3, 2, size=n)
     result, reference = paired(a, b), stats.ttest_rel(a, b)
-    assert result.p == pytest.approx(reference.pvalue, rel=1e-10)
     assert result.ci == pytest.approx(tuple(reference.confidence_interval(0.95)), rel=1e-10)
     assert result.d_z == pytest.approx(reference.statistic / math.sqrt(n), rel=1e-10)
+    flips = stats.permutation_test((a - b,), np.mean, permutation_type="samples", n_resamples=math.inf)
+    assert result.p == pytest.approx(flips.pvalue, rel=1e-12)
     for first, second in ((a, b), (b, a)):
         one_sided = paired(first, second, alternative="greater")
-        assert one_sided.p == pytest.approx(stats.ttest_rel(first, second, alternative="greater").pvalue, rel=1e-10)
-        assert one_sided.ci == paired(first, second).ci
+        flips = stats.permutation_test(
+            (first - second,), np.mean, permutation_type="samples", n_resamples=math.inf, alternative="greater"
+        )
+        assert one_sided.p == pytest.approx(flips.pvalue, rel=1e-12) and one_sided.ci == paired(first, second).ci
+
+
+def test_signs_of_many_differences_are_drawn():
+    d = np.random.default_rng(11).normal(0.4, 1, 40)
+    assert sign_flip(d) == pytest.approx(stats.ttest_1samp(d, 0).pvalue, rel=0.2)
+    assert sign_flip(np.ones(40)) == 1 / 100_001 and sign_flip(-np.ones(40), "greater") == 1
 
 
 def test_pairing_removes_what_the_seeds_share():
@@ -71,20 +78,10 @@ def test_ties_count_half():
     assert paired([1, 2, 3, 4], [2, 2, 2, 5]).win_rate == (2 + 0.5) / 4
 
 
-def test_bootstrap_is_repeatable_and_leans_with_the_data():
-    skewed = np.random.default_rng(5).exponential(size=40)
-    first, second = paired(skewed, np.zeros(40)), paired(skewed, np.zeros(40))
-    assert first.bootstrap_ci == second.bootstrap_ci
-    low, high = first.bootstrap_ci
-    assert low < first.mean < high
-    assert high - first.mean > first.mean - low  # the t-interval is symmetric, the truth is not
-    assert high - low == pytest.approx(first.ci[1] - first.ci[0], rel=0.25)
-
-
 def test_one_seed_has_no_interval_and_passes_nothing():
     result = paired([1.0], [3.0])
     assert result.mean == -2 and result.win_rate == 1
-    for value in (*result.ci, *result.bootstrap_ci, result.d_z, result.p):
+    for value in (*result.ci, result.d_z, result.p):
         assert math.isnan(value)
     assert not result.ci[1] < 0 and not result.p < 0.05
     assert not tost([1.0], [1.0], margin=1)["equivalent"]
@@ -95,7 +92,7 @@ def test_equal_differences_are_no_certainty(shift, p):
     """What is left is the sign test: seven heads in a row have the probability 2 / 2^7 on either side."""
     b = np.arange(7) / 10  # b + shift - b is not the same float everywhere
     result = paired(b + shift, b)
-    assert result.ci == result.bootstrap_ci == (result.mean, result.mean)
+    assert result.ci == (result.mean, result.mean)
     assert result.mean == pytest.approx(shift, abs=1e-15)
     assert math.isnan(result.d_z) and result.p == p == stats.binomtest(7 if shift else 3, 7).pvalue
     heads = 7 if shift > 0 else 0
@@ -124,15 +121,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert hits90 / draws == pytest.approx(0.90, abs=4 * math.sqrt(0.90 * 0.10 / draws))
 
 
-def test_bootstrap_covers_nearly_as_often():
-    rng = np.random.default_rng(7)
-    hits = 0
-    for sample in rng.normal(1, 1, size=(60, 20)):
-        low, high = paired(sample, np.zeros(20)).bootstrap_ci
-        hits += low < 1 < high
-    assert 0.85 < hits / 60 < 1
-
-
 def test_holm_by_hand():
     # sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04; never below the one before
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
@@ -156,16 +144,23 @@ def test_tost_by_hand():
     # differences -0.1 0 0.1: mean 0, standard error 0.1/sqrt(3), t(0.95, 2) = 2.919986, half width 0.168585
     a, b = [1.9, 3.0, 4.1], [2.0, 3.0, 4.0]
     assert tost(a, b, margin=1)["ci90"] == pytest.approx((-0.1685854, 0.1685854), rel=1e-6)
-    assert tost(a, b, margin=0.17)["equivalent"] and not tost(a, b, margin=0.168)["equivalent"]
+    wide, narrow = tost(a, b, margin=0.17), tost(a, b, margin=0.05)
+    assert wide["p"] == 1 / 8 and not wide["equivalent"]  # three seeds are too few for any margin
+    assert narrow["p"] == 3 / 8  # d + margin is -0.05 0.05 0.15: three sign patterns have a sum of 0.15 or more
 
 
-def test_tost_p_and_interval_tell_the_same():
+def test_tost_needs_the_interval_and_the_test():
     rng = np.random.default_rng(9)
     seen = set()
     for _ in range(200):
         d = rng.normal(rng.uniform(-1, 1), 1, size=12)
         result = tost(d, np.zeros(12), margin=0.8)
-        assert result["equivalent"] == (result["p"] < 0.05)
+        low, high = result["ci90"]
+        inside = low > -0.8 and high < 0.8
+        p = max(sign_flip(d + 0.8, "greater"), sign_flip(0.8 - d, "greater"))
+        assert result["p"] == p and result["equivalent"] == (inside and p < 0.05)
+        sides = ((-0.8, "greater"), (0.8, "less"))
+        assert inside == all(stats.ttest_1samp(d, bound, alternative=side).pvalue < 0.05 for bound, side in sides)
         seen.add(result["equivalent"])
     assert seen == {True, False}
 
@@ -185,8 +180,42 @@ def test_spearman_by_hand():
     rising = spearman_over_seeds([1, 2, 3, 4], [[1, 2, 4, 3]] * 9 + [[1, 2, 3, 4]])
     assert rising.ci == pytest.approx(mean_ci([0.8] * 9 + [1])[1])
     same = spearman_over_seeds([1, 2, 3], [[1, 2, 3], [3, 4, 9]])
-    assert same.mean == pytest.approx(1) and same.ci == pytest.approx((1, 1)) and same.p == 0.5
-    assert rising.p == pytest.approx(stats.ttest_1samp([0.8] * 9 + [1], 0).pvalue, rel=1e-6)
+    assert same.mean == pytest.approx(1) and same.ci == pytest.approx((1, 1))
+    assert same.p == pytest.approx(2 / 6**2, rel=0.05)  # both seeds up, or both down, of 36 pairs of orders
+
+
+def test_the_trend_is_pages_test():
+    rng = np.random.default_rng(10)
+    for rise in (0.0, 0.5, 1.5):
+        curves = rise * np.arange(4) + rng.normal(size=(6, 4))
+        page = stats.page_trend_test(curves, method="exact").pvalue
+        assert spearman_over_seeds([1, 2, 3, 4], curves).p == pytest.approx(2 * min(page, 1 - page), abs=0.01)
+
+
+def test_a_worse_seed_makes_a_trend_less_certain():
+    five = [[1, 2, 3, 4]] * 5
+    worse = spearman_over_seeds([1, 2, 3, 4], [*five[:4], [1, 2, 4, 3]])
+    assert spearman_over_seeds([1, 2, 3, 4], five).p <= worse.p < 1e-4  # a t-test: nan or 0.06, and 2e-5
+
+
+def test_a_trend_along_numbers_of_each_seed_and_with_ties():
+    x = [[3, 1, 2, 2], [1, 2, 3, 4]]
+    found = spearman_over_seeds(x, [[30, 10, 20, 21], [1, 2, 3, 3]])
+    expected = [stats.spearmanr(*pair).statistic for pair in zip(x, [[30, 10, 20, 21], [1, 2, 3, 3]], strict=True)]
+    assert found.rhos == pytest.approx(expected)
+
+
+def test_a_share_has_fiellers_interval():
+    """r belongs to it where part - r whole may have the mean 0: by Student's test, at its ends p is 0.05."""
+    rng = np.random.default_rng(12)
+    whole = rng.normal(1.3, 0.5, 20)
+    part = 0.25 * whole + rng.normal(0, 0.2, 20)
+    ratio, (low, high) = share(part, whole)
+    assert ratio == pytest.approx(part.mean() / whole.mean()) and low < ratio < high
+    for end in (low, high):
+        assert stats.ttest_1samp(part - end * whole, 0).pvalue == pytest.approx(0.05, rel=1e-6)
+    assert share(part, rng.normal(0, 1, 20))[1] == (-math.inf, math.inf)  # of what may be nothing, any share
+    assert share([1.0], [2.0])[0] == 0.5 and math.isnan(share([1.0], [2.0])[1][0])
 
 
 def test_a_correlation_stays_within_one():

@@ -53,9 +53,9 @@ def analyse(runs, settings):
     for one in runs:
         arms.setdefault(one["arm"], []).append(one["error_rate"])
     criteria = [
-        lab.Criterion("a below b", np.float64(-1.0), (-1.5, -0.5), "< 0", np.bool_(True), headline=True),
-        lab.Criterion("b below a", 1.0, (0.5, 1.5), "< 0", False, note="as it should be"),
-        lab.Criterion("no interval", float("nan"), (float("nan"), float("inf")), "< 0", False),
+        lab.Outcome("a below b", np.float64(-1.0), (-1.5, -0.5), "< 0", lab.HOLDS, headline=True),
+        lab.Outcome("b below a", 1.0, (0.5, 1.5), "< 0", lab.REFUTED, note="as it should be"),
+        lab.Outcome("no interval", float("nan"), (float("nan"), float("inf")), "< 0", lab.UNDECIDED),
     ]
     table = [["arm", "error"], *([arm, f"{np.mean(values):.2f}"] for arm, values in arms.items())]
     nan = float("nan")
