@@ -145,3 +145,165 @@ def test_loader_shuffles_repeatably():
     first = order()
     tb.manual_seed(1)
     assert order() == first
+
+
+# MNIST-1D, from the recipe: each step with the others switched off
+
+CURVES = [
+    [5, 6, 6.5, 6.75, 7, 7, 7, 7, 6.75, 6.5, 6, 5],
+    [5, 3, 3, 3.4, 3.8, 4.2, 4.6, 5, 5.4, 5.8, 5, 5],
+    [5, 6, 6.5, 6.5, 6, 5.25, 4.75, 4, 3.5, 3.5, 4, 5],
+    [5, 6, 6.5, 6.5, 6, 5, 5, 6, 6.5, 6.5, 6, 5],
+    [5, 4.4, 3.8, 3.2, 2.6, 2.6, 5, 5, 5, 5, 5, 5],
+    [5, 3, 3, 3, 3, 5, 6, 6.5, 6.5, 6, 4.5, 5],
+    [5, 4, 3.5, 3.25, 3, 3, 3, 3, 3.25, 3.5, 4, 5],
+    [5, 7, 7, 6.6, 6.2, 5.8, 5.4, 5, 4.6, 4.2, 5, 5],
+    [5, 4, 3.5, 3.5, 4, 5, 5, 4, 3.5, 3.5, 4, 5],
+    [5, 4, 3.5, 3.5, 4, 5, 5, 5, 5, 4.7, 4.3, 5],
+]
+PLAIN = {"scale_coeff": 0, "max_translation": 1, "corr_noise_scale": 0, "iid_noise_scale": 0, "shear_scale": 0}
+
+
+def resampled(values, n):
+    return np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(values)), values)
+
+
+SUBSAMPLING = np.array([resampled(row, 40) for row in np.eye(72)]).T  # (40, 72)
+
+
+def curve(label, padding, roll=0):
+    """The signal of a class without noise, scale and shear."""
+    values = np.array(CURVES[label], float)
+    values = (values - values.mean()) / values.std()
+    values = (values - values[0]) / 6
+    return SUBSAMPLING @ np.roll(resampled(np.append(values, np.zeros(padding)), 72), roll)
+
+
+def of_each_padding(label):
+    return np.array([curve(label, padding) for padding in range(36, 61)])
+
+
+def nearest(x, candidates):
+    """Which of the candidates each row of x is; it must be one of them."""
+    distance = np.abs(x[:, None] - candidates).max(axis=2)
+    assert distance.min(axis=1).max() < 1e-6
+    return distance.argmin(axis=1)
+
+
+def is_uniform(drawn, choices):
+    """Each of the choices is drawn about equally often: within 5 standard deviations."""
+    counts, expected = np.bincount(drawn, minlength=choices), len(drawn) / choices
+    return len(counts) == choices and np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_mnist1d_is_balanced_and_repeatable():
+    x, y = data.mnist1d(1003, seed=1)
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((1003, 40), np.float32, (1003,), np.int64)
+    assert set(np.bincount(y)) == {100, 101} and not np.array_equal(y, np.sort(y))
+    again, labels = data.mnist1d(1003, seed=1)
+    assert np.array_equal(again, x) and np.array_equal(labels, y)
+    assert data.mnist1d(0)[0].shape == (0, 40)
+
+
+def test_mnist1d_of_other_seeds_is_other_data():
+    first, second = (data.mnist1d(2000, seed=seed) for seed in (1, 2))
+    assert not (first[0][:, None, :4] == second[0][:200, :4]).all(axis=2).any()  # no signal twice
+    assert abs(np.corrcoef(first[0].ravel(), second[0].ravel())[0, 1]) < 0.03
+    assert abs((first[1] == second[1]).mean() - 0.1) < 0.03
+
+
+def test_mnist1d_starts_from_the_ten_curves():
+    x, y = data.mnist1d(5000, seed=0, **PLAIN)
+    paddings = [nearest(x[y == label], of_each_padding(label)) for label in range(10)]
+    assert is_uniform(np.concatenate(paddings), 25)
+    for label in range(10):  # and so the classes' means show them, blurred by the widths
+        assert np.corrcoef(x[y == label].mean(axis=0), of_each_padding(label).mean(axis=0))[0, 1] > 0.999
+
+
+def test_mnist1d_is_rolled_by_less_than_max_translation():
+    for most in (48, 5):
+        x, y = data.mnist1d(3000, seed=0, **{**PLAIN, "max_translation": most})
+        all_rolled = [[curve(1, padding, roll) for padding in range(36, 61)] for roll in range(most)]
+        rolls = nearest(x[y == 1], np.reshape(all_rolled, (-1, 40))) // 25
+        assert is_uniform(rolls, most)
+
+
+def test_mnist1d_is_scaled():
+    x, y = data.mnist1d(4000, seed=0, **{**PLAIN, "scale_coeff": 0.4})
+    factors = []
+    for signal in x[y == 0]:  # the curve that it is a multiple of
+        candidates = of_each_padding(0)
+        by = candidates @ signal / (candidates**2).sum(axis=1)
+        distance = np.abs(signal - by[:, None] * candidates).max(axis=1)
+        assert distance.min() < 1e-6
+        factors.append(by[distance.argmin()])
+    assert 0.8 <= min(factors) < 0.805 and 1.195 < max(factors) <= 1.2
+    assert abs(np.mean(factors) - 1) < 0.02 and abs(np.std(factors) - 0.4 / np.sqrt(12)) < 0.01
+
+
+def test_mnist1d_is_sheared():
+    x, y = data.mnist1d(4000, seed=0, **{**PLAIN, "shear_scale": 0.75})
+    line, slopes = np.linspace(-0.5, 0.5, 40), []
+    for signal in x[y == 0]:
+        off = of_each_padding(0) - signal
+        by = off @ line / (line @ line)
+        distance = np.abs(off - by[:, None] * line).max(axis=1)
+        assert distance.min() < 1e-6
+        slopes.append(by[distance.argmin()])
+    assert -0.375 <= min(slopes) < -0.365 and 0.365 < max(slopes) <= 0.375
+    assert abs(np.mean(slopes)) < 0.05 and abs(np.std(slopes) - 0.75 / np.sqrt(12)) < 0.02
+
+
+def gaussian_filter():
+    """A Gaussian of 2 places up to 8 of them, on 72 places that go on as in a mirror."""
+    weights = np.exp(-(np.arange(-8, 9) ** 2) / 8)
+    matrix = np.zeros((72, 72))
+    for place in range(72):
+        for offset, weight in zip(range(-8, 9), weights / weights.sum(), strict=True):
+            seen = place + offset
+            matrix[place, -1 - seen if seen < 0 else 143 - seen if seen > 71 else seen] += weight
+    return matrix
+
+
+@pytest.mark.parametrize("kind", ["corr", "iid"])
+def test_mnist1d_has_the_noise_of_the_recipe(kind):
+    """Its covariance, where the padding is in every signal: it starts at 12 * 71 / 47 at the latest, that is 18.1."""
+    strength = 0.5
+    x, _ = data.mnist1d(20000, seed=0, **{**PLAIN, f"{kind}_noise_scale": strength})
+    mixing = SUBSAMPLING @ (gaussian_filter() if kind == "corr" else np.eye(72))
+    expected = (strength**2 * mixing @ mixing.T)[11:, 11:]
+    found = np.cov(x[:, 11:].T)
+    sd = np.sqrt((expected**2 + np.outer(np.diag(expected), np.diag(expected))) / len(x))
+    assert np.abs(found - expected).max() < 6 * sd.max() and np.abs((found - expected) / sd).max() < 6
+    assert np.abs(x[:, 11:].mean(axis=0)).max() < 0.02
+
+
+def test_mnist1d_has_filtered_noise_in_the_padding_only():
+    """On the template there is none, not even where that is 0: the curve 4 ends with six zeros."""
+    plain, y = data.mnist1d(2000, seed=0, **PLAIN)
+    noisy, _ = data.mnist1d(2000, seed=0, **{**PLAIN, "corr_noise_scale": 0.25})
+    for label in (0, 4):
+        x, padding = noisy[y == label], nearest(plain[y == label], of_each_padding(label)) + 36
+        end = 12 * 71 / (11 + padding[:, None])  # the first zero of the padding, in places of the 72
+        place = np.arange(40) * 71 / 39
+        difference = x - plain[y == label]
+        assert (difference[place <= np.ceil(end) - 1] == 0).all()
+        assert (difference[np.arange(40) * 71 // 39 >= np.ceil(end)] != 0).all()
+
+
+MNIST1D_ERRORS = {
+    "n": (-1, ValueError),
+    "seed": (1.5, TypeError),
+    "scale_coeff": (-0.1, ValueError),
+    "max_translation": (0, ValueError),
+    "corr_noise_scale": (np.nan, ValueError),
+    "iid_noise_scale": (2e6, ValueError),
+    "shear_scale": ("1", TypeError),
+}
+
+
+@pytest.mark.parametrize("name", MNIST1D_ERRORS)
+def test_mnist1d_names_a_wrong_argument(name):
+    value, error = MNIST1D_ERRORS[name]
+    with pytest.raises(error, match=f"^{name} must be .*got .*{value}"):
+        data.mnist1d(**{"n": 3, name: value})

@@ -1657,6 +1657,17 @@ def _(w: World) -> Call:
 
 
 TARGETS["data.glyphs"] = lambda w: Call(data.glyphs, {"n": w.below(4), "seed": w.below(5), "noise": w.pick(0.1, 0, 1)})
+
+
+@target("data.mnist1d")
+def _(w: World) -> Call:
+    strengths = {
+        name: w.pick(0.3, 0, 1) for name in ("scale_coeff", "corr_noise_scale", "iid_noise_scale", "shear_scale")
+    }
+    args = {"n": w.below(4), "seed": w.below(5)}
+    return Call(data.mnist1d, args, {"max_translation": 1 + w.below(48), **strengths})
+
+
 TARGETS["data.load_digits"] = lambda w: Call(lambda: data.load_digits()[0].shape)
 
 
