@@ -380,17 +380,6 @@ def test_split_is_disjoint_repeatable_and_paired():
     assert not np.array_equal(other["train"][1], parts["train"][1])
 
 
-def test_a_seed_s_parts_are_those_of_split_and_the_same_in_every_arm():
-    sizes = {"train": 30, "test": 20}
-    parts = datasets.load_parts("digits", 4, sizes)
-    for name, (rows, labels) in datasets.split(*datasets.load_dataset("digits"), sizes, 4).items():
-        assert np.array_equal(parts[name][0], rows) and np.array_equal(parts[name][1], labels)
-    assert datasets.load_parts("digits", 4, dict(sizes))["train"][0] is parts["train"][0]  # not split again
-    others = [("glyphs", 4, sizes), ("digits", 5, sizes), ("digits", 4, {"train": 20, "test": 20})]
-    for other in others:
-        assert datasets.load_parts(*other)["test"][0].tobytes() != parts["test"][0].tobytes()
-
-
 def test_classes_are_counted_over_all_parts():
     nothing = np.zeros((2, 1))
     assert datasets.count_classes({"train": (nothing, np.array([0, 2])), "test": (nothing, np.array([4, 1]))}) == 5
@@ -407,11 +396,6 @@ def test_classes_are_counted_over_all_parts():
 def test_split_says_what_is_wrong(labels, sizes, words):
     with pytest.raises(ValueError, match=words):
         datasets.split(np.zeros((20, 2)), np.zeros(labels), sizes, seed=0)
-
-
-def test_load_dataset_refuses_other_names():
-    with pytest.raises(ValueError, match="dataset must be digits, glyphs or npz:FILE, got 'mnist'"):
-        datasets.load_dataset("mnist")
 
 
 def test_no_workers():
