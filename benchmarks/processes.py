@@ -151,7 +151,7 @@ def torch_run(config: dict[str, Any]) -> dict[str, Any]:
         return getattr(torch.nn, type(layer).__name__)()
 
     torch.set_num_threads(1)
-    arrays = load_parts(config["dataset"], config["seed"], learning_rate.SIZES)
+    arrays = load_parts(config["dataset"], config["seed"], learning_rate.SIZES, raw=config.get("raw", False))
     data = {part: (torch.tensor(x), torch.tensor(y)) for part, (x, y) in arrays.items()}
     x, y = data["train"]
     model = torch.nn.Sequential(*map(same, learning_rate.net(config, x.shape[1], count_classes(arrays))))

@@ -136,7 +136,8 @@ class Criterion:
         raise NotImplementedError
 
     def available(self, results: Results) -> bool:
-        return all(results.has(arms, getattr(self, "at", None)) for arms in self.arms())
+        metric = getattr(self, "metric", "arm")
+        return all(results.has(arms, getattr(self, "at", None), metric) for arms in self.arms())
 
     def measure(self, results: Results) -> Measured:
         raise NotImplementedError

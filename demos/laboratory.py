@@ -46,6 +46,7 @@ from demos.criteria import (
     CLAIM,
     HOLDS,
     IDENTITY,
+    METRICS,
     REFUTED,
     UNDECIDED,
     Criterion,
@@ -122,10 +123,12 @@ class Demo:
     derive: Callable[[Results], dict[str, dict[str, Values]]] | None = None
 
 
-def grid(settings: Settings, rates: Mapping[str, Iterable[float]], **common: Any) -> list[Config]:
-    """A configuration for each seed, each arm, and each of the arm's learning rates."""
+def grid(
+    settings: Settings, rates: Mapping[str, Iterable[float]], own: Mapping[str, Config] | None = None, **common: Any
+) -> list[Config]:
+    """A configuration for each seed, each arm, and each of the arm's learning rates; with what is the arm's own."""
     return [
-        {"arm": arm, "seed": seed, "lr": lr, "dataset": settings["dataset"], **common}
+        {"arm": arm, **(own or {}).get(arm, {}), "seed": seed, "lr": lr, "dataset": settings["dataset"], **common}
         for seed in settings["seeds"]
         for arm, lrs in rates.items()
         for lr in lrs
@@ -144,7 +147,7 @@ class Column:
     def cell(self, results: Results, arm: str) -> str:
         if self.form == "count":
             return str(int(sum(r[self.metric] for r in results.runs if r["arm"] == arm)))
-        if not results.has(arm, self.at) or not learns(results, arm, self.at):
+        if not results.has(arm, self.at, self.metric) or not learns(results, arm, self.at):
             return "-"
         if self.metric == "lr":
             return f"{results.rate(arm, self.at):g}"
@@ -185,10 +188,9 @@ def draw(demo: Demo, runs: list[dict[str, Any]], analysis: Analysis, settings: S
 
 
 def arm_metrics(results: Results, arm: str) -> dict[str, Any]:
-    """For summary.json: every metric that is a number, per rate, a value per seed; what was derived; the best rate."""
-    first = next(r for r in results.runs if r["arm"] == arm)
-    numbers = [m for m, v in first.items() if isinstance(v, (int, float)) and m not in ("seed", "lr", "steps", "m")]
-    rates = results.lrs(arm)
+    """For summary.json: the usual metrics by rate, a value per seed; what was derived; what holds at the best rate."""
+    numbers, rates = [m for m in (*METRICS, "diverged") if results.has(arm, None, m)], results.lrs(arm)
+    numbers = [m for m in numbers if m not in results.derived]
     curves = {m: {f"{lr:g}": list(results[m, arm, lr]) for lr in rates} for m in numbers} if rates else {}
     found: dict[str, Any] = {"arm": arm, "best_lr": None, "by_lr": curves}
     if results.has(arm, "best") and learns(results, arm, "best"):

@@ -36,9 +36,9 @@ from tinygrad_bn import Tensor, manual_seed, nn, no_grad
 M, WIDTH = 32, 64
 SIZES = {"train": 1000, "valid": 297, "test": 500}
 LRS = [float(f"{10 ** (k / 2):.3g}") for k in range(-6, 5)]  # 0.001, 0.00316, ... 100
-NETS = list(itertools.product((3, 8), ("relu", "sigmoid")))
+NETS = [(3, "relu"), (3, "sigmoid"), (8, "relu"), (8, "sigmoid")]
+LABELS = {"relu": "ReLU", "sigmoid": "sigmoid"}
 NORMS = ["none", "none, tuned init", "BN", "BN before last", "LN"]
-RAW = ["3 relu none, raw inputs", "3 relu BN, raw inputs"]  # as the dataset has them: not centred
 LEARNS, NEAR = 0.5, 0.025
 
 
@@ -68,7 +68,7 @@ NOTES = [
     *(lab.More(arm(d, a, "BN"), arm(d, a, "none, tuned init"), "lower_edge", None) for d, a in NETS),
     lab.More(each("BN", (3,)), each("none", (3,)), "upper_edge", None),
     lab.More(each("BN", (3,)), each("none", (3,)), "lower_edge", None),
-    lab.More(RAW[1], RAW[0], "window", None),
+    lab.More("3 relu BN, raw inputs", "3 relu none, raw inputs", "window", None),
     lab.More("3 relu BN", "3 relu none", "window", None),
     lab.Less(each("BN"), each("none, tuned init"), "sensitivity", None),
     lab.Less(each("BN"), each("none, tuned init"), "error_of_2_guesses", None),
@@ -94,28 +94,33 @@ PRESETS = {
     "quick": {
         "seeds": 8,
         "steps": 120,
-        "arms": [arm(d, a, norm) for d, a in NETS for norm in NORMS[:3]],
+        "norms": NORMS[:3],
+        "raw": [],
         "limits": "120 steps: low learning rates have no time to learn, which narrows every window; layer norm, the "
         "single batch norm and raw inputs are left to the full preset",
     },
     "full": {
         "seeds": 8,
         "steps": 1500,
-        "arms": [*(arm(d, a, norm) for d, a in NETS for norm in NORMS), *RAW],
+        "norms": NORMS,
+        "raw": ["none", "BN"],  # of the net of three ReLU layers: inputs as the dataset has them, not centred
         "limits": "eight seeds, so that eleven learning rates of 22 nets fit in",
     },
 }
 
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    return lab.grid(settings, {arm: LRS for arm in settings["arms"]}, steps=settings["steps"], m=M)
+    arms = {arm(d, a, norm): {"depth": d, "activation": a, "norm": norm} for d, a in NETS for norm in settings["norms"]}
+    for norm in settings.get("raw", ()):
+        own = {"depth": 3, "activation": "relu", "norm": norm, "raw": True}
+        arms[f"{arm(3, 'relu', norm)}, raw inputs"] = own
+    return lab.grid(settings, dict.fromkeys(arms, LRS), arms, steps=settings["steps"], m=M)
 
 
 def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
     """depth hidden layers of 64: linear, [norm], activation; then a linear layer."""
     manual_seed(config["seed"])
-    words, activation, norm = config["arm"].removesuffix(", raw inputs").split(" ", 2)
-    depth = int(words)
+    depth, activation, norm = config["depth"], config["activation"], config["norm"]
     layers: list[nn.Module] = []
     for i in range(depth):
         size = (WIDTH if i else features, WIDTH)
@@ -130,7 +135,7 @@ def net(config: dict[str, Any], features: int, classes: int) -> nn.Sequential:
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    data = load_parts(config["dataset"], config["seed"], SIZES, raw=config["arm"] in RAW)
+    data = load_parts(config["dataset"], config["seed"], SIZES, raw=config.get("raw", False))
     x, _ = data["train"]
     model = net(config, x.shape[1], count_classes(data))
     rms: list[float] = []
@@ -144,6 +149,10 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         rms.extend(float(np.sqrt(np.mean(y.data.astype(np.float64) ** 2))) for _, y in seen.values())
 
     return {**train(model, data, config, watch=watch), "rms": rms}
+
+
+def cost(config: dict[str, Any]) -> float:
+    return config["depth"] * (2 if config["norm"] in ("BN", "LN") else 1)
 
 
 # --- what all rates of an arm say
@@ -229,7 +238,7 @@ DEMO = lab.Demo(
     columns=COLUMNS,
     derive=derive,
     plot=figures.plot,
-    cost=lambda config: int(config["arm"].split(" ")[0]) * (2 if "BN" in config["arm"] or "LN" in config["arm"] else 1),
+    cost=cost,
 )
 
 if __name__ == "__main__":

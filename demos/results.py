@@ -52,11 +52,14 @@ class Results:
             raise KeyError(f"no run has {metric!r} of {', '.join(map(repr, where))}")
         return np.asarray(found)
 
-    def has(self, arms: Arms, at: At = None) -> bool:
-        """Whether there are runs of all of these arms, at this rate; the best one is known of several."""
+    def has(self, arms: Arms, at: At = None, metric: str = "arm") -> bool:
+        """Whether all of these arms were run, at this rate, and have the metric; the best rate is known of several."""
         names = [arms] if isinstance(arms, str) else arms
         there = lambda a: at is None or (len(self.lrs(a)) > 1 if at == "best" else at in self.lrs(a))
-        return all(a in self.arms and there(a) for a in names)
+        return all(there(a) and self._measured(metric, a) for a in names)
+
+    def _measured(self, metric: str, arm: str) -> bool:
+        return arm in self.derived.get(metric, ()) or any(r["arm"] == arm and metric in r for r in self.runs)
 
     def best(self, arm: str) -> float:
         """The rate with the lowest mean validation error: the test error has no say. Of several the lowest."""

@@ -91,6 +91,7 @@ def test_rates_are_chosen_on_validation_data_and_errors_are_those_there(demo, me
         r["test_error"] = {chosen: 9.0, other: 4.0}.get(r["lr"], 6.0) + r["seed"] / 100  # best at another rate
     analysis = lab.conclude(importlib.import_module(f"demos.{demo}").DEMO, runs, settings)
     arms = [arm for arm in analysis.arms if arm.get("best_lr")]
+    arms = [arm for arm in arms if f"{chosen:g}" in arm.get("by_lr", {}).get("test_error", [f"{chosen:g}"])]  # swept
     assert len(arms) > 5 and {arm["best_lr"] for arm in arms} == {chosen}
     for arm in arms:
         assert arm[metric] == [9.0 + seed / 100 for seed in settings["seeds"]]

@@ -100,19 +100,19 @@ def test_arms_differ_in_the_mechanism_alone(arm, monkeypatch):
     """Batches and initial weights are equal in every arm; the statistics have the rows that the arm's name says."""
     seen = {}
 
-    def fake(model, data, config, rows):
+    def fake(model, data, config, rows, watch):
         batch = next(training.batches(minibatch_noise.N, 32, config["seed"]))
         seen["batch"], seen["rows"] = batch, rows(batch)
         seen["weights"] = [m.weight.data for m in model.modules() if isinstance(m, nn.Linear)]
-        return {}
+        return {"diverged": True, "chance": 90.0}
 
     monkeypatch.setattr(minibatch_noise, "train", fake)
-    minibatch_noise.run(config(arm="no norm"))
+    minibatch_noise.run(config(arm="no norm, default init" if "default" in arm else "no norm"))
     reference = dict(seen)
     minibatch_noise.run(config(arm=arm))
     assert np.array_equal(seen["batch"], reference["batch"])
     assert all(np.array_equal(a, b) for a, b in zip(seen["weights"], reference["weights"], strict=True))
-    wanted = minibatch_noise.ARMS[arm][0] or 32
+    wanted = minibatch_noise.ARMS[arm].get("rows") or 32
     assert len(seen["rows"]) == len(set(seen["rows"])) == max(32, wanted)
     assert np.array_equal(seen["rows"][:32], seen["batch"])
 
@@ -157,9 +157,9 @@ def test_a_diverged_run_counts_as_chance():
 def test_a_curve_of_fit_has_a_point_per_checkpoint_and_training_does_not_notice():
     one = minibatch_noise.run(config(arm="S=8", steps=40))
     points = training.checkpoints(40, 24)
-    assert len(one["fit"]) == len(points) and one["fit"][-1] == (one["train_nll"], one["test_nll"])
-    data = datasets.load_parts("digits", 2000, minibatch_noise.SIZES)
-    plain = training.train(minibatch_noise.net("S=8", 64, 10, 2000), data, config(arm="S=8", steps=40))
+    assert len(one["fit"]) == len(points) and tuple(one["fit"][-1]) == (one["train_nll"], one["test_nll"])
+    data = datasets.load_parts("digits", 0, minibatch_noise.SIZES)
+    plain = training.train(minibatch_noise.net("S=8", 64, 10, 0), data, config(arm="S=8", steps=40))
     assert {key: one[key] for key in plain} == plain
     with np.errstate(all="ignore"):
         gone = minibatch_noise.run(config(arm="no norm", lr=1e9, steps=40))
@@ -299,7 +299,7 @@ def test_a_net_that_never_fails_at_high_rates_refutes_that_it_does():
         if r["arm"].endswith(" BN"):
             r["test_error"] = 90.0 if r["lr"] < 0.005 else 4.0
     last = lab.conclude(learning_rate.DEMO, runs, settings).criteria[-1]
-    assert last.verdict == "refuted" and last.measured == 1
+    assert last.verdict == "refuted" and last.measured > 1  # it errs less than the best rate on validation data
 
 
 def test_learning_rates_are_chosen_on_validation_data():
