@@ -160,11 +160,19 @@ def test_the_unit_of_the_data_does_not_matter(tmp_path, scale, offset):
         assert trained_too["test_error"] == pytest.approx(trained["test_error"], abs=1)
 
 
-def test_raw_integers_are_what_the_file_has(tmp_path):
-    x = np.arange(100, dtype=np.uint8).reshape(50, 2)
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
+def test_raw_values_are_what_the_file_has_in_float32(tmp_path, dtype):
+    x = np.arange(100, dtype=dtype).reshape(50, 2)
     parts = datasets.load_parts(saved(tmp_path, x, np.arange(50) % 2), 0, {"train": 20, "test": 30}, raw=True)
     found = np.concatenate([part for part, _ in parts.values()])
     assert found.dtype == np.float32 and sorted(found.tolist()) == x.tolist()
+
+
+def test_values_that_do_not_fit_into_float32_are_refused(tmp_path):
+    for sign in (1, -1):
+        spec = saved(tmp_path, np.array([[0.0], [sign * 1e39]]), np.arange(2), f"{sign}.npz")
+        with pytest.raises(ValueError, match=r"x must fit into float32, got values above 3\.4e38"):
+            datasets.load_dataset(spec)
 
 
 def test_constant_data_are_refused(tmp_path):
