@@ -345,7 +345,7 @@ def test_a_missing_file_is_one_line(capsys, tmp_path):
 @pytest.mark.parametrize(
     "x, y, words",
     [
-        (np.ones((50, 3)), np.arange(50) % 2, "the dataset has 50 rows, but 40 train + 20 test = 60 are needed"),
+        (np.eye(50), np.arange(50) % 2, "the dataset has 50 rows, but 40 train + 20 test = 60 are needed"),
         (np.ones((80, 0)), np.arange(80) % 2, "at least one feature and two classes"),
         (np.ones((80, 3)), np.zeros(80, int), "at least one feature and two classes"),
         (np.full((80, 3), 1e300), np.arange(80) % 2, "x must fit into float32"),
