@@ -330,7 +330,7 @@ def convolutional():
 @pytest.mark.long
 @pytest.mark.parametrize("make, error", [(linear, 68), (perceptron, 32), (convolutional, 6)])
 def test_mnist1d_is_as_difficult_as_in_the_paper(make, error):
-    """Its table 1: errors of 68, 32 and 6 %; here 66.7, 33.4 and 6.7 were measured."""
+    """Errors of 68, 32 and 6 % there; here 66.7, 33.4 and 6.7 were measured."""
     (x, y), (x_test, y_test) = data.mnist1d(4000, seed=1), data.mnist1d(5000, seed=12345)
     x, x_test = ((part[:, None, None] - x.mean()) / x.std() for part in (x, x_test))
     tb.manual_seed(0)
