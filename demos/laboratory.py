@@ -53,6 +53,7 @@ from demos.criteria import (
     Outcome,
     describe,
     judge,
+    named,
     side_of,
     verdict,
 )
@@ -162,6 +163,17 @@ def learns(results: Results, arm: str, at: At) -> bool:
     return at != "best" or learned(float(results.at("test_error", arm, at).mean()), results.chance)
 
 
+def check_plan(demo: Demo, configs: list[Config]) -> None:
+    """ValueError if a headline asks for an arm or a rate that is not planned: before the training, not after it."""
+    planned = Results(configs, {})
+    for criterion in demo.criteria:
+        at = getattr(criterion, "at", None)
+        for arms in criterion.arms() if criterion.headline else ():
+            if not planned.has(arms, at):
+                where = {"best": " at several learning rates", None: ""}.get(at, f" at lr {at}")
+                raise ValueError(f"the preset must have {named(arms)}{where}, for {criterion.described()!r}")
+
+
 def results_of(demo: Demo, runs: list[dict[str, Any]], settings: Settings) -> Results:
     results = Results(runs, settings)
     results.derived = demo.derive(results) if demo.derive else {}
@@ -250,6 +262,7 @@ def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)  # an old summary beside new runs would mislead
     configs = demo.plan(settings)
+    check_plan(demo, configs)
     dataset = dataset_digest(*load_dataset(settings["dataset"]))
     keys = [key_of(demo.name, config, dataset, code) for config in configs]
     try:

@@ -191,8 +191,8 @@ def test_verdicts_need_more_drift_and_less_error(drift, error, verdict):
 
 @pytest.mark.parametrize(("weak", "planted", "sign"), [("test_error", (1, 0), -1), ("drift", (0, -2), 1)])
 def test_one_chance_hit_among_the_tests_is_no_pass(weak, planted, sign):
-    """p = 0.03 by itself, and three tests without effect: 0.12 after Holm's correction. Error and drift must both
-    hold, and here one of them is beyond doubt."""
+    """p below 0.05 by itself, and three tests without effect: above it after Holm's correction. Error and drift must
+    both hold, and here one of them is beyond doubt."""
     runs, settings = synthetic(*planted, "quick")
     pattern = np.random.default_rng(0).normal(size=10)
     pattern = (pattern - pattern.mean()) / pattern.std(ddof=1)
@@ -200,11 +200,11 @@ def test_one_chance_hit_among_the_tests_is_no_pass(weak, planted, sign):
         hit = r["arm"] == demo.name("relu", "noisy BN x1")
         r[weak] = 20.0 + (r["norm"] in demo.NOISY) * (pattern[r["seed"]] + sign * hit * 2.57 / math.sqrt(10))
     first = demo.analyse(runs, settings).criteria[0]
-    assert "Holm p 0.12" in first.note and not first.passed
     chance = demo.difference(
         lab.per_seed(runs, weak, "arm"), (demo.name("relu", "noisy BN x1"),), (demo.name("relu", "no norm"),)
     )
-    assert chance.p == pytest.approx(0.03, abs=0.001)
+    assert 0.05 / 4 < chance.p < 0.05
+    assert not first.passed and f"Holm p {4 * chance.p:.2g}" in first.note
     assert min(sign * chance.ci[0], sign * chance.ci[1]) > 0  # without the correction it would pass
 
 

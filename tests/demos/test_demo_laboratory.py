@@ -191,9 +191,18 @@ def test_a_preset_that_lacks_what_the_analysis_asks_for_is_refused_before_the_tr
         lab.check_grid(settings, batches=[2], lrs=[0.3, 0.1])
 
 
-@pytest.mark.parametrize(
-    "name", ["minibatch_noise", "covariate_shift", "norm_family", "saturation", "scaling_and_whitening"]
-)
+def test_a_plan_without_what_a_headline_needs_is_refused():
+    from demos.minibatch_noise import DEMO
+
+    full = {**DEMO.presets["full"], "seeds": [0], "dataset": "digits"}
+    lab.check_plan(DEMO, DEMO.plan(full))
+    lab.check_plan(DEMO, DEMO.plan({**DEMO.presets["quick"], "seeds": [0], "dataset": "digits"}))
+    for rates in ({**full["rates"], "S=8": [0.1]}, {a: r for a, r in full["rates"].items() if a != "S=8"}):
+        with pytest.raises(ValueError, match=r"must have S=8 at several learning rates, for 'test error of S=8 minus"):
+            lab.check_plan(DEMO, DEMO.plan({**full, "rates": rates}))
+
+
+@pytest.mark.parametrize("name", ["covariate_shift", "norm_family", "saturation", "scaling_and_whitening"])
 def test_a_grid_without_the_fixed_rate_is_refused(name):
     module = importlib.import_module(f"demos.{name}")
     demo = module.DEMO

@@ -192,7 +192,7 @@ def test_the_largest_stable_rate_is_chosen_and_no_stable_rate_fails():
 
 def test_nets_that_never_learn_rank_lowest_in_the_criterion():
     """Sharpness and rate move in opposite directions but for the two flattest nets, which learn nowhere."""
-    runs, settings = planted(1.0, -1.0, list(range(8)))
+    runs, settings = planted(1.0, -1.0, [0, 1, 2])
     for r in runs:
         if r["part"] == "rate" and r["norm"] == "none" and (r["activation"] == "sigmoid" or r["seed"] < 2):
             r["test_error"] = 88.0
@@ -219,14 +219,14 @@ def test_a_positive_correlation_fails_however_sure_it_is():
 
 
 def test_names_say_which_rate_and_that_it_is_the_grids_largest():
-    runs, settings = planted(1.0, -1.0, list(range(8)))
+    runs, settings = planted(1.0, -1.0, [0, 1, 2])
     square, entropy, *_ = demo.analyse(runs, settings).criteria
     assert square.name.startswith("without norm, square loss, at the largest stable lr of the grid (3): ")
     assert entropy.name.startswith("without norm, cross entropy, at the largest stable lr of the grid (1): ")
 
 
 def test_the_follow_up_says_loss_and_sharpness_and_who_diverged():
-    runs, settings = planted(1.0, -1.0, list(range(8)))
+    runs, settings = planted(1.0, -1.0, [0, 1, 2])
     for r in runs:
         if r["part"] == "after" and r["arm"] == "relu none, tuned init":
             keep = 2 if r["seed"] else 3
