@@ -67,6 +67,7 @@ from demos.criteria import More as More
 from demos.criteria import Share as Share
 from demos.criteria import Trend as Trend
 from demos.criteria import exactly as exactly
+from demos.criteria import metric_and_unit as metric_and_unit
 from demos.datasets import load_dataset, split
 from demos.grid import Config, Run, open_executor, run_grid
 from demos.output import say, warn, whole

@@ -46,36 +46,45 @@ def arm(depth: int, activation: str, norm: str) -> str:
     return f"{depth} {activation} {norm}"
 
 
-def each(norm: str, depths: tuple[int, ...] = (3, 8)) -> tuple[str, ...]:
-    """The arms of all nets with this norm, for a mean over them."""
-    return tuple(arm(d, a, norm) for d, a in NETS if d in depths)
+def over_nets(
+    kind: type[lab.Less], a: str, b: str, metric: str, depths: tuple[int, ...] = (3, 8), **more: Any
+) -> lab.Less:
+    """The mean over the nets of these depths: norm a minus norm b."""
+    first, second = (tuple(arm(d, act, norm) for d, act in NETS if d in depths) for norm in (a, b))
+    what, unit = lab.metric_and_unit(metric)
+    nets = "the four nets" if len(depths) > 1 else f"the nets of depth {depths[0]}"
+    return kind(first, second, metric, None, name=f"{what} of {a} minus {b}, {unit}, mean over {nets}", **more)
 
 
+TUNED = "none, tuned init"
 CRITERIA = [
-    lab.More(each("BN"), each("none, tuned init"), "window", None, headline=True),
-    lab.More(each("BN"), each("none"), "window", None),
-    lab.More(each("BN"), each("none, tuned init"), "upper_edge", None, headline=True),
-    lab.Less(each("BN"), each("none, tuned init"), "lower_edge", None),
-    lab.Less(each("BN"), each("none, tuned init"), "regret", None),
-    lab.Less(each("BN"), each("none, tuned init"), "error_of_1_guess", None),
+    over_nets(lab.More, "BN", TUNED, "window", headline=True),
+    over_nets(lab.More, "BN", "none", "window"),
+    over_nets(lab.More, "BN", TUNED, "upper_edge", headline=True),
+    over_nets(lab.Less, "BN", TUNED, "lower_edge"),
+    over_nets(lab.Less, "BN", TUNED, "regret"),
+    over_nets(lab.Less, "BN", TUNED, "error_of_1_guess"),
     lab.Below(
-        each("BN"), "kept_at_worst", LEARNS, name="BN still fails: of its gain, what is left at the worst higher rate"
+        *(tuple(arm(d, a, "BN") for d, a in NETS), "kept_at_worst", LEARNS),
+        name="BN still fails: of its gain, what is left at the worst of the higher rates, mean over the four nets",
     ),
 ]
 NOTES = [
-    *(lab.More(arm(d, a, "BN"), arm(d, a, "none, tuned init"), "window", None) for d, a in NETS),
-    *(lab.More(arm(d, a, "BN"), arm(d, a, "none, tuned init"), "upper_edge", None) for d, a in NETS),
-    *(lab.More(arm(d, a, "BN"), arm(d, a, "none, tuned init"), "lower_edge", None) for d, a in NETS),
-    lab.More(each("BN", (3,)), each("none", (3,)), "upper_edge", None),
-    lab.More(each("BN", (3,)), each("none", (3,)), "lower_edge", None),
+    *(
+        kind(arm(d, a, "BN"), arm(d, a, TUNED), metric, None)
+        for kind, metric in ((lab.More, "window"), (lab.More, "upper_edge"), (lab.Less, "lower_edge"))
+        for d, a in NETS
+    ),
+    over_nets(lab.More, "BN", "none", "upper_edge", (3,)),
+    over_nets(lab.Less, "BN", "none", "lower_edge", (3,)),
     lab.More("3 relu BN, raw inputs", "3 relu none, raw inputs", "window", None),
     lab.More("3 relu BN", "3 relu none", "window", None),
-    lab.Less(each("BN"), each("none, tuned init"), "sensitivity", None),
-    lab.Less(each("BN"), each("none, tuned init"), "error_of_2_guesses", None),
-    lab.Less(each("BN"), each("none, tuned init"), "error_of_4_guesses", None),
-    lab.Less(each("BN"), each("none, tuned init")),
-    lab.More(each("LN"), each("BN"), "window", None),
-    lab.More(each("BN before last"), each("BN"), "window", None),
+    over_nets(lab.Less, "BN", TUNED, "sensitivity"),
+    over_nets(lab.Less, "BN", TUNED, "error_of_2_guesses"),
+    over_nets(lab.Less, "BN", TUNED, "error_of_4_guesses"),
+    *(lab.Less(arm(d, a, "BN"), arm(d, a, TUNED)) for d, a in NETS),
+    over_nets(lab.More, "LN", "BN", "window"),
+    over_nets(lab.More, "BN before last", "BN", "window"),
 ]
 COLUMNS = [
     lab.Column("window (decades)", "window"),
