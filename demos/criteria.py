@@ -13,6 +13,8 @@
     refuted    the interval lies on the other side, and p is as small
     undecided  neither: too few seeds for an effect of this size, or none at all
 
+With n seeds no p is below 2 / 2^n, times the number of claims: eight seeds can decide six claims at most.
+
 Identities (`Exact`) know no chance: they hold or are refuted, and are counted apart. In NOTES the same classes are
 measured and printed without a verdict. `digest` of both lists is kept with the first run: criteria that are younger
 than their runs can be told.
