@@ -96,8 +96,8 @@ PRESETS = {
             **{arm: FEWER_LRS for arm in ("S=8", "S=32", "S=N")},
             **{"no norm": [0.1, 0.3], "S=128": [FIXED_LR]},
         },
-        "limits": "500 steps, and three learning rates are hardly a search for the best; noise by hand, dropout and the "
-        "other initialization are left to the full preset",
+        "limits": "500 steps, and three learning rates are hardly a search for the best; noise by hand, dropout and "
+        "the other initialization are left to the full preset",
     },
     "full": {
         "seeds": 20,

@@ -180,7 +180,8 @@ NAMES = ["alone", "whole", "contrast", "offset", "noise", "harm", "bias", "fold"
         ({"gain": -5.0}, ["contrast", "offset", "noise"]),
         ({"harm": 0.4}, ["harm"]),
         ({"whole": -0.4}, ["whole"]),
-        ({"spread": 1e-6}, ["alone"]),
+        ({"spread": 1e-6}, []),  # as much as another BLAS makes of equal rows
+        ({"spread": 1e-4}, ["alone"]),
         ({"fold": 1e-5}, ["fold"]),
         ({"bias": 0.02}, ["bias"]),
     ],
