@@ -14,25 +14,18 @@ A demo is a module that says what to train and what it predicts, as data:
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
 import inspect
 import json
 import math
 import os
 import platform
 import shlex
-import signal
-import sqlite3
 import sys
-import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from demos import INSTALL, plots
+from demos import plots
 from demos import statistics as stats
 from demos.criteria import (
     CLAIM,
@@ -68,15 +61,15 @@ from demos.criteria import Share as Share
 from demos.criteria import Trend as Trend
 from demos.criteria import exactly as exactly
 from demos.criteria import metric_and_unit as metric_and_unit
-from demos.datasets import load_dataset, split
-from demos.grid import Config, Run, open_executor, run_grid
+from demos.grid import Config, Run, run_grid
+from demos.keys import Refused, Terms, Version, differences, digest_of, environment, home, key_of
 from demos.output import say, warn, whole
 from demos.plots import Picture
 from demos.results import At, Results, at_the_edge, learned
 from demos.results import best_lr as best_lr
 from demos.results import check_grid as check_grid
 from demos.results import per_seed as per_seed
-from demos.runs import FILE, Runs, code_version, dataset_digest, key_of
+from demos.runs import TRACEBACK, Runs, encode
 from demos.statistics import Values
 
 FIRST_SEED = 2000  # fresh seeds: smaller ones were used while the demos were designed
@@ -104,7 +97,8 @@ class Demo:
     metrics of all rates of an arm: {metric: {arm: one value per seed}}. `plot` gets the results and the outcomes and
     returns figures.
     Without `warm_up`, two "steps" of each arm are run to compile the kernels. `sizes` are the parts that a run
-    splits the dataset into: a dataset that is too small is refused before anything runs.
+    splits the dataset into: a dataset that is too small is refused before anything runs. `check` gets the settings and
+    the dataset's x and y, and raises a ValueError where the runs could do nothing with them.
     `analyse`, of a demo whose conclusions are no data: gets {**configuration, **metrics} of each run, in order, and so
     does its `plot`.
     """
@@ -119,6 +113,7 @@ class Demo:
     sizes: dict[str, int] | None = None
     cost: Callable[[Config], float] | None = None
     warm_up: Callable[[], None] | None = None
+    check: Callable[[Settings, np.ndarray, np.ndarray], object] | None = None
     criteria: Sequence[Criterion] = ()
     notes: Sequence[Criterion] = ()
     columns: Sequence[Column] = ()
@@ -166,11 +161,11 @@ def learns(results: Results, arm: str, at: At) -> bool:
 
 def check_plan(demo: Demo, configs: list[Config]) -> None:
     """ValueError if a headline asks for an arm or a rate that is not planned: before the training, not after it."""
-    planned = Results(configs, {})
+    there = Results(configs, {})
     for criterion in demo.criteria:
         at = getattr(criterion, "at", None)
         for arms in criterion.arms() if criterion.headline else ():
-            if not planned.has(arms, at):
+            if not there.has(arms, at):
                 where = {"best": " at several learning rates", None: ""}.get(at, f" at lr {at}")
                 raise ValueError(f"the preset must have {named(arms)}{where}, for {criterion.described()!r}")
 
@@ -255,33 +250,56 @@ class Means:
     kept: Runs
 
 
-def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means) -> bool:
+@dataclass(frozen=True)
+class Planned:
+    """A demo with its settings, and what they limit; its runs by key, and what a run of them depends on."""
+
+    demo: Demo
+    settings: Settings
+    limits: str
+    runs: dict[str, Config]
+    terms: Terms
+
+
+def planned(demo: Demo, settings: Settings, limits: str, code: Version) -> Planned:
+    """The demo's plan. Errors: ValueError for a preset that its plan can't do with; what load_dataset raises."""
+    configs = demo.plan(settings)
+    for config in configs:
+        if "arm" not in config or "seed" not in config:
+            raise ValueError(f"plan must give every run an arm and a seed, got {config}")
+    check_plan(demo, configs)
+    specs = {config.get("dataset", settings["dataset"]) for config in configs}
+    terms = Terms(code, {spec: digest_of(spec) for spec in specs})
+    runs, text = {}, encode(code)
+    for config in configs:
+        digest = terms.datasets[config.get("dataset", settings["dataset"])]
+        runs[key_of(demo.name, config, digest, text)] = config
+    return Planned(demo, settings, limits, runs, terms)
+
+
+def conduct(plan: Planned, means: Means) -> bool:
     """Run what is missing and write the demo's files; False if a run raised, or nobody could be told. A FAIL verdict is
     a result: True."""
-    started, kept = time.perf_counter(), means.kept
+    started, kept, demo, settings = time.perf_counter(), means.kept, plan.demo, plan.settings
     folder = kept.path.parent / demo.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)  # an old summary beside new runs would mislead
-    configs = demo.plan(settings)
-    check_plan(demo, configs)
-    dataset = dataset_digest(*load_dataset(settings["dataset"]))
-    keys = [key_of(demo.name, config, dataset, code) for config in configs]
+    command = _command(demo, settings)
     try:
-        before, failed = complete(demo, dict(zip(keys, configs, strict=True)), dataset, code, means)
+        before, failed = complete(plan, means)
         there = kept.results(demo.name)
         if failed:
-            _report_errors(demo.name, failed, len(configs))
-        gone = set(keys) - set(there)
+            _report_errors(demo.name, failed, len(plan.runs))
+        gone = set(plan.runs) - set(there)
         if len(gone) > len(failed):
             warn(f"{demo.name}: {len(gone) - len(failed)} runs were removed by another process")
         # pairs must stay pairs: a seed goes as a whole
-        incomplete = {config["seed"] for key, config in zip(keys, configs, strict=True) if key in gone}
+        incomplete = {plan.runs[key]["seed"] for key in gone}
         settings = {**settings, "seeds": [seed for seed in settings["seeds"] if seed not in incomplete]}
         if not settings["seeds"]:
             warn(f"{demo.name}: no seed is complete, nothing to analyse")
             return False
-        pairs = zip(keys, configs, strict=True)
-        runs = [{**config, **there[key]} for key, config in pairs if config["seed"] not in incomplete]
+        runs = [{**config, **there[key]} for key, config in plan.runs.items() if config["seed"] not in incomplete]
         with plots.style():
             analysis = conclude(demo, runs, settings)
             pictures = draw(demo, runs, analysis, settings)
@@ -289,34 +307,47 @@ def conduct(demo: Demo, settings: Settings, limits: str, code: str, means: Means
                 analysis.notes.append(
                     f"{len(gone)} runs raised an error or were removed: their seeds are left out in every arm."
                 )
-            effort = _effort(len(keys), before, kept.seconds(keys), time.perf_counter() - started)
-            printed = write_up(demo, settings, limits, effort, analysis, pictures, folder)
-    except (KeyboardInterrupt, BrokenExecutor) as error:
-        why = f"stopped, {error}" if isinstance(error, BrokenExecutor) else str(error) or "interrupted"
-        count = len(set(keys) & set(kept.results(demo.name)))
-        warn(
-            f"{demo.name}: {why}; {count} of {len(set(keys))} runs are kept in {kept.path}, and the same "
-            "command goes on from there"
-        )
+            effort = _effort(len(plan.runs), before, kept.seconds(plan.runs), time.perf_counter() - started)
+            printed = write_up(demo, settings, plan.limits, effort, analysis, pictures, folder, command)
+    except (KeyboardInterrupt, BrokenExecutor, Refused) as error:
+        why = str(error) or "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped, {error}"
+        count = len(set(plan.runs) & set(kept.results(demo.name)))
+        on = "" if isinstance(error, Refused) else ", and the same command goes on from there"
+        warn(f"{demo.name}: {why}; {count} of {len(plan.runs)} runs are kept in {kept.path}{on}")
         raise
     return printed and not gone
 
 
-def complete(
-    demo: Demo, configs: dict[str, Config], dataset: str, code: str, means: Means
-) -> tuple[int, list[dict[str, Any]]]:
-    """Run what is missing of the configurations, by key, and keep it: (how many were there before, what failed)."""
+def complete(plan: Planned, means: Means) -> tuple[int, list[dict[str, Any]]]:
+    """Run what is missing, and keep it: (how many were there before, what failed)."""
+    demo, code = plan.demo, encode(plan.terms.code)
     there = means.kept.results(demo.name)
-    missing = [key for key in configs if key not in there]
+    missing = [key for key in plan.runs if key not in there]
+    new, before = [plan.runs[key] for key in missing], len(plan.runs) - len(missing)
+    if missing:
+        _say_what_is_not_used(demo.name, plan.terms.code, means.kept)
 
     def done(i: int, outcome: dict[str, Any], seconds: float) -> None:
-        means.kept.add(missing[i], demo.name, configs[missing[i]], dataset, code, outcome, seconds)
+        dataset = plan.terms.datasets[new[i].get("dataset", plan.settings["dataset"])]
+        means.kept.add(missing[i], demo.name, new[i], dataset, code, outcome, seconds)
 
-    new, before = [configs[key] for key in missing], len(configs) - len(missing)
     warm_up = demo.warm_up or partial(_two_steps_of_each_arm, demo.run, new)
-    options: dict[str, Any] = {"executor": means.executor, "cost": demo.cost, "warm_up": warm_up, "code": code}
+    options: dict[str, Any] = {"executor": means.executor, "cost": demo.cost, "warm_up": warm_up, "terms": plan.terms}
     runs = run_grid(demo.run, new, means.workers, demo.name, done=done, before=before, **options)
-    return before, [run for run in runs if "error" in run]
+    return before, [run for run in runs if TRACEBACK in run]
+
+
+def _say_what_is_not_used(name: str, code: Version, kept: Runs) -> None:
+    """What the version of kept runs differs in: an hour of training should not be repeated without a word."""
+    others = kept.versions(name)
+    del others[encode(code)]
+    if others:
+        ((text, _),) = others.most_common(1)
+        old = json.loads(text) if text.startswith("{") else {}
+        why = differences(code, old) if old else "an older edition of the laboratory"
+        which = "another version" if len(others) == 1 else f"{len(others)} other versions"
+        most = "" if len(others) == 1 else "; most of them: "
+        warn(f"{name}: {sum(others.values())} kept runs are of {which}, and stay as they are{most or ': '}{why}")
 
 
 def write_up(
@@ -327,6 +358,7 @@ def write_up(
     analysis: Analysis,
     pictures: list[Picture],
     folder: Path,
+    command: str,
 ) -> bool:
     """Figures, summary.json, and the report in the terminal; False if that could not be printed."""
     folder.mkdir(parents=True, exist_ok=True)  # again: the runs may have taken hours
@@ -334,8 +366,8 @@ def write_up(
     summary = {
         "demo": demo.name,
         "claim": demo.claim,
-        "question": inspect.getdoc(sys.modules[demo.run.__module__]),
-        "command": _command(demo, settings),
+        "question": inspect.getdoc(home(demo.run)) or "",  # python -OO has none
+        "command": command,
         "preset": settings["preset"],
         "dataset": settings["dataset"],
         "seeds": settings["seeds"],
@@ -358,10 +390,12 @@ def write_up(
 
 def _command(demo: Demo, settings: Settings) -> str:
     """What reproduces the runs."""
-    seeds, usual = len(settings["seeds"]), demo.presets[settings["preset"]]["seeds"]
-    command = f"python -m demos.{demo.name} --preset {settings['preset']}"
-    command += f" --seeds {seeds}" if seeds != usual else ""
-    return command + (f" --dataset {settings['dataset']}" if settings["dataset"] != "digits" else "")
+    seeds, usual = settings["seeds"], demo.presets[settings["preset"]]["seeds"]
+    options = ["--preset", settings["preset"]]
+    options += ["--seeds", str(len(seeds))] if len(seeds) != usual else []
+    options += ["--first-seed", str(seeds[0])] if seeds[0] != FIRST_SEED else []
+    options += ["--dataset", settings["dataset"]] if settings["dataset"] != "digits" else []
+    return f"python -m demos.{demo.name} {shlex.join(options)}"
 
 
 def _effort(runs: int, before: int, seconds: float, took: float) -> str:
@@ -379,9 +413,9 @@ def _two_steps_of_each_arm(run: Run, configs: list[Config]) -> None:
 def _report_errors(name: str, failed: list[dict[str, Any]], count: int) -> None:
     by_error: dict[str, list[dict[str, Any]]] = {}
     for run in failed:
-        by_error.setdefault(run["error"], []).append(run)
+        by_error.setdefault(run[TRACEBACK], []).append(run)
     for error, same in by_error.items():
-        config = {key: value for key, value in same[0].items() if key != "error"}
+        config = {key: value for key, value in same[0].items() if key != TRACEBACK}
         more = f", and {len(same) - 1} more runs with the same error" if len(same) > 1 else ""
         warn(f"{name}: error in the run {config}{more}:\n{error.rstrip()}")
     warn(f"{name}: {len(failed)} of {count} runs raised an error")
@@ -397,6 +431,8 @@ def _versions() -> dict[str, str]:
         "numpy": np.__version__,
         "numba": numba.__version__,
         "tinygrad_bn": getattr(tinygrad_bn, "__version__", "unknown"),
+        "processor": environment()["processor"].partition(",")[0],
+        "BLAS": environment()["BLAS"],
     }
 
 
@@ -481,134 +517,7 @@ def _colour(code: str, text: str) -> str:
 
 
 def main(demos: Sequence[Demo], argv: Sequence[str] | None = None, prog: str = "") -> int:
-    """Run the demos; 0 whatever the verdicts, 1 if a run failed, 2 for bad arguments, 130 after Ctrl-C, 143 after
-    SIGTERM."""
-    demos = [_by_name(demo) for demo in demos]
-    parser = argparse.ArgumentParser(
-        prog or f"python -m demos.{demos[0].name}", description="\n".join(f"{d.name}: {d.claim}" for d in demos)
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"what the demos need: {INSTALL}; for --executor the extra dask or mpi"
-    add_options(parser, demos)
-    args = parser.parse_args(argv)
-    try:
-        x, y = load_dataset(args.dataset)  # a bad dataset is found here and not in every run
-        for demo in demos:
-            if demo.sizes:
-                split(x, y, demo.sizes, seed=0)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        warn(f"--dataset {args.dataset}: {error}")
-        return 2
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        runs = Runs(args.out / FILE)
-    except (OSError, ValueError) as error:
-        warn(f"--out: {error}")
-        return 2
-    with runs, ExitStack() as stack:
-        try:
-            executor = stack.enter_context(open_executor(args.executor))
-        except (ImportError, OSError, ValueError) as error:
-            warn(f"--executor: {error}")
-            return 2
-        codes = [code_version(demo.run) for demo in demos]  # now: what was imported is what the files hold
-        means, good = Means(args.workers, executor, runs), []
-        stack.enter_context(_told_to_end())
-        try:
-            for demo, code in zip(demos, codes, strict=True):
-                if args.fresh:
-                    runs.forget(demo.name)
-                settings, limits = _settings(demo, args)
-                try:
-                    good.append(conduct(demo, settings, limits, code, means))
-                except (sqlite3.Error, BrokenExecutor):
-                    raise
-                except OSError as error:
-                    warn(f"{demo.name}: {error}; its runs are in {runs.path}, and the same command goes on from there")
-                    good.append(False)
-                except Exception:  # of the analysis or the figures: the runs are kept, and the other demos go on
-                    warn(f"{demo.name}: {traceback.format_exc()}")
-                    good.append(False)
-        except sqlite3.Error as error:
-            warn(runs.explain(error))
-            return 1
-        except BrokenExecutor:
-            return 1
-        except KeyboardInterrupt as error:
-            return 143 if isinstance(error, Terminated) else 130
-    out = "" if args.out == parser.get_default("out") else f" --out {shlex.quote(str(args.out))}"
-    say(f"one page of all of it: python -m demos report{out}; the terms: docs/experiments.md")
-    return 0 if all(good) else 1
+    """Run the demos, as the command line says; the exit code. See command.py."""
+    from demos import command
 
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: what is running ends as after Ctrl-C."""
-
-
-@contextlib.contextmanager
-def _told_to_end() -> Iterator[None]:
-    def terminate(number: int, frame: Any) -> None:
-        raise Terminated("terminated")
-
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def add_options(parser: argparse.ArgumentParser, demos: Sequence[Demo]) -> None:
-    parser.add_argument("--preset", choices=_common_presets(demos), default="quick", help="default: quick")
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="default: the preset's number")
-    parser.add_argument("--workers", type=_positive, metavar="N", default=_cores(), help="default: the cores")
-    parser.add_argument("--dataset", type=_dataset, default="digits", help="digits (default), glyphs or npz:FILE")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="default: demo_results")
-    parser.add_argument("--fresh", action="store_true", help="first delete the runs that DIR has of these demos")
-    parser.add_argument(
-        "--executor", default="local", metavar="E", help="local (default), dask://HOST:PORT or mpi: who runs the runs"
-    )
-
-
-def _by_name(demo: Demo) -> Demo:
-    """The demo as other processes import it: a script is __main__ here, and something else, or nothing, elsewhere."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if demo.run.__module__ != "__main__" or spec is None:
-        return demo
-    return getattr(importlib.import_module(spec.name), "DEMO", demo)
-
-
-def _settings(demo: Demo, args: argparse.Namespace) -> tuple[Settings, str]:
-    settings = dict(demo.presets[args.preset])
-    usual, limits = settings["seeds"], settings.pop("limits", "")
-    count = args.seeds or usual
-    if count != usual:
-        only = "Only " if count < usual else ""
-        other = f"{only}{count} seeds were run, the preset has {usual}."
-        limits = f"{limits.rstrip('.')}. {other}" if limits else other
-    seeds = list(range(FIRST_SEED, FIRST_SEED + count))
-    return {**settings, "preset": args.preset, "dataset": args.dataset, "seeds": seeds}, limits
-
-
-def _common_presets(demos: Iterable[Demo]) -> list[str]:
-    first, *others = (demo.presets for demo in demos)
-    return [name for name in first if all(name in presets for presets in others)]
-
-
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)  # more is for --workers to say: each one takes about 200 MB
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _dataset(spec: str) -> str:
-    if spec not in ("digits", "glyphs") and not (spec.startswith("npz:") and len(spec) > 4):
-        raise argparse.ArgumentTypeError(f"must be digits, glyphs or npz:FILE, got {spec!r}")
-    return spec
+    return command.main(demos, argv, prog)

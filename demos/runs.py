@@ -1,9 +1,9 @@
 """Runs are kept: one SQLite file per output folder, a row per run, written as soon as the run has ended.
 
-A run's key is the hash of all that its result depends on: the demo, the configuration, the dataset, and the code (the
-sources of the package, of demos/datasets.py, demos/training.py and the demo's own file, and the versions of NumPy and
-Numba). Starting again computes the keys that are missing. Each row is a transaction of its own: killed at any moment,
-what was finished is there, once. A run that raised is kept with its traceback, and is tried again the next time.
+A run's key is the hash of all that its result depends on: the demo, the configuration, the dataset, and the code with
+the machine (keys.py). Starting again computes the keys that are missing. Each row is a transaction of its own: killed
+at any moment, what was finished is there, once. A run that raised is kept with its traceback, and is tried again the
+next time.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import csv
 import hashlib
 import json
 import sqlite3
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timezone
-from functools import cache
 from pathlib import Path
-from types import FunctionType, ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
-import numba
 import numpy as np
 
-import tinygrad_bn
-from demos import datasets, training
+from demos.output import warn
 
 FILE = "runs.sqlite"
+TRACEBACK = "traceback"  # in the outcome of a run that raised, instead of results
 PATIENCE = 30.0  # seconds to wait for another process that has the file locked
+AT_A_TIME = 1.0  # seconds, then it is said; SQLite itself waits without a word, and without hearing Ctrl-C
 APPLICATION = 0x74676264  # marks the file as ours, in SQLite's header
 TABLE = """
 create table runs (
@@ -35,7 +35,7 @@ create table runs (
     demo text not null,
     config text not null,   -- JSON
     dataset text not null,  -- digest
-    code text not null,     -- digest
+    code text not null,     -- JSON: part -> version or digest (of older files: a digest)
     result text,            -- JSON, or null if the run raised
     error text,             -- its traceback
     seconds real not null,
@@ -43,6 +43,7 @@ create table runs (
     digest text not null    -- of all before
 ) without rowid
 """
+HEADERS = ("demo,seconds,finished,error", "demo\r\n")  # how an export begins; the second of no runs
 OLD_COLUMNS = 9  # of files from before there were digests
 
 
@@ -52,19 +53,20 @@ class Runs:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=min(AT_A_TIME, PATIENCE), isolation_level=None)
         except sqlite3.Error as error:
             raise ValueError(self._refusal(error)) from None
         try:
-            self._db.execute("pragma synchronous = full")
+            self._do("pragma synchronous = full")
             (owner,), (tables,) = (self._one("pragma application_id"), self._one("select count(*) from sqlite_master"))
             if owner != APPLICATION and tables:
                 raise sqlite3.DatabaseError("it belongs to another program")
             if not tables:
-                with self._transaction():
-                    if self._one("select count(*) from sqlite_master") == (0,):  # no other process was faster
-                        self._db.execute(TABLE)
-                        self._db.execute(f"pragma application_id = {APPLICATION}")
+                self._do("begin immediate")
+                if self._one("select count(*) from sqlite_master") == (0,):  # no other process was faster
+                    self._do(TABLE)
+                    self._do(f"pragma application_id = {APPLICATION}")
+                self._do("commit")
             self._check()
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from names of a damaged table
             self._db.close()
@@ -81,10 +83,10 @@ class Runs:
         (found,) = self._one("pragma quick_check(1)")
         if found != "ok":
             raise sqlite3.DatabaseError(f"it is damaged: {found}")
-        self._columns = len(self._db.execute("select * from runs limit 0").description)
+        self._columns = len(self._do("select * from runs limit 0").description)
         if self._columns == OLD_COLUMNS:
             return
-        for *row, digest in self._db.execute("select * from runs"):
+        for *row, digest in self._do("select * from runs"):
             if digest != _digest(row):
                 raise sqlite3.DatabaseError(f"it is damaged: the run {row[0]} is not what was written")
 
@@ -96,29 +98,44 @@ class Runs:
         """What an error in the middle of the work means for the runs."""
         if not self.path.exists():
             return f"{self.path}: was removed while it was in use ({error}); the same command starts over"
-        return f"{self.path}: {_words(error)}; what it has is kept, and the same command goes on from there"
+        mended = "once that is over" if _is_locked(error) else "once that is mended"
+        return f"{self.path}: {_words(error)}; what it has is kept, and {mended} the same command goes on from there"
 
     def _one(self, statement: str) -> Any:
-        return self._db.execute(statement).fetchone()
+        return self._do(statement).fetchone()
 
-    def _transaction(self) -> Any:
-        self._db.execute("begin immediate")
-        return self._db
+    def _do(self, statement: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
+        """Execute it; where another process has the file locked, say so and wait for it."""
+        end, said = time.monotonic() + PATIENCE, False
+        while True:
+            try:
+                return self._db.execute(statement, tuple(values))
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() > end:
+                    raise
+            if not said:
+                warn(f"{self.path} is in use by another process, waiting for up to {PATIENCE:g} s")
+                said = True
 
     def results(self, demo: str) -> dict[str, dict[str, Any]]:
         """key -> result of every run of the demo that ended well."""
-        rows = self._db.execute("select key, result from runs where demo = ? and error is null", (demo,))
+        rows = self._do("select key, result from runs where demo = ? and error is null", (demo,))
         return {key: json.loads(result) for key, result in rows}
+
+    def versions(self, demo: str) -> Counter[str]:
+        """The versions of code and machine that the demo's results are of, as they are kept -> how many are."""
+        rows = self._do("select code, count(*) from runs where demo = ? and error is null group by code", (demo,))
+        return Counter(dict(rows.fetchall()))
 
     def add(self, key: str, demo: str, config: dict, dataset: str, code: str, outcome: dict, seconds: float) -> None:
         """Keep an outcome; where the run is there already and ended well, nothing changes."""
-        error = outcome.get("error")
+        error = outcome.get(TRACEBACK)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         result = None if error else encode(outcome)
         row = [key, demo, encode(config), dataset, code, result, error, float(seconds), now]
         row = [*row, _digest(row)][: self._columns]
         replaced = ("result", "error", "seconds", "finished", "digest")[: self._columns - 5]
-        self._db.execute(
+        self._do(
             f"insert into runs values ({', '.join('?' * len(row))}) on conflict (key) do update set "
             f"{', '.join(f'{name} = excluded.{name}' for name in replaced)} where runs.error is not null",
             row,
@@ -126,12 +143,12 @@ class Runs:
 
     def forget(self, demo: str) -> None:
         """Take out all runs of the demo."""
-        self._db.execute("delete from runs where demo = ?", (demo,))
+        self._do("delete from runs where demo = ?", (demo,))
 
     def seconds(self, keys: Iterable[str]) -> float:
         """What these runs took, one after the other."""
         wanted = set(keys)
-        return sum(took for key, took in self._db.execute("select key, seconds from runs") if key in wanted)
+        return sum(took for key, took in self._do("select key, seconds from runs") if key in wanted)
 
     def export(self, file: Any) -> int:
         """Write CSV: a line per run, a column for each setting and for each result that is one value. The number of
@@ -140,7 +157,7 @@ class Runs:
             {"demo": demo, "seconds": seconds, "finished": finished, "error": (error or "").strip().rpartition("\n")[2]}
             | {f"config.{name}": value for name, value in json.loads(config).items() if _is_value(value)}
             | {f"result.{name}": value for name, value in json.loads(result or "{}").items() if _is_value(value)}
-            for demo, config, result, error, seconds, finished in self._db.execute(
+            for demo, config, result, error, seconds, finished in self._do(
                 "select demo, config, result, error, seconds, finished from runs order by demo, finished, key"
             )
         ]
@@ -176,45 +193,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     raise TypeError(f"a run must return numbers, strings, lists and dicts, got {type(value).__name__}")
-
-
-def key_of(demo: str, config: dict[str, Any], dataset: str, code: str) -> str:
-    """The hash of all that a result depends on."""
-    return hashlib.sha256(json.dumps([demo, config, dataset, code], sort_keys=True).encode()).hexdigest()
-
-
-def dataset_digest(x: np.ndarray, y: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for a in (x, y):
-        digest.update(f"{a.dtype} {a.shape} ".encode())
-        digest.update(np.ascontiguousarray(a).data)
-    return digest.hexdigest()
-
-
-def code_version(run: Callable[..., Any]) -> str:
-    """The hash of the sources that a run's result may depend on; with those of demos that its own demo imports from."""
-    module = sys.modules[run.__module__]
-    origins = (v if isinstance(v, ModuleType) else sys.modules.get(str(_origin(v))) for v in vars(module).values())
-    others = {str(m.__file__) for m in origins if m is not module and hasattr(m, "DEMO")}
-    return _code_version(str(module.__file__), tuple(sorted(others)))
-
-
-def _origin(value: Any) -> Any:
-    """The module that a function or class was defined in."""
-    return getattr(value, "__module__", None) if isinstance(value, (type, FunctionType)) else None
-
-
-@cache
-def _code_version(own_file: str, others: tuple[str, ...] = ()) -> str:
-    digest = hashlib.sha256(f"numpy {np.__version__}, numba {numba.__version__}".encode())
-    for file in _sources(Path(own_file), [Path(other) for other in others]):
-        digest.update(f"\n{file.name}\n".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _sources(own: Path, others: Iterable[Path]) -> Iterator[Path]:
-    yield from sorted(Path(str(tinygrad_bn.__file__)).parent.rglob("*.py"))
-    yield from (Path(str(module.__file__)) for module in (datasets, training))
-    yield own
-    yield from sorted(others)

@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_old_page_and_the_old_table(tmp_path, capsys, com
     commands.report.CLAIMS, claims = [], commands.report.CLAIMS
     target, option = tmp_path / "target", {"report": "--html", "export": "--csv"}[command]
     try:
-        for there in (None, b"old"):
+        for there in (None, b"demo,seconds,finished,error\r\n" if command == "export" else OLD_PAGE):
             if there:
                 target.write_bytes(there)
             capsys.readouterr()
@@ -151,6 +151,8 @@ def test_a_full_disk_leaves_the_old_page_and_the_old_table(tmp_path, capsys, com
     finally:
         commands.report.CLAIMS = claims
 
+
+OLD_PAGE = commands.report.BEGINNINGS[1].encode()
 
 SMALL = """
 set -e
@@ -206,7 +208,7 @@ def test_a_changed_file_is_refused_or_gives_the_same_numbers(tmp_path, figure):
     path, rng = tmp_path / runs.FILE, random.Random(SEED)
     with runs.Runs(path) as kept:
         for i in range(12):
-            outcome = {"error": "Traceback: no"} if i == 7 else {"v": rng.random(), "w": [rng.random()] * 40}
+            outcome = {"traceback": "Traceback: no"} if i == 7 else {"v": rng.random(), "w": [rng.random()] * 40}
             kept.add(f"key {i}", "toy", {"arm": "a", "seed": i}, "data", "code", outcome, 1)
         expected = kept.results("toy")
     data, refused = path.read_bytes(), 0
@@ -278,7 +280,9 @@ def test_a_file_that_another_process_has_locked(tmp_path, capsys, monkeypatch, w
             assert other.stdout.readline() == "locked\n"
             capsys.readouterr()
             assert main(toy_demo.demo(), tmp_path) == (2 if how == "exclusive" else 1)
-            words = "wait for it" if how == "exclusive" else "what it has is kept, and the same command goes on"
+            words = (
+                "wait for it" if how == "exclusive" else "what it has is kept, and once that is over the same command"
+            )
             one_line(capsys, str(path), "locked by another process for 0.05 s", words)
             assert path.read_bytes() == before
         finally:

@@ -61,7 +61,7 @@ def test_results_come_in_the_order_of_the_configurations(pooled):
 def test_results_do_not_depend_on_the_number_of_workers(pooled):
     configs, runs, _, _ = pooled
     alone = grid.run_grid(toy_demo.run, configs, 1, "toy")
-    good = [i for i, run in enumerate(runs) if "error" not in run]
+    good = [i for i, run in enumerate(runs) if "traceback" not in run]
     assert without_process([alone[i] for i in good]) == without_process([runs[i] for i in good])
     assert {run["pid"] for run in alone if "pid" in run} == {os.getpid()}
     assert os.getpid() not in {run.get("pid") for run in runs}
@@ -69,15 +69,15 @@ def test_results_do_not_depend_on_the_number_of_workers(pooled):
 
 def test_workers_have_one_thread_and_the_parent_keeps_its_environment(pooled):
     _, runs, found, after = pooled
-    assert {tuple(run["environment"]) for run in runs if "error" not in run} == {("1", "1", "1", "1")}
+    assert {tuple(run["environment"]) for run in runs if "traceback" not in run} == {("1", "1", "1", "1")}
     assert after == found
 
 
 def test_a_run_that_raises_does_not_stop_the_others(pooled):
     _, runs, _, _ = pooled
-    failed = [run for run in runs if "error" in run]
+    failed = [run for run in runs if "traceback" in run]
     assert [(run["arm"], run["seed"]) for run in failed] == [("raises", 2001)]
-    assert "RuntimeError: the net caught fire" in failed[0]["error"] and "in run" in failed[0]["error"]
+    assert "RuntimeError: the net caught fire" in failed[0]["traceback"] and "in run" in failed[0]["traceback"]
     assert sum("error_rate" in run for run in runs) == len(runs) - 1
 
 
@@ -85,7 +85,7 @@ def test_a_run_whose_worker_dies_is_tried_again_and_reported_and_the_others_go_o
     monkeypatch.setenv("TOY_MARKS", str(tmp_path))
     runs = grid.run_grid(toy_demo.run, configurations("dies once", "dies", "a", seeds=2), 2, "toy")
     by_arm = {arm: [run for run in runs if run["arm"] == arm] for arm in ("dies once", "dies", "a")}
-    assert all("worker process died 3 times" in run["error"] for run in by_arm["dies"])
+    assert all("worker process died 3 times" in run["traceback"] for run in by_arm["dies"])
     assert all("error_rate" in run for run in by_arm["dies once"] + by_arm["a"])
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -93,9 +93,9 @@ def test_a_run_whose_worker_dies_is_tried_again_and_reported_and_the_others_go_o
 def test_workers_that_die_as_they_start_end_the_sweep(monkeypatch):
     monkeypatch.setattr(grid, "_start_worker", functools.partial(os._exit, 3))
     done = []
-    with pytest.raises(BrokenExecutor, match="workers died 12 times in a row before any run was done"):
+    with pytest.raises(BrokenExecutor, match=r"worker processes can't start \(it ended with exit code 3\)"):
         grid.run_grid(toy_demo.run, configurations("a", seeds=1000), 2, "toy", done=lambda i, *_: done.append(i))
-    assert len(done) <= 12 // 3  # what was given up on the way
+    assert done == []
 
 
 class Fake(grid.WorkerProcess):
@@ -127,7 +127,7 @@ def test_deaths_are_counted_from_the_last_result(workers, most):
         return found
 
     found = outcomes(["dies", "a"] * 30)
-    assert len(found) == 60 and sum("error" in outcome for outcome in found.values()) == 30
+    assert len(found) == 60 and sum("traceback" in outcome for outcome in found.values()) == 30
     with pytest.raises(BrokenExecutor, match=f"died {most} times in a row"):
         outcomes(["a"] * workers + ["dies"] * (most // 3))
     assert len(outcomes(["a"] * workers + ["dies"] * (most // 3 - 1))) == workers + most // 3 - 1
@@ -258,7 +258,7 @@ def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
     assert (summary["demo"], summary["preset"], summary["dataset"]) == ("toy", "quick", "digits")
     assert summary["seeds"] == [2000, 2001] and summary["usual_seeds"] == 3
     assert summary["limits"] == "A toy concludes nothing. Only 2 seeds were run, the preset has 3."
-    assert set(summary["versions"]) == {"python", "numpy", "numba", "tinygrad_bn"}
+    assert set(summary["versions"]) == {"python", "numpy", "numba", "tinygrad_bn", "processor", "BLAS"}
     values = [toy_demo.run({"arm": "a", "seed": seed})["error_rate"] for seed in (2000, 2001)]
     assert summary["arms"][0] == {"arm": "a", "error_rate": values, "nll": [None]}
     assert summary["criteria"][0] == {
@@ -366,7 +366,7 @@ def test_a_dataset_that_cannot_do_is_one_line_before_any_run(x, y, words, capsys
     out = tmp_path / "out"
     assert lab.main([demo], ["--dataset", f"npz:{tmp_path / 'few.npz'}", "--out", str(out)]) == 2
     err = capsys.readouterr().err
-    assert words in err and err.count("\n") == 1 and not (out / "toy").exists()
+    assert words in err and err.count("\n") == 1 and not out.exists()
 
 
 def test_an_output_folder_that_cannot_be_is_one_line(capsys, tmp_path):

@@ -22,7 +22,7 @@ for package in ("scipy", "tqdm", "matplotlib", "threadpoolctl"):
 import toy_demo  # noqa: E402
 
 from demos import __main__ as commands  # noqa: E402
-from demos import grid, runs  # noqa: E402
+from demos import command, grid, keys, runs  # noqa: E402
 from demos import laboratory as lab  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -104,7 +104,7 @@ def test_a_run_that_raised_is_kept_with_its_traceback_and_tried_again(tmp_path):
 
 def test_a_result_is_never_replaced(tmp_path):
     with runs.Runs(tmp_path / runs.FILE) as kept:
-        for outcome in ({"v": 1}, {"v": 2}, {"error": "Traceback: late"}):
+        for outcome in ({"v": 1}, {"v": 2}, {"traceback": "Traceback: late"}):
             kept.add("key", "toy", {}, "data", "code", outcome, 1.0)
         assert kept.results("toy") == {"key": {"v": 1}}
 
@@ -117,59 +117,30 @@ def test_numbers_come_back_to_the_bit(tmp_path):
     assert back["mixed"] == values and back["values"] == [0.1] and back["f"] == float(np.float32(0.1))
 
 
-def test_the_key_depends_on_configuration_dataset_and_code(tmp_path):
-    key = runs.key_of("toy", {"arm": "a", "seed": 1}, "data", "code")
-    assert key == runs.key_of("toy", {"seed": 1, "arm": "a"}, "data", "code")  # not on the order
+def test_the_key_depends_on_configuration_dataset_and_code():
+    key = keys.key_of("toy", {"arm": "a", "seed": 1}, "data", "code")
+    assert key == keys.key_of("toy", {"seed": 1, "arm": "a"}, "data", "code")  # not on the order
     others = [
-        runs.key_of("tot", {"arm": "a", "seed": 1}, "data", "code"),
-        runs.key_of("toy", {"arm": "a", "seed": 2}, "data", "code"),
-        runs.key_of("toy", {"arm": "a", "seed": 1}, "date", "code"),
-        runs.key_of("toy", {"arm": "a", "seed": 1}, "data", "cod"),
+        keys.key_of("tot", {"arm": "a", "seed": 1}, "data", "code"),
+        keys.key_of("toy", {"arm": "a", "seed": 2}, "data", "code"),
+        keys.key_of("toy", {"arm": "a", "seed": 1}, "date", "code"),
+        keys.key_of("toy", {"arm": "a", "seed": 1}, "data", "cod"),
     ]
     assert len({key, *others}) == 5
     x, y = np.arange(6.0).reshape(3, 2), np.array([0, 1, 1])
-    digest = runs.dataset_digest(x, y)
+    digest = keys.dataset_digest(x, y)
     changed = x.copy()
     changed[2, 1] = np.nextafter(5, 6)
-    assert digest == runs.dataset_digest(x.copy(), y)
-    assert len({digest, *(runs.dataset_digest(*d) for d in ((changed, y), (x, y[::-1]), (x.T.copy(), y)))}) == 4
-    file = tmp_path / "demo.py"
-    file.write_text("steps = 1\n")
-    before = runs._code_version(str(file))
-    file.write_text("steps = 2\n")
-    runs._code_version.cache_clear()
-    after = runs._code_version(str(file))
-    assert after != before
-    file.with_name("other.py").write_text("width = 64\n")
-    assert runs._code_version(str(file), (str(file.with_name("other.py")),)) != after
-
-
-def test_a_demo_that_uses_another_depends_on_its_source(monkeypatch):
-    from demos import learning_rate, minibatch_noise, norm_family, sharpness
-
-    read = []
-    monkeypatch.setattr(norm_family, "borrowed", minibatch_noise.net, raising=False)
-    monkeypatch.setattr(runs, "_code_version", lambda own, others=(): read.append([own, *others]))
-    runs.code_version(sharpness.run)  # a module of it
-    runs.code_version(norm_family.run)  # a function of it
-    runs.code_version(learning_rate.run)
-    files = [m.__file__ for m in (sharpness, learning_rate, norm_family, minibatch_noise, learning_rate)]
-    assert read == [files[:2], files[2:4], files[4:]]
-
-
-def test_a_worker_with_other_code_is_refused():
-    configs = [{"arm": arm, "seed": 1} for arm in "ab"]
-    for result in grid.run_grid(toy_demo.run, configs, 2, "toy", code="another version"):
-        assert "another version of the code" in result["error"]
+    assert digest == keys.dataset_digest(x.copy(), y)
+    assert len({digest, *(keys.dataset_digest(*d) for d in ((changed, y), (x, y[::-1]), (x.T.copy(), y)))}) == 4
 
 
 def test_code_that_changes_later_does_not_count_as_that_of_the_runs(tmp_path, monkeypatch):
     """The version is taken when the command starts, before the first of several demos has run."""
     toy, versions = toy_demo.demo(), iter(["old", "new"])
-    monkeypatch.setattr(lab, "code_version", lambda run: next(versions))
-    monkeypatch.setattr(grid, "code_version", lambda run: "old")
+    monkeypatch.setattr(command, "code_version", lambda run: {"code": next(versions)})
     assert main(toy, tmp_path) == 0
-    assert set(rows(tmp_path, "code")) == {("old",)}
+    assert set(rows(tmp_path, "code")) == {('{"code": "old"}',)}
 
 
 @pytest.mark.parametrize("result", [{"v": {1, 2}}, {"v": 1j}, 5])
