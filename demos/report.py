@@ -6,96 +6,103 @@ dark, on a phone, and on paper.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from demos.ledger import CLAIMS, Claim
-from demos.output import whole
-from demos.plots import INK
+from demos.output import Parser, explain, is_device, publish, say, user_path, warn
+from demos.summaries import Unusable
+from demos.summaries import read as read_summary
 
+# How a page of ours begins, and did before it said so: then it may be overwritten
+BEGINNINGS = (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="tinygrad_bn">',
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n<title>tinygrad_bn:',
+)
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def main(names: Sequence[str], argv: Sequence[str] | None = None) -> int:
-    """Write the page of the demos `names`, in that order, and of others that are there; 0, or 2 for bad arguments."""
-    parser = argparse.ArgumentParser("python -m demos report", description="One HTML page of a folder of results.")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("demo_results"), help="the folder")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="default: DIR/report.html")
+    """Write the page of the demos `names`, in that order, and of others that are there; 0, 1 if something had to be
+    left out, or 2 for bad arguments."""
+    parser = Parser("python -m demos report", description="One HTML page of a folder of results.")
+    parser.add_argument("--out", type=user_path, metavar="DIR", default=Path("demo_results"), help="the folder")
+    parser.add_argument("--html", type=user_path, metavar="FILE", help="default: DIR/report.html")
     args = parser.parse_args(argv)
     if find_spec("jinja2") is None:
-        print("the report needs Jinja2: pip install -e '.[demos]'", file=sys.stderr)
+        warn("the report needs Jinja2: pip install -e '.[demos]'")
         return 2
     target = args.html or args.out / "report.html"
-    try:
-        others = sorted({file.parent.name for file in args.out.glob("*/summary.json")} - {*names})  # of one's own
-        there = [name for name in (*names, *others) if (args.out / name / "summary.json").is_file()]
-        summaries = {name: read(args.out / name) for name in there}
-        if not summaries:
-            raise FileNotFoundError(f"--out: {args.out} has no results: run a demo first, or python -m demos all")
-        page = render(summaries, names)
-        with whole(target) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+    summaries, left_out = read_all(args.out, names)
+    for name, why in left_out.items():
+        warn(f"{args.out / name} is left out: {why}")
+    if not summaries:
+        warn(f"--out: {args.out} has no results{' that can be read' if left_out else ''}: run a demo first")
         return 2
-    own = f", and {len(others)} more" if others else ""
-    print(f"{len(summaries) - len(others)} of {len(names)} demos{own} in {target}")
-    return 0
+    page, unknown = render(summaries, names, left_out)
+    for words in unknown:
+        warn(words)
+    try:
+        publish(target, page, BEGINNINGS, "page of results")
+    except (OSError, ValueError) as error:
+        warn(f"--html: {explain(error)}")
+        return 2
+    of_ours = len({*summaries} & {*names})
+    own = f", and {len(summaries) - of_ours} more" if len(summaries) > of_ours else ""
+    words = f"{of_ours} of {len(names)} demos{own} in {target}"
+    said = say(words) if not is_device(target) else warn(words) is None  # the page itself may be on stdout
+    return 1 if left_out or unknown or not said else 0
+
+
+def read_all(out: Path, names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The summaries of a folder by demo, those of `names` first; and what is left out, with the reason."""
+    found = {file.parent.name for file in out.glob("*/summary.json")}
+    summaries, left_out = {}, {}
+    for name in (*(n for n in names if n in found), *sorted(found - {*names})):
+        try:
+            summaries[name] = read(out / name)
+        except Unusable as error:
+            left_out[name] = str(error)
+    return summaries, left_out
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A demo's summary, with the SVG of each of its figures."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        all_seeds = len(summary["seeds"]) >= summary["usual_seeds"]
-        summary["as_planned"] = summary["preset"] == "full" and summary["dataset"] == "digits" and all_seeds
-        own = {name: v for name, v in summary["settings"].items() if name not in ("preset", "dataset", "seeds")}
-        lists = {name: ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in own.items()}
-        summary["described"] = "; ".join(f"{name} {value}" for name, value in lists.items())
-        for figure in summary["figures"]:
-            text = (folder / f"{figure['name']}.svg").read_text(encoding="utf-8")
-            figure["svg"] = inline(text, f"{summary['demo']}-{figure['name']}", figure["caption"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: not a demo's results of this version ({error!r}): run the demo again") from None
+    """A demo's summary, with the SVG of each figure, and in words what the page says of it. Errors: Unusable."""
+    summary = read_summary(folder)
+    all_seeds = len(summary["seeds"]) >= summary["usual_seeds"]
+    summary["as_planned"] = summary["preset"] == "full" and summary["dataset"] == "digits" and all_seeds
+    own = {name: v for name, v in summary["settings"].items() if name not in ("preset", "dataset", "seeds")}
+    lists = {name: ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in own.items()}
+    summary["described"] = "; ".join(f"{name} {value}" for name, value in lists.items())
     return summary
 
 
-def inline(svg: str, prefix: str, label: str) -> str:
-    """An SVG file as a part of a page: ids of its own, the page's text colour, a label, no size but its shape."""
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
-    head, rest = svg.split(">", 1)
-    head = re.sub(r' (width|height)="[^"]*"', "", head)
-    width = float(head.split('viewBox="')[1].split()[2])  # points; below two thirds of it letters can't be read
-    head += f' style="min-width: {0.67 * width:.0f}px"'
-    safe = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return f'{head} role="img" aria-label="{safe}">{rest}'.replace(INK, "currentColor")
-
-
-def render(summaries: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
+def render(
+    summaries: dict[str, dict[str, Any]], names: Sequence[str], left_out: dict[str, str]
+) -> tuple[str, list[str]]:
+    """The page; and which claims of the ledger name what was not measured, in words."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["blocks"] = blocks
     environment.filters["measured"] = measured
-    rows = [(claim, evidence(claim, summaries)) for claim in CLAIMS]
+    unknown: list[str] = []
+    rows = [(claim, evidence(claim, summaries, unknown)) for claim in CLAIMS]
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    missing = [name for name in names if name not in summaries]
+    missing = [name for name in names if name not in summaries and name not in left_out]
     ledger = sorted((row(*pair, summaries) for pair in rows), key=lambda r: r["status"] == "open")  # these at the end
-    return template.render(summaries=summaries, ledger=ledger, missing=missing)
+    page = template.render(summaries=summaries, ledger=ledger, missing=missing, left_out=left_out)
+    return page, unknown
 
 
-def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def evidence(claim: Claim, summaries: dict[str, dict[str, Any]], unknown: list[str]) -> list[dict[str, Any]]:
     """What bears on a claim: {"demo": name, "criterion": dict or None, "note": text or None}; a demo that was not run
-    has neither."""
+    has neither. What it names and a demo has not measured is added to `unknown`, in words, and counts as not run."""
     found: list[dict[str, Any]] = []
     for demo, beginnings in claim.evidence.items():
         if demo not in summaries:
@@ -106,7 +113,8 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]]) -> list[dict[st
             criteria = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
             notes = [note for note in summaries[demo]["notes"] if note.startswith(beginning)]
             if not criteria and not notes:
-                raise ValueError(
+                found.append({"demo": demo, "criterion": None, "note": None, "where": ""})
+                unknown.append(
                     f"the claim {claim.text!r} names what {demo} has not measured: {beginning!r}. If its results "
                     "are of an older version, run the demo again"
                 )
@@ -122,7 +130,7 @@ def row(claim: Claim, found: list[dict[str, Any]], summaries: dict[str, dict[str
     It is preliminary where a demo was not run as planned: in full, on the digits, with all of its seeds."""
     failed = [f for f in found if f["criterion"] and not f["criterion"]["passed"]]
     against = [f for f in failed if not f["criterion"]["name"].startswith(claim.fails)]
-    missing = [f["demo"] for f in found if not f["criterion"] and not f["note"]]
+    missing = list(dict.fromkeys(f["demo"] for f in found if not f["criterion"] and not f["note"]))
     otherwise = [name for name in claim.fails if not any(f["criterion"]["name"].startswith(name) for f in failed)]
     status = "open" if missing else "against" if against else "otherwise" if otherwise else claim.verdict
     tested = sum(1 for f in found if f["criterion"])

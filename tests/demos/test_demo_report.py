@@ -189,9 +189,10 @@ def test_the_page_needs_nothing_else_and_is_consistent(folder, tmp_path, capsys,
 
 def test_a_criterion_that_does_not_exist_is_an_error(folder, tmp_path, capsys, claims):
     claims.append(Claim("typo", {"toy": ["a belwo b"]}, "", "supported", ""))
-    assert report.main(["toy"], ["--out", str(folder), "--html", str(tmp_path / "x.html")]) == 2
+    assert report.main(["toy"], ["--out", str(folder), "--html", str(tmp_path / "x.html")]) == 1
     assert "names what toy has not measured: 'a belwo b'" in capsys.readouterr().err
-    assert not (tmp_path / "x.html").exists()
+    row = next(r for r in Text((tmp_path / "x.html").read_text()).rows if "typo" in r)
+    assert "undecided : toy was not run." in row
 
 
 def test_bad_folders_are_refused(folder, tmp_path, capsys):
@@ -203,6 +204,34 @@ def test_bad_folders_are_refused(folder, tmp_path, capsys):
         (tmp_path / "toy" / "summary.json").write_text(json.dumps(broken))
         assert report.main(["toy"], ["--out", str(tmp_path)]) == 2
         assert "not a demo's results of this version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["summary", "figure", "nothing", "link to nowhere"])
+def test_one_folder_that_is_no_demos_leaves_the_others_on_the_page(folder, tmp_path, capsys, claims, what):
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    shutil.copytree(folder / "toy", tmp_path / "other_demo")
+    victim = tmp_path / "other_demo" / {"figure": "toy.svg"}.get(what, "summary.json")
+    victim.unlink()
+    if what == "summary":
+        victim.write_text('{"name": "something else"}')
+    elif what == "nothing":
+        victim.mkdir()
+    elif what == "link to nowhere":
+        victim.symlink_to(tmp_path / "nowhere")
+    reasons = {
+        "summary": "lacks 'demo'",
+        "figure": "there is no file toy.svg",
+        "nothing": "there is no file summary.json",
+    }
+    target = tmp_path / "report.html"
+    assert report.main(["toy", "other_demo"], ["--out", str(tmp_path), "--html", str(target)]) == (
+        0 if what == "link to nowhere" else 1
+    )
+    html, err = target.read_text(), capsys.readouterr().err
+    assert '<section id="toy">' in html and '<section id="other_demo">' not in html
+    if what != "link to nowhere":
+        words = html.split("The folder other_demo is left out: ")[1].split("</p>")[0].replace("&#39;", "'")
+        assert reasons[what] in words and f"{tmp_path / 'other_demo'} is left out: " in err and reasons[what] in err
 
 
 def test_what_users_write_is_escaped(folder, tmp_path, capsys, claims):
