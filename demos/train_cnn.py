@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from demos.datasets import split
-from demos.output import no_bar, say, warn
+from demos.output import Parser, explain, no_bar, say, user_path, warn
 from tinygrad_bn import Tensor, data, load, manual_seed, nn, no_grad, optim, save
 from tinygrad_bn.nn import functional as F
 
@@ -83,6 +83,8 @@ def train(args: argparse.Namespace) -> float:
     manual_seed(args.seed)
     (x, y), test, source = load_images(args.data, args.seed)
     model = net(args.norm, x.shape[-1])
+    if args.batch > len(x):
+        raise ValueError(f"--batch must be at most the number of training images, {len(x)}, got {args.batch}")
     loader = data.DataLoader((x, y), args.batch, shuffle=True, drop_last=True, seed=args.seed)
     sgd = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
     schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=args.epochs * len(loader))
@@ -132,10 +134,10 @@ def train(args: argparse.Namespace) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m demos.train_cnn", description=__doc__)
+    parser = Parser("python -m demos.train_cnn", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with MNIST's IDX files, gzipped or not; default: digits"
+        "--data", type=user_path, metavar="DIR", help="folder with MNIST's IDX files, gzipped or not; default: digits"
     )
     parser.add_argument("--download", action="store_true", help="download what DIR lacks of MNIST first")
     parser.add_argument("--norm", choices=list(NORMS), default="batch", help="default: batch")
@@ -143,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64, help="images per step, default: 64")
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate, default: 0.01, falls along a cosine")
     parser.add_argument("--seed", type=int, default=2000, help="default: 2000")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: none is saved")
+    parser.add_argument("--checkpoint", type=user_path, metavar="FILE", help="default: none is saved")
     args = parser.parse_args(argv)
     if args.download and args.data is None:
         parser.error("--download needs --data DIR")
@@ -158,8 +160,13 @@ def main(argv: list[str] | None = None) -> int:
             data.download_mnist(args.data)
         with threadpool_limits(1):  # the products are small, and one thread gives the same bits on every machine
             train(args)
+    except KeyboardInterrupt:
+        saved = args.checkpoint and args.checkpoint.exists()
+        on = f"{args.checkpoint} has the last whole epoch, and the same command goes on from there"
+        warn(f"train_cnn: interrupted; {on if saved else 'nothing was saved'}")
+        return 130
     except (OSError, ValueError) as problem:
-        warn(f"train_cnn: {problem}")
+        warn(f"train_cnn: {explain(problem)}")
         return 2
     return 0
 
