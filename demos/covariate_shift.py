@@ -71,6 +71,8 @@ def name(activation: str, norm: str) -> str:
 
 def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
     lab.check_grid(settings, lrs=[FIXED_LR])
+    if settings["steps"] < EVERY:  # drift is measured from one look to the next
+        raise ValueError(f"the preset's steps must be at least {EVERY}, got {settings['steps']}")
     return [
         {
             "arm": name(activation, norm),

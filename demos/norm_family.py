@@ -177,11 +177,16 @@ def exact_facts(seed: int) -> dict[str, Any]:
 
 
 def load_images(dataset: str, seed: int) -> dict[str, Rows]:
-    parts = {part: (as_images(x), y) for part, (x, y) in load_parts(dataset, seed, SIZES).items()}
-    side = parts["train"][0].shape[-1]
+    return {part: (images(x), y) for part, (x, y) in load_parts(dataset, seed, SIZES).items()}
+
+
+def images(x: np.ndarray) -> np.ndarray:
+    """Rows as square images (n, 1, side, side)."""
+    found = as_images(x)
+    side = found.shape[-1]
     if side < 8:
         raise ValueError(f"images must be 8x8 or larger, to be halved twice, got {side}x{side}")
-    return parts
+    return found
 
 
 def net(arm: str, side: int, classes: int, seed: int) -> nn.Sequential:
@@ -400,6 +405,7 @@ DEMO = lab.Demo(
     analyse=analyse,
     plot=plot,
     cost=cost,
+    check=lambda settings, x, y: images(x),
 )
 
 if __name__ == "__main__":
