@@ -66,7 +66,7 @@ def _path(place: str) -> Path:
     try:
         return Path(place).expanduser()
     except RuntimeError as error:  # a ~ that is nobody's
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"there is no home folder for {place} ({error})") from None
 
 
 def _from_file(file: Path) -> Rows:

@@ -1,5 +1,6 @@
 """Data sets and mini-batches."""
 
+import io
 import os
 import re
 import subprocess
@@ -118,6 +119,75 @@ def test_load_npz_rejects_a_file_that_is_none(tmp_path):
     path.write_text("hello")
     with pytest.raises(ValueError, match=r"text\.npz.*not a usable"):
         data.load_npz(path)
+
+
+def crafted(path, x=None, method=zipfile.ZIP_STORED, name="x.npy"):
+    """An archive whose entry for x has these bytes; by default those of an array."""
+    arrays = {}
+    for key, array in {"x": np.ones((2, 3)), "y": np.array([0, 1])}.items():
+        stream = io.BytesIO()
+        np.save(stream, array)
+        arrays[key] = stream.getvalue()
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(name, arrays["x"] if x is None else x)
+        archive.writestr("y.npy", arrays["y"])
+    return path
+
+
+def patched(path, offset, value):
+    """The same with 16 bits changed in the header of every entry, where it stands, and in the list at the end."""
+    content = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", offset), (b"PK\x01\x02", offset + 2)):
+        start = content.find(signature)
+        while start >= 0:
+            content[start + at : start + at + 2] = value.to_bytes(2, "little")
+            start = content.find(signature, start + 4)
+    path.write_bytes(content)
+    return path
+
+
+def header(shape, descr="<f8"):
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+CRAFTED = {
+    "a member that is no array": (lambda p: crafted(p, b"hello"), "x is no array"),
+    "an empty member": (lambda p: crafted(p, b""), "x is no array"),
+    "encrypted": (lambda p: patched(crafted(p), 6, 1), "x is encrypted"),
+    "an unknown method": (lambda p: patched(crafted(p), 8, 97), "compression"),
+    "72 TiB": (lambda p: crafted(p, header((10**13, 1)) + bytes(80)), r"x of shape \(10000000000000, 1\)"),
+    "a few bytes less": (lambda p: crafted(p, header((4, 2)) + bytes(63)), "can't be"),
+    "a size beyond 64 bits": (lambda p: crafted(p, header((2**40, 2**40)) + bytes(80)), "can't be"),
+    "a negative size": (lambda p: crafted(p, header((-1, 3)) + bytes(80)), "can't be"),
+    "a header that is no Python": (lambda p: crafted(p, header("(1, ")), ""),
+    "an unknown version": (lambda p: crafted(p, b"\x93NUMPY\x09\x00" + bytes(80)), ""),
+    "damaged deflate": (lambda p: patched(crafted(p), 8, 8), ""),
+    "damaged bzip2": (lambda p: patched(crafted(p), 8, 12), ""),
+    "damaged lzma": (lambda p: patched(crafted(p), 8, 14), ""),
+    "a name without .npy": (lambda p: crafted(p, name="x"), r"missing \['x'\]"),
+}
+
+
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_load_npz_refuses_what_was_made_to_harm(tmp_path, kind):
+    craft, words = CRAFTED[kind]
+    path = craft(tmp_path / "bad.npz")
+    with pytest.raises(ValueError, match=re.escape(f"{path}: not a usable .npz file: ") + ".*" + words):
+        data.load_npz(path)
+
+
+def test_load_npz_reads_what_was_compressed(tmp_path):
+    x, y = np.arange(6.0).reshape(3, 2).T, np.array([0, 1])
+    np.savez_compressed(tmp_path / "a.npz", x=x, y=y)
+    assert np.array_equal(data.load_npz(tmp_path / "a.npz")[0], x)
+
+
+def test_load_npz_does_not_advise_to_load_pickles(tmp_path):
+    (tmp_path / "text.npz").write_text("x, y\n1, 2\n")
+    with pytest.raises(ValueError, match="is no zip archive of arrays") as caught:
+        data.load_npz(tmp_path / "text.npz")
+    assert "pickle" not in str(caught.value)
 
 
 def test_loader_covers_every_row_once_and_keeps_rows_together():
