@@ -15,7 +15,6 @@ import errno
 import json
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 from typing import Any
 
@@ -280,7 +280,7 @@ def said_what_it_needs() -> Iterator[None]:
 def check_importable(run: Run) -> None:
     """Refused for what can't be sent to another process: a function inside of another, a lambda."""
     try:
-        pickle.dumps(run)
+        ForkingPickler.dumps(run)
     except Exception as error:
         name = getattr(run, "__qualname__", repr(run))
         raise Refused(
