@@ -4,7 +4,7 @@ import ast
 import functools
 import importlib
 import json
-import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ for package in ("scipy", "tqdm", "matplotlib", "threadpoolctl"):
     pytest.importorskip(package, reason="demos extra")
 import toy_demo  # noqa: E402
 from test_demo_runs import ENVIRONMENT, HERE, ROOT, main, rows  # noqa: E402
+from threadpoolctl import threadpool_info  # noqa: E402
 
 from demos import grid, keys, training  # noqa: E402
 from demos.__main__ import DEMOS  # noqa: E402
@@ -312,7 +313,10 @@ def test_the_blas_kernels_the_processor_and_compilation_count():
     here = environment()
     assert here == keys.environment() and keys.differences(here, keys.environment()) == ""
     others = {"JIT": {"NUMBA_DISABLE_JIT": "1"}, "processor": {"NUMBA_CPU_NAME": "generic"}}
-    if "openblas" in here["BLAS"] and os.uname().machine == "x86_64":
+    libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    assert any(info["version"] in here["BLAS"] for info in libraries)
+    if any(info["internal_api"] == "openblas" for info in libraries) and platform.machine() == "x86_64":
+        assert any(info["architecture"] in here["BLAS"] for info in libraries)
         others["BLAS"] = {"OPENBLAS_CORETYPE": "Prescott"}
     for part, variables in others.items():
         other = environment(**variables)
