@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from demos import INSTALL
-from demos.datasets import load_dataset, split
+from demos.datasets import KINDS, check_sizes, check_spec, download, load_dataset
 from demos.grid import open_executor
 from demos.keys import Refused, code_version, home
 from demos.laboratory import FIRST_SEED, Demo, Means, Planned, Settings, conduct, planned
@@ -120,10 +120,12 @@ def _plans(demos: Sequence[Demo], args: argparse.Namespace) -> list[Planned]:
             raise _Wrong(f"the demos must have names of their own, got {name} twice")
     plans = []
     try:
+        if args.download:
+            download(args.dataset)
         x, y = load_dataset(args.dataset)  # a bad dataset is found here and not in every run
         for demo in demos:
             if demo.sizes:
-                split(x, y, demo.sizes, seed=0)
+                check_sizes(args.dataset, demo.sizes)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         raise _Wrong(f"--dataset {args.dataset}: {explain(error)}") from None
     for demo in demos:
@@ -167,7 +169,8 @@ def add_options(parser: argparse.ArgumentParser, demos: Sequence[Demo]) -> None:
         "--first-seed", type=_first_seed, metavar="N", default=FIRST_SEED, help=f"N, N + 1, ...; default: {FIRST_SEED}"
     )
     parser.add_argument("--workers", type=_workers, metavar="N", default=_cores(), help="default: the cores")
-    parser.add_argument("--dataset", type=_dataset, default="digits", help="digits (default), glyphs or npz:FILE")
+    parser.add_argument("--dataset", type=_dataset, default="digits", help=f"{KINDS}; default: digits")
+    parser.add_argument("--download", action="store_true", help="for mnist:DIR: first download what DIR lacks")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", default=Path("demo_results"), help="default: demo_results"
     )
@@ -228,6 +231,7 @@ def _workers(text: str) -> int:
 
 
 def _dataset(spec: str) -> str:
-    if spec not in ("digits", "glyphs") and not (spec.startswith("npz:") and len(spec) > 4):
-        raise argparse.ArgumentTypeError(f"must be digits, glyphs or npz:FILE, got {spec!r}")
-    return spec
+    try:
+        return check_spec(spec)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("dataset ")) from None

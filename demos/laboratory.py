@@ -61,6 +61,7 @@ from demos.criteria import Share as Share
 from demos.criteria import Trend as Trend
 from demos.criteria import exactly as exactly
 from demos.criteria import metric_and_unit as metric_and_unit
+from demos.datasets import dataset_facts
 from demos.grid import Config, Run, run_grid
 from demos.keys import Refused, Terms, Version, differences, digest_of, environment, home, key_of
 from demos.output import say, warn, whole
@@ -307,6 +308,8 @@ def conduct(plan: Planned, means: Means) -> bool:
                 analysis.notes.append(
                     f"{len(gone)} runs raised an error or were removed: their seeds are left out in every arm."
                 )
+            if demo.sizes:
+                analysis.notes.append(f"data: {dataset_facts(settings['dataset'], demo.sizes)}")
             effort = _effort(len(plan.runs), before, kept.seconds(plan.runs), time.perf_counter() - started)
             printed = write_up(demo, settings, plan.limits, effort, analysis, pictures, folder, command)
     except (KeyboardInterrupt, BrokenExecutor, Refused) as error:
