@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from demos.criteria import HOLDS, REFUTED, UNDECIDED
 from demos.ledger import CLAIMS, Claim
 from demos.output import Parser, explain, is_device, publish, say, user_path, warn
 from demos.summaries import Unusable
@@ -24,6 +25,7 @@ BEGINNINGS = (
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n<title>tinygrad_bn:',
 )
+VERDICTS = (HOLDS, REFUTED, UNDECIDED)
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -76,6 +78,9 @@ def read(folder: Path) -> dict[str, Any]:
     summary = read_summary(folder)
     all_seeds = len(summary["seeds"]) >= summary["usual_seeds"]
     summary["as_planned"] = summary["preset"] == "full" and summary["dataset"] == "digits" and all_seeds
+    for criterion in summary["criteria"]:  # of the first edition they only passed or failed
+        if criterion.get("verdict") not in VERDICTS:
+            criterion["verdict"] = HOLDS if criterion["passed"] else "not shown"
     own = {name: v for name, v in summary["settings"].items() if name not in ("preset", "dataset", "seeds")}
     lists = {name: ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in own.items()}
     summary["described"] = "; ".join(f"{name} {value}" for name, value in lists.items())
@@ -102,7 +107,8 @@ def render(
 
 def evidence(claim: Claim, summaries: dict[str, dict[str, Any]], unknown: list[str]) -> list[dict[str, Any]]:
     """What bears on a claim: {"demo": name, "criterion": dict or None, "note": text or None}; a demo that was not run
-    has neither. What it names and a demo has not measured is added to `unknown`, in words, and counts as not run."""
+    has neither. What it names and a full preset has not measured is added to `unknown`, in words, and counts as not
+    run; other presets leave some of it out."""
     found: list[dict[str, Any]] = []
     for demo, beginnings in claim.evidence.items():
         if demo not in summaries:
@@ -112,7 +118,7 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]], unknown: list[s
         for beginning in beginnings:
             criteria = [c for c in summaries[demo]["criteria"] if c["name"].startswith(beginning)]
             notes = [note for note in summaries[demo]["notes"] if note.startswith(beginning)]
-            if not criteria and not notes:
+            if not criteria and not notes and summaries[demo]["preset"] == "full":
                 found.append({"demo": demo, "criterion": None, "note": None, "where": ""})
                 unknown.append(
                     f"the claim {claim.text!r} names what {demo} has not measured: {beginning!r}. If its results "
@@ -120,19 +126,25 @@ def evidence(claim: Claim, summaries: dict[str, dict[str, Any]], unknown: list[s
                 )
             found += [{"demo": demo, "criterion": c, "note": None, "where": where} for c in criteria]
             found += [{"demo": demo, "criterion": None, "note": note, "where": where} for note in notes]
+        if not any(f["demo"] == demo for f in found):
+            found.append({"demo": demo, "criterion": None, "note": None, "where": ""})
     return found
 
 
 def row(claim: Claim, found: list[dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The verdict holds where all of its criteria passed, but for those whose failure it counts with, which did fail;
-    what else failed, or was not measured here, is said instead.
+    """The verdict is given where all of its criteria hold, but for those that it counts on not to, which do not;
+    what else was refuted, is undecided, or was not measured here, is said instead.
 
     It is preliminary where a demo was not run as planned: in full, on the digits, with all of its seeds."""
     failed = [f for f in found if f["criterion"] and not f["criterion"]["passed"]]
-    against = [f for f in failed if not f["criterion"]["name"].startswith(claim.fails)]
+    unexpected = [f for f in failed if not f["criterion"]["name"].startswith(claim.fails)]
+    against = [f for f in unexpected if f["criterion"]["verdict"] == REFUTED]
     missing = list(dict.fromkeys(f["demo"] for f in found if not f["criterion"] and not f["note"]))
     otherwise = [name for name in claim.fails if not any(f["criterion"]["name"].startswith(name) for f in failed)]
-    status = "open" if missing else "against" if against else "otherwise" if otherwise else claim.verdict
+    status = (
+        "open" if missing else "against" if against else "unsure" if unexpected else "otherwise" if otherwise else ""
+    )
+    status = status or claim.verdict
     tested = sum(1 for f in found if f["criterion"])
     preliminary = not all(summaries[demo]["as_planned"] for demo in claim.evidence if demo in summaries)
     return {
@@ -140,6 +152,7 @@ def row(claim: Claim, found: list[dict[str, Any]], summaries: dict[str, dict[str
         "evidence": found,
         "status": status,
         "failed": failed,
+        "against": against,
         "tested": tested,
         "missing": missing,
         "preliminary": preliminary,

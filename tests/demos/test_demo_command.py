@@ -84,7 +84,7 @@ def test_the_command_asks_for_the_seeds_that_were_asked_for(tmp_path):
 
 def test_the_command_is_quoted(tmp_path):
     file = tmp_path / "my data; $(x).npz"
-    np.savez(file, x=np.ones((20, 3)), y=np.arange(20) % 2)
+    np.savez(file, x=np.eye(20, 3), y=np.arange(20) % 2)
     assert main(toy_demo.demo(), tmp_path, "--dataset", f"npz:{file}") == 0
     assert shlex.split(summary(tmp_path)["command"])[-2:] == ["--dataset", f"npz:{file}"]
 
@@ -345,7 +345,7 @@ def test_data_that_is_replaced_while_workers_start_is_refused(tmp_path, capsys):
 def test_images_that_norm_family_cannot_use_are_refused_before_any_run(features, words, tmp_path, capsys):
     from demos import norm_family
 
-    np.savez(tmp_path / "d.npz", x=np.ones((2000, features)), y=np.arange(2000) % 2)
+    np.savez(tmp_path / "d.npz", x=np.eye(2000, features), y=np.arange(2000) % 2)
     assert main(norm_family.DEMO, tmp_path / "out", "--dataset", f"npz:{tmp_path / 'd.npz'}") == 2
     one_sentence(capsys, "norm_family: ", words)
     assert not (tmp_path / "out").exists()

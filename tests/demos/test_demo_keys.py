@@ -243,7 +243,7 @@ def test_constants_from_outside_count_and_what_runs_have_filled_does_not(version
             "he_linear(fan_in: int, fan_out: int, a=1)",
             True,
         ),
-        ("demos/datasets.py", "rng.permutation(len(x))[:wanted]", "rng.permutation(len(x))[-wanted:]", False),
+        ("demos/datasets.py", "rng.permutation(len(x))[: cuts[-1]]", "rng.permutation(len(x))[-cuts[-1] :]", False),
         ("tinygrad_bn/ops/norms.py", "\n\n\n", "\n\n\nX = 1\n\n\n", False),
         ("tinygrad_bn/ops/norms.py", "\n\n\n", "\n\n\n# X\n\n\n", True),
     ],

@@ -312,8 +312,8 @@ def test_nothing_to_analyse_says_so_once_and_leaves_no_old_summary(tmp_path, cap
         (["--seeds", "0"], "--seeds: must be a whole number of at least 1, got '0'"),
         (["--seeds", "many"], "--seeds: must be a whole number of at least 1, got 'many'"),
         (["--workers", "-1"], "--workers: must be a whole number of at least 1, got '-1'"),
-        (["--dataset", "mnist"], "--dataset: must be digits, glyphs or npz:FILE, got 'mnist'"),
-        (["--dataset", "npz:"], "--dataset: must be digits, glyphs or npz:FILE, got 'npz:'"),
+        (["--dataset", "mnist"], "--dataset: must be digits, glyphs, mnist1d, mnist:DIR or npz:FILE, got 'mnist'"),
+        (["--dataset", "npz:"], "--dataset: must be digits, glyphs, mnist1d, mnist:DIR or npz:FILE, got 'npz:'"),
         (["--colour"], "--colour"),
     ],
 )
