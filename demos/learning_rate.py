@@ -60,7 +60,7 @@ TUNED = "none, tuned init"
 CRITERIA = [
     over_nets(lab.More, "BN", TUNED, "window", headline=True),
     over_nets(lab.More, "BN", "none", "window"),
-    over_nets(lab.More, "BN", TUNED, "upper_edge", headline=True),
+    over_nets(lab.More, "BN", TUNED, "upper_edge"),
     over_nets(lab.Less, "BN", TUNED, "lower_edge"),
     over_nets(lab.Less, "BN", TUNED, "regret"),
     over_nets(lab.Less, "BN", TUNED, "error_of_1_guess"),
@@ -200,13 +200,13 @@ def guessing(results: Results) -> float:
 
 
 def edges(gain: np.ndarray) -> dict[str, np.ndarray]:
-    """Of gain[seed, rate]. A net that learns nowhere has no window; its edges lie half a decade outside of the grid."""
+    """Of gain[seed, rate]. A net that learns nowhere has a window of 0, and no edges: nan."""
     exponents, learns = np.log10(LRS), gain >= LEARNS
     near = learns & (gain >= gain.max(axis=1, keepdims=True) - NEAR)
     return {
         "window": 0.5 * near.sum(axis=1),
-        "upper_edge": np.where(learns, exponents, exponents[0] - 0.5).max(axis=1),
-        "lower_edge": np.where(learns, exponents, exponents[-1] + 0.5).min(axis=1),
+        "upper_edge": np.array([exponents[row].max() if row.any() else np.nan for row in learns]),
+        "lower_edge": np.array([exponents[row].min() if row.any() else np.nan for row in learns]),
     }
 
 

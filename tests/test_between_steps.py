@@ -501,3 +501,50 @@ def test_a_copy_of_one_number_repeated_has_a_place_for_each_element():
     for again in (copy.deepcopy(tb.Tensor(repeated)), pickle.loads(pickle.dumps(tb.Tensor(repeated)))):
         again[0] = 5.0
         assert again.tolist() == [5.0, 1.0, 1.0]
+
+
+# --- a step that is made again, on other gradients (compiled, from the second on)
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_a_step_that_is_made_again_counts_as_a_change(momentum):
+    w = tb.tensor(np.ones((2, 3), np.float32), requires_grad=True)
+    sgd = optim.SGD([w], lr=0.1, momentum=momentum)
+    for _ in range(4):
+        first, second = (w * w).sum(), (w * w).sum()
+        sgd.zero_grad()
+        first.backward()
+        sgd.step()
+        with pytest.raises(RuntimeError, match="changed in place"):
+            second.backward()
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_a_step_that_is_made_again_goes_into_the_array_that_is_there_now(momentum):
+    w = tb.tensor(np.ones(3, np.float32), requires_grad=True)
+    sgd = optim.SGD([w], lr=0.5, momentum=momentum)
+    velocity = 0.0
+    for step in range(4):
+        before, w.data = w.data, np.full(3, 8.0, np.float32)
+        kept = before.copy()
+        w.grad = np.full(3, 2.0, np.float32)
+        sgd.step()
+        velocity = momentum * velocity + 2.0
+        assert w.data.tolist() == pytest.approx([8.0 - 0.5 * velocity] * 3), step
+        assert np.array_equal(before, kept)
+
+
+def test_a_gradient_that_was_resized_is_refused_when_a_step_would_be_made_again():
+    w = tb.tensor(np.ones(3, np.float32), requires_grad=True)
+    sgd = optim.SGD([w], lr=0.5)
+    for size in (3, 3, 3, 1):
+        w.grad = np.full(3, 2.0, np.float32)
+        w.grad.resize(size, refcheck=False)
+        before = w.tolist()
+        if size == 3:
+            sgd.step()
+            assert w.tolist() == [value - 1 for value in before]
+        else:
+            with pytest.raises(ValueError, match="grad"):
+                sgd.step()
+            assert w.tolist() == before
