@@ -1,14 +1,17 @@
 """`python -m demos` runs the headline experiments, `python -m demos all` all of them, in one folder.
 
-`python -m demos report` makes one HTML page of what the folder has, `python -m demos export` CSV of all its runs.
+`python -m demos run FILE.py` runs a demo of your own, wherever it lies. `python -m demos report` makes one HTML page of
+what the folder has, `python -m demos export` CSV of all its runs.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import sqlite3
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
         return export(rest)
     if command == "report":
         return report.main(DEMOS, rest)
+    if command == "run":
+        return run(rest)
     if rest[:1] in (["-h"], ["--help"]) and not command:
         name = f"NAME is {', '.join(DEMOS[:-1])} or {DEMOS[-1]}"
         say(
@@ -36,11 +41,37 @@ def main(argv: Sequence[str]) -> int:
     names = {"": HEADLINE, "all": DEMOS}.get(command)
     if names is None:
         hint = f"; python -m demos.{command} runs that one" if command in DEMOS else ""
-        wanted = "must be followed by nothing, all, report or export"
+        wanted = "must be followed by nothing, all, run, report or export"
         warn(f"python -m demos: {wanted}, got {command!r}{hint}")
         return 2
     demos = [importlib.import_module(f"demos.{name}").DEMO for name in names]
     return lab.main(demos, rest, f"python -m demos {command}".rstrip())
+
+
+def run(argv: Sequence[str]) -> int:
+    """The DEMO of a file, which worker processes import by its name: its folder is on their path, too."""
+    prog = "python -m demos run"
+    if not argv or argv[0].startswith("-"):
+        warn(f"{prog} must be followed by the file of a demo, {prog} FILE.py; then its options")
+        return 2
+    file = user_path(argv[0])
+    name = file.stem
+    if file.suffix != ".py" or not file.is_file():
+        warn(f"{prog}: must be the .py file of a demo, got {argv[0]}")
+        return 2
+    if not name.isidentifier() or importlib.util.find_spec(name) is not None:
+        warn(f"{prog}: the file must have a name of its own, which can be imported; got {file.name}")
+        return 2
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        demo = getattr(importlib.import_module(name), "DEMO", None)
+    except Exception:
+        warn(f"{prog} {argv[0]}: {traceback.format_exc()}")
+        return 2
+    if not isinstance(demo, lab.Demo):
+        warn(f"{prog}: {argv[0]} must have a DEMO = lab.Demo(...), got {type(demo).__name__}")
+        return 2
+    return lab.main([demo], argv[1:], f"{prog} {argv[0]}")
 
 
 def export(argv: Sequence[str]) -> int:

@@ -398,7 +398,10 @@ def _command(demo: Demo, settings: Settings) -> str:
     options += ["--seeds", str(len(seeds))] if len(seeds) != usual else []
     options += ["--first-seed", str(seeds[0])] if seeds[0] != FIRST_SEED else []
     options += ["--dataset", settings["dataset"]] if settings["dataset"] != "digits" else []
-    return f"python -m demos.{demo.name} {shlex.join(options)}"
+    module = home(demo.run)
+    file = Path(str(module.__file__))
+    of_ours = file.parent == Path(__file__).parent
+    return f"python -m demos{f'.{file.stem}' if of_ours else f' run {shlex.quote(file.name)}'} {shlex.join(options)}"
 
 
 def _effort(runs: int, before: int, seconds: float, took: float) -> str:

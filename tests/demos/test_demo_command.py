@@ -71,7 +71,7 @@ def test_the_first_seed_is_in_the_runs_the_summary_and_the_command(tmp_path, cap
     assert "2 seeds from 7, 4 runs" in capsys.readouterr().out
     found = summary(tmp_path)
     assert found["seeds"] == [7, 8] == found["settings"]["seeds"]
-    assert found["command"] == "python -m demos.toy --preset quick --seeds 2 --first-seed 7"
+    assert found["command"] == "python -m demos run toy_demo.py --preset quick --seeds 2 --first-seed 7"
     assert {seed for _, seed in results(tmp_path)} == {7, 8}
 
 
@@ -79,7 +79,7 @@ def test_the_command_asks_for_the_seeds_that_were_asked_for(tmp_path):
     """One of them failed, and is left out; the command that gives the same is that with all three."""
     assert main(toy_demo.demo(arms=["a", "raises"]), tmp_path) == 1
     assert summary(tmp_path)["seeds"] == [2000, 2002]
-    assert summary(tmp_path)["command"] == "python -m demos.toy --preset quick"
+    assert summary(tmp_path)["command"] == "python -m demos run toy_demo.py --preset quick"
 
 
 def test_the_command_is_quoted(tmp_path):
@@ -479,3 +479,41 @@ def test_ctrl_c_in_training_is_one_line(tmp_path):
     assert process.returncode == 130 and "Traceback" not in err
     last = err.splitlines()[-1]
     assert last.startswith("train_cnn: interrupted; ") and last.endswith("the same command goes on from there")
+
+
+# --- a demo of one's own, anywhere
+
+
+def test_a_demo_anywhere_is_run_by_workers_that_import_it(tmp_path):
+    """Its name is its own, and it uses a module beside it."""
+    (tmp_path / "beside.py").write_text("OFFSET = 0.25\n")
+    text = (HERE / "toy_demo.py").read_text().split("if __name__")[0].replace('"b": 1.0', '"b": beside.OFFSET')
+    mine = tmp_path / "my_toy.py"
+    mine.write_text(f"import beside\n{text}\nDEMO = demo()\n")
+    options = ["--workers", "2", "--seeds", "2", "--out", str(tmp_path / "out")]
+    code, out, err = shell('"$@"', "-m", "demos", "run", str(mine), *options)
+    assert code == 0 and "toy: 4 runs, workers: 2" in err and "Toys are cheap." in out
+    found = summary(tmp_path / "out")
+    assert found["command"] == "python -m demos run my_toy.py --preset quick --seeds 2"
+    a, b = (arm["error_rate"] for arm in found["arms"])
+    assert np.subtract(b, a).tolist() == pytest.approx([0.25, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "must be followed by the file of a demo"),
+        (["--seeds", "2"], "must be followed by the file of a demo"),
+        (["not_there.py"], "must be the .py file of a demo, got not_there.py"),
+        (["{}/notes.txt"], "must be the .py file of a demo"),
+        (["{}/json.py"], "must have a name of its own, which can be imported; got json.py"),
+        (["{}/two words.py"], "must have a name of its own, which can be imported; got two words.py"),
+        (["{}/nothing_in_it.py"], "must have a DEMO = lab.Demo(...), got NoneType"),
+    ],
+)
+def test_what_is_no_demo_is_refused(arguments, words, tmp_path, capsys, monkeypatch):
+    for name in ("notes.txt", "json.py", "two words.py", "nothing_in_it.py"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert commands.main(["run", *(a.format(tmp_path) for a in arguments)]) == 2
+    one_sentence(capsys, words)

@@ -225,7 +225,7 @@ def test_a_preset_of_ones_own_is_run_under_its_name(tmp_path, capsys):
     assert "preset mine, digits, 2 seeds from 2000, 4 runs" in capsys.readouterr().out
     summary = strict((tmp_path / "toy" / "summary.json").read_text())
     assert (summary["preset"], summary["limits"], summary["usual_seeds"]) == ("mine", "Two seeds.", 2)
-    assert summary["command"] == "python -m demos.toy --preset mine"
+    assert summary["command"] == "python -m demos run toy_demo.py --preset mine"
 
 
 def test_a_fail_is_a_result(tmp_path, capsys):
@@ -252,7 +252,7 @@ def test_summary_is_strict_json_with_all_that_is_promised(tmp_path):
     promised = "demo claim question command preset dataset seeds usual_seeds versions settings effort arms criteria"
     assert list(summary) == [*promised.split(), "table", "notes", "limits", "figures"]
     assert summary["question"] == toy_demo.__doc__
-    assert summary["command"] == "python -m demos.toy --preset quick --seeds 2"
+    assert summary["command"] == "python -m demos run toy_demo.py --preset quick --seeds 2"
     assert summary["table"][0] == ["arm", "error"] and summary["notes"] == ["seeds [2000, 2001]"]
     assert summary["figures"] == [{"name": "toy", "caption": "The error of each arm."}]
     assert (summary["demo"], summary["preset"], summary["dataset"]) == ("toy", "quick", "digits")
