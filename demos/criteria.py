@@ -16,8 +16,8 @@
 With n seeds no p is below 2 / 2^n, times the number of claims: eight seeds can decide six claims at most.
 
 Identities (`Exact`) know no chance: they hold or are refuted, and are counted apart. In NOTES the same classes are
-measured and printed without a verdict. `digest` of both lists is kept with the first run: criteria that are younger
-than their runs can be told.
+measured and printed without a verdict. Both lists are kept when a sweep begins with them: criteria that
+are younger than their runs can be told.
 """
 
 from __future__ import annotations
@@ -382,5 +382,7 @@ def describe(notes: Sequence[Criterion], results: Results) -> list[str]:
     return [f"{n.described()}: {n.measure(results).words()} (no claim)" for n in notes if n.available(results)]
 
 
-def digest(criteria: Sequence[Criterion], notes: Sequence[Criterion]) -> str:
-    return hashlib.sha256(repr([list(criteria), list(notes)]).encode()).hexdigest()
+def written_down(criteria: Sequence[Criterion], notes: Sequence[Criterion]) -> tuple[str, str]:
+    """What is predicted, as text, and its digest."""
+    text = "\n".join(["criteria", *map(repr, criteria), "notes", *map(repr, notes)])
+    return text, hashlib.sha256(text.encode()).hexdigest()

@@ -49,6 +49,7 @@ from demos.criteria import (
     named,
     side_of,
     verdict,
+    written_down,
 )
 from demos.criteria import Above as Above
 from demos.criteria import Below as Below
@@ -285,7 +286,10 @@ def conduct(plan: Planned, means: Means) -> bool:
     folder = kept.path.parent / demo.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)  # an old summary beside new runs would mislead
-    command = _command(demo, settings)
+    command, since, digest = _command(demo, settings), "", ""
+    if demo.criteria:
+        text, digest = written_down(demo.criteria, demo.notes)
+        since = kept.register(demo.name, digest, text)
     try:
         before, failed = complete(plan, means)
         there = kept.results(demo.name)
@@ -307,6 +311,10 @@ def conduct(plan: Planned, means: Means) -> bool:
             if gone:
                 analysis.notes.append(
                     f"{len(gone)} runs raised an error or were removed: their seeds are left out in every arm."
+                )
+            if since:
+                analysis.notes.append(
+                    _registered(digest, since, kept.finished_before(plan.runs, since), len(plan.runs))
                 )
             if demo.sizes:
                 analysis.notes.append(f"data: {dataset_facts(settings['dataset'], demo.sizes)}")
@@ -402,6 +410,15 @@ def _command(demo: Demo, settings: Settings) -> str:
     file = Path(str(module.__file__))
     of_ours = file.parent == Path(__file__).parent
     return f"python -m demos{f'.{file.stem}' if of_ours else f' run {shlex.quote(file.name)}'} {shlex.join(options)}"
+
+
+def _registered(digest: str, since: str, older: int, runs: int) -> str:
+    when = f"written down by {since}"
+    if older:
+        return (
+            f"criteria {digest[:12]} {when}, after {older} of these {runs} runs had been made: they may have been seen"
+        )
+    return f"criteria {digest[:12]} {when}, before all of these runs"
 
 
 def _effort(runs: int, before: int, seconds: float, took: float) -> str:

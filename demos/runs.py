@@ -43,6 +43,15 @@ create table runs (
     digest text not null    -- of all before
 ) without rowid
 """
+CRITERIA = """
+create table if not exists criteria (
+    demo text not null,
+    digest text not null,
+    criteria text not null, -- as they were written down
+    first text not null,    -- UTC: when a sweep first began with them
+    primary key (demo, digest)
+) without rowid
+"""
 HEADERS = ("demo,seconds,finished,error", "demo\r\n")  # how an export begins; the second of no runs
 OLD_COLUMNS = 9  # of files from before there were digests
 
@@ -130,7 +139,7 @@ class Runs:
     def add(self, key: str, demo: str, config: dict, dataset: str, code: str, outcome: dict, seconds: float) -> None:
         """Keep an outcome; where the run is there already and ended well, nothing changes."""
         error = outcome.get(TRACEBACK)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = _now()
         result = None if error else encode(outcome)
         row = [key, demo, encode(config), dataset, code, result, error, float(seconds), now]
         row = [*row, _digest(row)][: self._columns]
@@ -140,6 +149,18 @@ class Runs:
             f"{', '.join(f'{name} = excluded.{name}' for name in replaced)} where runs.error is not null",
             row,
         )
+
+    def register(self, demo: str, digest: str, criteria: str) -> str:
+        """Keep what a sweep predicts, before it begins; when one first began with it."""
+        self._do(CRITERIA)
+        self._do("insert or ignore into criteria values (?, ?, ?, ?)", (demo, digest, criteria, _now()))
+        (first,) = self._do("select first from criteria where demo = ? and digest = ?", (demo, digest)).fetchone()
+        return str(first)
+
+    def finished_before(self, keys: Iterable[str], moment: str) -> int:
+        """How many of these runs ended before that."""
+        wanted = set(keys)
+        return sum(key in wanted for (key,) in self._do("select key from runs where finished < ?", (moment,)))
 
     def forget(self, demo: str) -> None:
         """Take out all runs of the demo."""
@@ -166,6 +187,10 @@ class Runs:
         writer.writeheader()
         writer.writerows(rows)
         return len(rows)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _digest(row: list[Any]) -> str:

@@ -386,3 +386,26 @@ def test_mpi_gives_the_same_bits(tmp_path):
     assert results(tmp_path / "mpi") == results(tmp_path / "local")
     processes = {json.loads(result)["pid"] for _, result in rows(tmp_path / "mpi")}
     assert os.getpid() not in processes and len(processes) == 2
+
+
+def test_criteria_that_are_younger_than_their_runs_are_told(tmp_path, capsys, monkeypatch):
+    """The same criteria again are as old as they were; another threshold is new, and the runs are older."""
+    clock = iter(f"2030-01-01T00:00:{second:02d}+00:00" for second in range(60))
+    monkeypatch.setattr(runs, "_now", lambda: next(clock))
+    plain = dataclasses.replace(toy_demo.demo(), analyse=None, plot=lambda results, outcomes: [])
+    first = dataclasses.replace(plain, criteria=[lab.Less("a", "b", "error_rate", at=0.1, headline=True)])
+    other = dataclasses.replace(plain, criteria=[lab.Less("a", "b", "error_rate", at=0.1, bound=-0.5, headline=True)])
+
+    def note(demo):
+        assert main(demo, tmp_path) == 0
+        capsys.readouterr()
+        (found,) = [n for n in summary(tmp_path)["notes"] if n.startswith("criteria")]
+        return found
+
+    began = note(first)
+    assert began.endswith("written down by 2030-01-01T00:00:00+00:00, before all of these runs")
+    assert note(first) == began
+    changed = note(other)
+    assert changed.split()[1] != began.split()[1]
+    assert changed.endswith("after 6 of these 6 runs had been made: they may have been seen")
+    assert note(first) == began
