@@ -13,7 +13,8 @@
     refuted    the interval lies on the other side, and p is as small
     undecided  neither: too few seeds for an effect of this size, or none at all
 
-With n seeds no p is below 2 / 2^n, times the number of claims: eight seeds can decide six claims at most.
+With n seeds no p of a difference is below 2 / 2^n, and Holm multiplies the smallest by the number of claims: eight
+seeds can decide six claims at most.
 
 Identities (`Exact`) know no chance: they hold or are refuted, and are counted apart. In NOTES the same classes are
 measured and printed without a verdict. Both lists are kept when a sweep begins with them: criteria that
@@ -137,11 +138,22 @@ class Criterion:
         """Those that it looks at: a preset without them leaves it out."""
         raise NotImplementedError
 
+    def asks_for(self) -> str:
+        """The metric that its arms must have."""
+        return getattr(self, "metric", "arm")
+
     def available(self, results: Results) -> bool:
-        metric = getattr(self, "metric", "arm")
-        return all(results.has(arms, getattr(self, "at", None), metric) for arms in self.arms())
+        return all(results.has(arms, getattr(self, "at", None), self.asks_for()) for arms in self.arms())
 
     def measure(self, results: Results) -> Measured:
+        columns = self.columns(results)
+        return self.judged(*columns) if np.isfinite(columns).all() else nothing(*columns)
+
+    def columns(self, results: Results) -> tuple[Any, ...]:
+        """What it looks at, one value per seed each."""
+        raise NotImplementedError
+
+    def judged(self, *columns: Any) -> Measured:
         raise NotImplementedError
 
     def where(self, at: At) -> str:
@@ -178,13 +190,10 @@ class Less(Criterion):
     def arms(self) -> Iterable[Arms]:
         return self.a, self.b
 
-    def difference(self, results: Results) -> tuple[Any, Any]:
+    def columns(self, results: Results) -> tuple[Any, ...]:
         return results.at(self.metric, self.a, self.at), results.at(self.metric, self.b, self.at)
 
-    def measure(self, results: Results) -> Measured:
-        a, b = self.difference(results)
-        if not np.isfinite(a).all() or not np.isfinite(b).all():
-            return nothing(a, b)
+    def judged(self, a: Any, b: Any) -> Measured:
         d = stats.paired(a, b)
         p = stats.sign_flip(np.subtract(a, b) - self.bound) if self.bound else d.p
         limit: dict[str, float] = {"below" if self.sign > 0 else "above": self.bound}
@@ -209,11 +218,14 @@ class Matched(Less):
     def own_name(self) -> str:
         return f"test NLL at matched train NLL of {self.a} minus {self.b}, nats{self.where(self.at)}"
 
-    def difference(self, results: Results) -> tuple[Any, Any]:
+    def asks_for(self) -> str:
+        return "fit"
+
+    def columns(self, results: Results) -> tuple[Any, ...]:
         return results.matched(str(self.a), str(self.b), self.at)
 
-    def measure(self, results: Results) -> Measured:
-        found = super().measure(results)
+    def judged(self, a: Any, b: Any) -> Measured:
+        found = super().judged(a, b)
         return Measured(found.value, found.ci, found.p, found.side, found.note, ".3f")
 
 
@@ -237,8 +249,10 @@ class Equivalent(Criterion):
     def arms(self) -> Iterable[Arms]:
         return self.a, self.b
 
-    def measure(self, results: Results) -> Measured:
-        a, b = results.at(self.metric, self.a, self.at), results.at(self.metric, self.b, self.at)
+    def columns(self, results: Results) -> tuple[Any, ...]:
+        return results.at(self.metric, self.a, self.at), results.at(self.metric, self.b, self.at)
+
+    def judged(self, a: Any, b: Any) -> Measured:
         return equivalence(a, b, self.margin)
 
 
@@ -273,9 +287,11 @@ class Trend(Criterion):
     def arms(self) -> Iterable[Arms]:
         return tuple(self.x)
 
-    def measure(self, results: Results) -> Measured:
-        curves = np.column_stack([results.at(self.metric, arm, self.at) for arm in self.x])
-        found = stats.spearman_over_seeds(list(self.x.values()), curves)
+    def columns(self, results: Results) -> tuple[Any, ...]:
+        return tuple(results.at(self.metric, arm, self.at) for arm in self.x)
+
+    def judged(self, *columns: Any) -> Measured:
+        found = stats.spearman_over_seeds(list(self.x.values()), np.column_stack(columns))
         limit: dict[str, float] = {"above": 0.0} if self.rising else {"below": 0.0}
         return Measured(found.mean, found.ci, found.p, side_of(found.ci, **limit))
 
@@ -299,8 +315,10 @@ class Below(Criterion):
     def arms(self) -> Iterable[Arms]:
         return (self.of,)
 
-    def measure(self, results: Results) -> Measured:
-        values = results.at(self.metric, self.of, self.at)
+    def columns(self, results: Results) -> tuple[Any, ...]:
+        return (results.at(self.metric, self.of, self.at),)
+
+    def judged(self, values: Any) -> Measured:
         mean, ci = stats.mean_ci(values)
         limit: dict[str, float] = {"below" if self.sign > 0 else "above": self.bound}
         return Measured(mean, ci, stats.sign_flip(values - self.bound), side_of(ci, **limit))
@@ -327,9 +345,12 @@ class Share(Criterion):
     def arms(self) -> Iterable[Arms]:
         return (*self.part, *self.whole)
 
-    def measure(self, results: Results) -> Measured:
+    def columns(self, results: Results) -> tuple[Any, ...]:
         value = lambda arm: results.at(self.metric, arm, self.at)
-        part, whole = (value(a) - value(b) for a, b in (self.part, self.whole))
+        (a, b), (c, d) = self.part, self.whole
+        return value(a) - value(b), value(c) - value(d)
+
+    def judged(self, part: Any, whole: Any) -> Measured:
         return Measured(*stats.share(part, whole), math.nan, 0)
 
 

@@ -67,9 +67,10 @@ from demos.grid import Config, Run, run_grid
 from demos.keys import Refused, Terms, Version, differences, digest_of, environment, home, key_of
 from demos.output import say, warn, whole
 from demos.plots import Picture
-from demos.results import At, Results, at_the_edge, learned
+from demos.results import At, Results, at_the_edge
 from demos.results import best_lr as best_lr
 from demos.results import check_grid as check_grid
+from demos.results import learned as learned
 from demos.results import per_seed as per_seed
 from demos.runs import TRACEBACK, Runs, encode
 from demos.statistics import Values
@@ -157,8 +158,12 @@ class Column:
 
 
 def learns(results: Results, arm: str, at: At) -> bool:
-    """Whether the arm has a best rate: where all are at chance, none is."""
-    return at != "best" or learned(float(results.at("test_error", arm, at).mean()), results.chance)
+    """Whether the arm has a best rate: it gains half or more of what the best arm gains over guessing."""
+    if at != "best":
+        return True
+    best = min(results.at("test_error", a, "best").mean() for a in results.arms if results.has(a, "best", "test_error"))
+    gain = results.chance - float(results.at("test_error", arm, "best").mean())
+    return bool(gain > 0 and gain >= (results.chance - best) / 2)
 
 
 def check_plan(demo: Demo, configs: list[Config]) -> None:
@@ -187,6 +192,8 @@ def conclude(demo: Demo, runs: list[dict[str, Any]], settings: Settings) -> Anal
     table += [[arm, *(c.cell(results, arm) for c in demo.columns)] for arm in results.arms]
     arms = [arm_metrics(results, arm) for arm in results.arms]
     notes = [*describe(demo.notes, results), *at_the_edge(arms, {arm: results.lrs(arm) for arm in results.arms})]
+    left_out = [c.described() for c in demo.criteria if not c.available(results)]
+    notes += [f"left out, this preset lacks what they look at: {'; '.join(left_out)}"] if left_out else []
     return Analysis(arms, judge(demo.criteria, results), table, notes)
 
 
@@ -199,8 +206,9 @@ def draw(demo: Demo, runs: list[dict[str, Any]], analysis: Analysis, settings: S
 
 def arm_metrics(results: Results, arm: str) -> dict[str, Any]:
     """For summary.json: the usual metrics by rate, a value per seed; what was derived; what holds at the best rate."""
-    numbers, rates = [m for m in (*METRICS, "diverged") if results.has(arm, None, m)], results.lrs(arm)
-    numbers = [m for m in numbers if m not in results.derived]
+    rates = results.lrs(arm)
+    usual = [m for m in (*METRICS, "diverged") if m not in results.derived]
+    numbers = [m for m in usual if all(results.has(arm, lr, m) for lr in rates or [None])]
     curves = {m: {f"{lr:g}": list(results[m, arm, lr]) for lr in rates} for m in numbers} if rates else {}
     found: dict[str, Any] = {"arm": arm, "best_lr": None, "by_lr": curves}
     if results.has(arm, "best") and learns(results, arm, "best"):

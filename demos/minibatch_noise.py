@@ -155,12 +155,12 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         with np.errstate(all="ignore"):
             own = error_by_own_statistics(model, *data["test"], behind)
         result["own_error"] = result["chance"] if result["diverged"] else own
-    return {**result, "fit": fit.curve()}
+    return {**result, "fit": fit.curve(result["diverged"])}
 
 
 DEMO = lab.Demo(
     name="minibatch_noise",
-    claim="The noise of mini-batch statistics regularizes: a part of what batch norm gains, and the smaller one.",
+    claim="The noise of mini-batch statistics regularizes: it is a part of what batch norm gains.",
     presets=PRESETS,
     plan=plan,
     run=run,

@@ -29,7 +29,9 @@ class Results:
         self.arms = list(dict.fromkeys(r["arm"] for r in runs))
         self.seeds = sorted({r["seed"] for r in runs})
         self.derived: dict[str, dict[str, Values]] = {}  # metric -> arm -> one value per seed
-        self._tables: dict[str, dict[Any, Any]] = {}
+        self._runs: dict[tuple[str, Any], list[Run]] = {}  # (arm, rate or None) -> seeds in order
+        for r in sorted(runs, key=lambda r: r["seed"]):
+            self._runs.setdefault((r["arm"], r.get("lr")), []).append(r)
         self._best: dict[str, float] = {}
 
     @property
@@ -41,25 +43,31 @@ class Results:
         return sorted({r["lr"] for r in self.runs if r["arm"] == arm and "lr" in r})
 
     def __getitem__(self, key: tuple[Any, ...]) -> Values:
-        metric, *where = key
+        metric, arm, lr = (*key, None)[:3]
         if metric in self.derived:
-            return self.derived[metric][where[0]]
-        if metric not in self._tables:
-            keys = ("arm", "lr") if any("lr" in r for r in self.runs) else ("arm",)
-            self._tables[metric] = per_seed(self.runs, metric, *keys)
-        found = self._tables[metric].get(tuple(where))
-        if found is None:
-            raise KeyError(f"no run has {metric!r} of {', '.join(map(repr, where))}")
-        return np.asarray(found)
+            return self.derived[metric][arm]
+        there = self._runs.get((arm, lr), [])
+        if not self._measured(metric, arm, lr):
+            raise KeyError(f"no run of {arm!r} at {lr} has {metric!r}")
+        if [r["seed"] for r in there] != self.seeds or not all(metric in r for r in there):
+            raise ValueError(f"every seed must have one run of {arm!r} at {lr} with {metric!r}, or pairs are none")
+        return np.array([r[metric] for r in there])
 
     def has(self, arms: Arms, at: At = None, metric: str = "arm") -> bool:
         """Whether all of these arms were run, at this rate, and have the metric; the best rate is known of several."""
-        names = [arms] if isinstance(arms, str) else arms
-        there = lambda a: at is None or (len(self.lrs(a)) > 1 if at == "best" else at in self.lrs(a))
-        return all(there(a) and self._measured(metric, a) for a in names)
+        return all(self._has(arm, at, metric) for arm in ([arms] if isinstance(arms, str) else arms))
 
-    def _measured(self, metric: str, arm: str) -> bool:
-        return arm in self.derived.get(metric, ()) or any(r["arm"] == arm and metric in r for r in self.runs)
+    def _has(self, arm: str, at: At, metric: str) -> bool:
+        if metric in self.derived or metric == "arm":
+            if arm not in self.derived.get(metric, self.arms):
+                return False
+            return at is None or (len(self.lrs(arm)) > 1 if at == "best" else at in self.lrs(arm))
+        if at == "best":
+            return len(self.lrs(arm)) > 1 and all(self._measured(metric, arm, lr) for lr in self.lrs(arm))
+        return self._measured(metric, arm, at)
+
+    def _measured(self, metric: str, arm: str, lr: Any) -> bool:
+        return any(metric in r for r in self._runs.get((arm, lr), ()))
 
     def best(self, arm: str) -> float:
         """The rate with the lowest mean validation error: the test error has no say. Of several the lowest."""
@@ -93,7 +101,7 @@ class Results:
 
 def matched(first: Any, second: Any) -> tuple[float, float]:
     """The second number of two curves [(train NLL, test NLL), ...] where both first reach the same train NLL."""
-    curves = [np.asarray(c, dtype=np.float64) for c in (first, second)]
+    curves = [np.maximum(np.asarray(c, dtype=np.float64), 1e-9) for c in (first, second)]
     level = max(c[:, 0].min() for c in curves)
     a, b = (_first_reached(c, level) for c in curves)
     return a, b

@@ -211,24 +211,31 @@ class Fit:
         self.points.append((train_nll, test_nll))
         self.model.train()
 
-    def curve(self) -> list[tuple[float, float]]:
-        """A point per checkpoint; what a diverged run did not get to counts as chance."""
+    def curve(self, diverged: bool) -> list[tuple[float, float]]:
+        """A point per checkpoint; a diverged run counts as chance."""
         chance = math.log(count_classes(self.data))
-        known = [p if all(map(math.isfinite, p)) else (chance, chance) for p in self.points]
-        return known + [(chance, chance)] * (len(self.at) - len(known))
+        return [(chance, chance)] * len(self.at) if diverged else self.points
 
 
 def error_by_own_statistics(model: nn.Module, x: np.ndarray, y: np.ndarray, rows: int) -> float:
-    """Error in percent where each `rows` rows of x are normalized by themselves, as in training, without dropout."""
+    """Error in percent where each `rows` rows of x are normalized by themselves, as in training, without dropout.
+
+    What is left at the end, fewer than `rows`, takes no part.
+    """
+    count = len(x) // rows * rows
+    norms = [module for module in model.modules() if isinstance(module, ChosenBatchNorm)]
+    before = [norm.group for norm in norms]
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-        elif isinstance(module, ChosenBatchNorm):
-            module.group = rows
+    for norm in norms:
+        norm.group = rows
     with no_grad():
-        logits = model(Tensor(x)).data
-    return 100 * float((logits.argmax(axis=1) != y).mean())
+        logits = model(Tensor(x[:count])).data
+    for norm, group in zip(norms, before, strict=True):
+        norm.group = group
+    return 100 * float((logits.argmax(axis=1) != y[:count]).mean())
 
 
 def measure(model: nn.Module, data: dict[str, Rows], finite: bool) -> dict[str, Any]:

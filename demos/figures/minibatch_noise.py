@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,12 @@ from demos.plots import Picture
 from demos.results import Results
 
 AMOUNTS = {"S=4": 4, "S=8": 8, "S=32": 32, "S=128": 128, "S=N": 500}
+STEPS = {
+    ("no norm", "S=N"): "normalizing",
+    ("S=N", "S=32"): "the noise of 32 rows",
+    ("S=N", "S=8"): "the noise of 8 rows",
+    ("S=32", "S=8"): "more of it: 8 rows",
+}
 BY_HAND = ["S=N + ghost noise", "S=N + Gaussian noise"]
 
 
@@ -31,7 +38,8 @@ def decomposition(results: Results) -> Picture:
         mean, (low, high) = stats.mean_ci(column)
         ax.errorbar(i, mean, yerr=[[mean - low], [high - mean]], fmt="o", ms=9, capsize=5, color=plots.PALETTE[0])
         ax.annotate(f"{mean:.2f}", (i, mean), xytext=(12, 4), textcoords="offset points")
-    for i, what in enumerate(("normalizing", "the noise of 32 rows", "more of it: 8 rows")[: len(arms) - 1]):
+    for i, pair in enumerate(itertools.pairwise(arms)):
+        what = STEPS.get(pair, f"{pair[0]} to {pair[1]}")
         step = stats.paired(values[:, i + 1], values[:, i])
         ax.annotate(f"{what}\n{step.interval()}", (i + 0.5, values.max()), ha="center", va="top", fontsize=10)
     ax.set_xticks(range(len(arms)), arms)

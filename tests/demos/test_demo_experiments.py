@@ -9,8 +9,9 @@ import pytest
 for package in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
     pytest.importorskip(package, reason="pip install -e '.[demos]'")
 
-from demos import datasets, learning_rate, minibatch_noise, training  # noqa: E402
+from demos import criteria, datasets, learning_rate, minibatch_noise, training  # noqa: E402
 from demos import laboratory as lab  # noqa: E402
+from demos.results import Results, matched  # noqa: E402
 from tinygrad_bn import Tensor, manual_seed, nn  # noqa: E402
 
 
@@ -341,3 +342,71 @@ def test_no_two_purposes_share_random_numbers():
     assert len(set(draws)) == len(draws)
     with pytest.raises(ValueError, match="purpose"):
         training.stream(3, 0)
+
+
+# --- what can be missing
+
+
+def planted(values, metric="test_error"):
+    """Results of arms at lr 0.1, {arm: {seed: value}}."""
+    return Results([{"arm": a, "seed": s, "lr": 0.1, metric: v} for a, of in values.items() for s, v in of.items()], {})
+
+
+def test_pairs_of_other_seeds_are_refused():
+    results = planted({"a": dict.fromkeys(range(6), 1.0), "b": dict.fromkeys(range(1, 7), 2.0)})
+    with pytest.raises(ValueError, match=r"every seed must have one run of 'a' at 0\.1 with"):
+        criteria.judge([lab.Less("a", "b", at=0.1)], results)
+
+
+def test_a_metric_that_is_not_defined_in_a_seed_leaves_a_claim_undecided():
+    results = planted({arm: {s: math.nan if s == 3 else float(s) for s in range(8)} for arm in "abc"})
+    claims = [
+        *(kind("a", "b", at=0.1) for kind in (lab.Less, lab.More)),
+        lab.Equivalent("a", "b", 0.5, at=0.1),
+        lab.Trend({"a": 1, "b": 2, "c": 3}, at=0.1),
+        lab.Below("a", "test_error", 3.0, at=0.1),
+    ]
+    for outcome in criteria.judge(claims, results):
+        assert outcome.verdict == "undecided" and outcome.note.startswith("not defined in 1 of 8 seeds")
+    (note,) = criteria.describe([lab.Share(("a", "b"), ("a", "c"), at=0.1)], results)
+    assert "not defined in 1 of 8 seeds" in note
+
+
+def test_a_claim_that_asks_for_what_there_is_not_is_left_out():
+    results = planted({"a": dict.fromkeys(range(8), 1.0), "b": dict.fromkeys(range(8), 2.0)})
+    for claim in (
+        lab.Less("a", "b"),  # the best of one rate
+        lab.Less("a", "b", at=None),  # the error has a rate
+        lab.Less("a", "b", at=0.3),
+        lab.Less("a", "c", at=0.1),
+        lab.Less("a", "b", "valid_error", at=0.1),
+        lab.Matched("a", "b", at=0.1),  # no curves
+        lab.Below("a", "test_error", 3.0),
+    ):
+        assert not claim.available(results) and criteria.judge([claim], results) == []
+
+
+def test_a_net_whose_arms_all_guess_has_learned_nothing():
+    runs, settings = rate_runs(0.0)
+    rng = np.random.default_rng(0)
+    for r in runs:
+        if r["depth"] == 8 and r["activation"] == "sigmoid":
+            r |= {"test_error": 90 + rng.normal(0, 1), "valid_error": 90.0}
+    arms = {arm["arm"]: arm for arm in lab.conclude(learning_rate.DEMO, runs, settings).arms}
+    assert not any(arms["8 sigmoid BN"]["window"]) and all(arms["3 sigmoid BN"]["window"])
+    assert np.isnan(arms["8 sigmoid none"]["upper_edge"]).all()
+
+
+def test_a_best_rate_is_one_at_which_something_was_learned_relative_to_the_best_arm():
+    """At 61 % error of the best arm there are best rates; at 90 % there are none."""
+    runs, settings = noise_runs(1.5, list(range(20)))
+    for r in runs:
+        r["test_error"] = 90.0 if r["arm"] == "no norm" else r["test_error"] + 55
+    arms = {arm["arm"]: arm["best_lr"] for arm in lab.conclude(minibatch_noise.DEMO, runs, settings).arms}
+    assert arms["no norm"] is None and arms["S=8"] is not None
+
+
+def test_matched_curves_by_hand():
+    a, b = [(2.0, 5.0), (1.0, 4.0), (0.25, 3.0)], [(2.0, 5.0), (0.5, 7.0)]
+    assert matched(a, b) == pytest.approx((3.5, 7.0))  # 0.5 is half way from 1 to 0.25, in logarithms
+    assert matched(a, a) == (3.0, 3.0)

@@ -339,7 +339,7 @@ def test_help_says_what_to_install_with_and_without_it():
 
 def test_the_name_of_one_demo_behind_all_of_them_is_explained(capsys):
     assert commands.main(["saturation"]) == 2
-    words = "python -m demos: must be followed by nothing, all, report or export, got "
+    words = "python -m demos: must be followed by nothing, all, run, report or export, got "
     assert capsys.readouterr().err == f"{words}'saturation'; python -m demos.saturation runs that one\n"
     assert commands.main(["nonsense"]) == 2
     assert capsys.readouterr().err == f"{words}'nonsense'\n"

@@ -232,23 +232,23 @@ edits(
     "ops/norm_kernels.py",
     "norms golden norm_variants truth norm_properties special_values properties gradients",
     (
-        "high[c], shift[c] = fold(mean[c], rstd[c] * steep, dbias[c] / m * factor, x)",
-        "high[c], shift[c] = fold(mean[c], rstd[c] * steep, 0.0, x)",
+        "high[c], shift[c] = fold(mean[c], rstd[c] * (factor * dweight[c] / m), dbias[c] / m * factor, x)",
+        "high[c], shift[c] = fold(mean[c], rstd[c] * (factor * dweight[c] / m), 0.0, x)",
         "channels: the mean of g is missing",
     ),
     (
-        "dbias[c] / m * factor, steep, dx[n, c]",
-        "0.0, steep, dx[n, c]",
+        "shift_c, slope_c = dbias[c] / m * factor, factor",
+        "shift_c, slope_c = 0.0, factor",
         "channels of positions: the mean of g is missing",
     ),
     (
-        "dbias[c] / m * factor, steep, dx[n, c]",
-        "dbias[c] / N * factor, steep, dx[n, c]",
+        "shift_c, slope_c = dbias[c] / m * factor, factor",
+        "shift_c, slope_c = dbias[c] / N * factor, factor",
         "channels: divided by N instead of N L",
     ),
     (
-        "r[c], scale[c], slope[c] = rstd[c], factor, steep",
-        "r[c], scale[c], slope[c] = rstd[c], factor, 0.0",
+        "            slope[c] = factor * dweight[c] / m\n",
+        "            slope[c] = 0.0\n",
         "channels: the x_hat term is missing",
     ),
     (
