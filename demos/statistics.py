@@ -1,10 +1,12 @@
 """Paired statistics: the same seeds in every arm, one value per seed, and the difference is what counts.
 
 A demo compares two arms seed by seed: what both have in common (data, initialization, batch order) cancels.
-Intervals are Student's, which cover 95 +- 1.5 % from five seeds on (tests/demos/test_demo_coverage.py simulates it; a
-bootstrap of eight seeds covered 87 %). Tests are exact for every number of seeds: all signs of the differences are
-tried, or random orders within a seed. So few seeds can never be certain: five differences of one sign have
-p = 2 / 2^5 = 0.06. One seed has no interval and no p: both are nan, and nan decides nothing.
+Intervals are Student's, which cover 95 +- 1.5 % of errors and of means over several nets, from five seeds on
+(tests/demos/test_demo_coverage.py simulates it; a bootstrap of eight seeds covered 87 %). Of what is equal in nearly
+all seeds, such as an edge of one net, they cover less, down to 40 %; then the test decides.
+Tests are of permutations: all signs of up to 20 differences are tried, or random orders within a seed. So few seeds
+can never be certain: five differences of one sign have p = 2 / 2^5 = 0.06. One seed has no interval and no p: both are
+nan, and nan decides nothing.
 """
 
 from __future__ import annotations

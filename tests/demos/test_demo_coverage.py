@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("scipy", reason="pip install -e '.[demos]'")
 from demos import criteria as c
 from demos.results import Results
-from demos.statistics import mean_ci, share
+from demos.statistics import mean_ci, share, sign_flip
 
 SEEDS = [5, 8, 16, 20]
 DRAWS, DEMOS = 8000, 150
@@ -49,6 +49,17 @@ def test_intervals_cover_95_percent(draw, mean, n, figure):
     hits = sum(low <= mean <= high for low, high in (mean_ci(sample)[1] for sample in samples))
     figure(f"coverage of the interval of {n} seeds, {draw.__name__}", f"{100 * hits / DRAWS:.1f} %")
     assert hits / DRAWS == pytest.approx(0.95, abs=0.02 if draw is window else 0.015)  # three values: 93.3 % of eight
+
+
+@pytest.mark.parametrize("n", [10, 20])
+def test_intervals_of_what_is_equal_in_nearly_all_seeds_do_not_cover(n, figure):
+    """A limit that is known: a step of half a decade in one seed of twenty. No p is small then: nothing is decided."""
+    rng = np.random.default_rng([n, 4])
+    samples = rng.choice([0.0, 0.5], (2000, n), p=[0.95, 0.05])
+    hits = np.mean([low <= 0.025 <= high for low, high in (mean_ci(sample)[1] for sample in samples)])
+    figure(f"coverage of the interval of {n} seeds, of a rare step", f"{100 * hits:.0f} %")
+    assert hits < 0.9
+    assert all(sign_flip(sample) > 0.05 for sample in samples[:200])
 
 
 @pytest.mark.parametrize("n", SEEDS)
