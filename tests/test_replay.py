@@ -181,7 +181,7 @@ LAYERS = [
 
 @pytest.mark.parametrize("seed", range(200))
 def test_random_nets_have_the_same_bits(seed):
-    """Up to 30 layers of every kind, some of them used twice, and a skip connection."""
+    """Up to 30 layers of many kinds, some of them used twice, and a skip connection."""
 
     def build():
         rng = np.random.default_rng(seed)

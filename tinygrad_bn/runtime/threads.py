@@ -29,7 +29,7 @@ from ..checks import check_int
 
 VARIABLE = "TINYGRAD_BN_NUM_THREADS"
 CHUNK = 1 << 17  # elements in a piece of work
-LARGE = 1 << 20  # elements of an array from which on a second thread saves more than it costs
+LARGE = 1 << 20  # elements of an array from which on more threads work: where they wake slowly, it pays from 1 << 21 on
 
 
 def _available() -> int:
