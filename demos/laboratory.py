@@ -245,6 +245,8 @@ def beyond(
 
 def equivalent(same: dict[str, Any], p: float) -> str:
     """The verdict of a test of equivalence (statistics.tost), with p after Holm's correction."""
+    if same.get("beyond"):
+        return REFUTED
     return HOLDS if same["equivalent"] and p < 0.05 else UNDECIDED
 
 

@@ -139,14 +139,27 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 
 
 def tost(a: ArrayLike, b: ArrayLike, margin: float) -> dict[str, Any]:
-    """Paired equivalence, two one-sided tests at 5 %: is the 90 % interval of a - b within +-margin?"""
+    """Paired equivalence, two one-sided tests at 5 %: is the 90 % interval of a - b within +-margin?
+
+    "beyond": the 95 % interval lies outside of the margin, and a test against the margin says the same.
+    """
     if not margin > 0:
         raise ValueError(f"margin must be positive and fixed before looking at the data, got {margin}")
     d = _differences(a, b)
     mean, ci90 = mean_ci(d, level=0.90)
     p = float(np.maximum(sign_flip(d + margin, "greater"), sign_flip(margin - d, "greater")))
     equivalent = bool(-margin < ci90[0] and ci90[1] < margin and p < 0.05)
-    return {"n": len(d), "mean": mean, "ci90": ci90, "margin": margin, "p": p, "equivalent": equivalent}
+    _, (low, high) = mean_ci(d)
+    apart = sign_flip(d - np.copysign(margin, mean)) < 0.05 and (low > margin or high < -margin)
+    return {
+        "n": len(d),
+        "mean": mean,
+        "ci90": ci90,
+        "margin": margin,
+        "p": p,
+        "equivalent": equivalent,
+        "beyond": apart,
+    }
 
 
 def spearman_over_seeds(x: ArrayLike, values: ArrayLike) -> Trend:
