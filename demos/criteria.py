@@ -58,7 +58,7 @@ METRICS = {
 
 @dataclass
 class Outcome:
-    """A criterion with what was measured. p: before Holm's correction, nan for an identity."""
+    """A criterion with what was measured."""
 
     name: str
     measured: float
@@ -258,13 +258,12 @@ class Equivalent(Criterion):
 
 def equivalence(a: Any, b: Any, margin: float) -> Measured:
     """The measurement behind Equivalent, of any two columns."""
-    same, d = stats.tost(a, b, margin), stats.paired(a, b)
+    same, (_, ci) = stats.tost(a, b, margin), stats.mean_ci(np.subtract(a, b))
     low, high = same["ci90"]
     note = f"90 % interval [{low:.2f}, {high:.2f}]"
-    if side_of(d.ci, below=-margin) == 1 or side_of(d.ci, above=margin) == 1:
-        nearer = stats.sign_flip(np.subtract(a, b) - np.copysign(margin, d.mean))  # the bound that it lies beyond
-        return Measured(d.mean, d.ci, nearer, -1, note)
-    return Measured(d.mean, d.ci, same["p"], 1 if same["equivalent"] else 0, note)
+    if same["beyond"]:
+        return Measured(same["mean"], ci, same["p_beyond"], -1, note)
+    return Measured(same["mean"], ci, same["p"], 1 if same["equivalent"] else 0, note)
 
 
 @dataclass(frozen=True)

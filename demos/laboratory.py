@@ -245,7 +245,7 @@ def beyond(
 
 def equivalent(same: dict[str, Any], p: float) -> str:
     """The verdict of a test of equivalence (statistics.tost), with p after Holm's correction."""
-    if same.get("beyond"):
+    if same["beyond"] and same["p_beyond"] < 0.05:
         return REFUTED
     return HOLDS if same["equivalent"] and p < 0.05 else UNDECIDED
 
@@ -290,8 +290,8 @@ def planned(demo: Demo, settings: Settings, limits: str, code: Version) -> Plann
 
 
 def conduct(plan: Planned, means: Means) -> bool:
-    """Run what is missing and write the demo's files; False if a run raised, or nobody could be told. A FAIL verdict is
-    a result: True."""
+    """Run what is missing and write the demo's files; False if a run raised, or nobody could be told. A verdict of any
+    kind is a result: True."""
     started, kept, demo, settings = time.perf_counter(), means.kept, plan.demo, plan.settings
     folder = kept.path.parent / demo.name
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
 """What the runs of a demo say, by metric, arm and learning rate: one value per seed, seeds in order.
 
-results["test_error", "BN", 0.1]           at this rate
-results.at("test_error", "BN", "best")     at the rate with the lowest mean validation error: one look for every arm
-results.at("window", "BN")                 what the demo derived from all rates of an arm
-results.paired("BN", "none")               the difference, seed by seed
+    results["test_error", "BN", 0.1]           at this rate
+    results.at("test_error", "BN", "best")     at the rate with the lowest mean validation error: one look for every arm
+    results.at("window", "BN")                 what the demo derived from all rates of an arm
+    results.paired("BN", "none")               the difference, seed by seed
+
+So no analysis sorts runs into tables of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ class Results:
         self._runs: dict[tuple[str, Any], list[Run]] = {}  # (arm, rate or None) -> seeds in order
         for r in sorted(runs, key=lambda r: r["seed"]):
             self._runs.setdefault((r["arm"], r.get("lr")), []).append(r)
+        self._lrs: dict[str, list[float]] = {arm: [] for arm in self.arms}
+        for arm, lr in self._runs:
+            self._lrs[arm] = sorted([*self._lrs[arm], *([] if lr is None else [lr])])
         self._best: dict[str, float] = {}
 
     @property
@@ -40,7 +45,7 @@ class Results:
         return float(self.runs[0]["chance"])
 
     def lrs(self, arm: str) -> list[float]:
-        return sorted({r["lr"] for r in self.runs if r["arm"] == arm and "lr" in r})
+        return self._lrs.get(arm, [])
 
     def __getitem__(self, key: tuple[Any, ...]) -> Values:
         metric, arm, lr = (*key, None)[:3]

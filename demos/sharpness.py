@@ -339,7 +339,7 @@ def analyse(runs: list[dict[str, Any]], settings: dict[str, Any]) -> lab.Analysi
         lr = largest[f"{loss}, no norm"]
         words = f"{loss}, at the largest stable lr of the grid ({lr:g})" if lr else f"{loss}, no stable lr on the grid"
         tests[words] = edge["ratio"][f"{loss}, no norm", lr] if lr else np.empty(0)
-    nothing = {"p": math.nan, "ci90": (math.nan, math.nan), "equivalent": False}
+    nothing = {"p": math.nan, "ci90": (math.nan, math.nan), "equivalent": False, "beyond": False}
     equal = [stats.tost(v, np.ones(len(v)), MARGIN) if len(v) else nothing for v in tests.values()]
     trend = correlation(start, rates, list(start))
     *adjusted, p = stats.holm([*(e["p"] for e in equal), trend.p])
